@@ -1,0 +1,216 @@
+"""The one wrapper round a diffusers latent diffusion model: encode, decode, predict noise, name its attentions.
+
+For models of the shape of Stable Diffusion 1.x and 2.x (unet, vae, text_encoder, tokenizer, scheduler). Only
+safetensors weights are read. Not done: guidance (a no-op with the empty prompt), text prompts, safety checkers,
+sharded weights.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from diffusers import DDIMScheduler, UNet2DConditionModel
+from diffusers.models.attention_processor import Attention
+from huggingface_hub import snapshot_download
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTokenizer
+from transformers.utils import logging as transformers_logging
+
+from emerdiff.hooks import attentions
+from emerdiff.inversion import Step
+
+WEIGHTS = (
+    "unet/diffusion_pytorch_model.safetensors",
+    "vae/diffusion_pytorch_model.safetensors",
+    "text_encoder/model.safetensors",
+)
+CONFIGS = ("unet/config.json", "vae/config.json", "text_encoder/config.json", "scheduler/scheduler_config.json")
+TOKENIZERS = (("tokenizer/tokenizer.json",), ("tokenizer/vocab.json", "tokenizer/merges.txt"))
+FETCHED = [*WEIGHTS, *CONFIGS, "tokenizer/*.json", "tokenizer/*.txt"]
+
+# VAE decoding of two 512x512 images at a time takes some 4 GB in float32; smaller images go in larger batches.
+PIXELS_PER_DECODE = 2 * 512 * 512
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class LatentDiffusion:
+    """A text-to-image latent diffusion model, conditioned on the empty prompt."""
+
+    # Any: diffusers' classes carry no types for their calls and configurations.
+    unet: Any  # UNet2DConditionModel
+    vae: Any  # AutoencoderKL, or another whose encode() gives a latent distribution
+    scheduler: Any  # DDIMScheduler; for its grid of timesteps, cumulative alphas and prediction type alone
+    empty_prompt: Tensor  # (1, S, C) the text encoder's states for ""
+
+    @classmethod
+    def from_pretrained(
+        cls, id_or_folder: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+    ) -> LatentDiffusion:
+        """Load a diffusers folder or a hub repository ("owner/name"; the local cache is tried before the network).
+
+        Raises OSError where the folder, the repository or one of its files is missing, ValueError where the files do
+        not hold a model of this kind.
+        """
+        folder = _local_folder(id_or_folder)
+        unet = _load(UNet2DConditionModel, folder, "unet", dtype)
+        vae = _load(_autoencoder_class(folder), folder, "vae", dtype)
+        scheduler: Any = DDIMScheduler.from_pretrained(folder / "scheduler")
+        if scheduler.config.prediction_type not in ("epsilon", "v_prediction"):
+            raise ValueError(
+                f"{folder}/scheduler: expected prediction_type epsilon or v_prediction, "
+                f"got {scheduler.config.prediction_type!r}"
+            )
+        empty_prompt = _encode_empty_prompt(folder, dtype)
+        return cls(unet.to(device).eval(), vae.to(device).eval(), scheduler, empty_prompt.to(device))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model runs."""
+        return self.empty_prompt.device
+
+    @property
+    def latent_factor(self) -> int:
+        """Image pixels per latent position along one side."""
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    @property
+    def size_multiple(self) -> int:
+        """Image sides must be multiples of this, so that every level of the UNet halves exactly."""
+        return self.latent_factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
+
+    def attention(self, name: str) -> Attention:
+        """Return the attention module called `name`; ValueError lists the cross-attentions where there is none."""
+        modules = attentions(self.unet)
+        if name not in modules:
+            known = ", ".join(key for key in modules if key.endswith("attn2"))
+            raise ValueError(f"layer {name!r} is no attention of this UNet; its cross-attentions are: {known}")
+        return modules[name]
+
+    def grid(self, steps: int) -> list[Step]:
+        """Return the `steps` denoising steps of the scheduler's own grid, from the largest timestep down."""
+        total = self.scheduler.config.num_train_timesteps
+        if not 1 <= steps <= total:
+            raise ValueError(f"steps: expected 1 to {total}, got {steps}")
+        # A scheduler of its own: set_timesteps writes into the object.
+        scheduler: Any = DDIMScheduler.from_config(self.scheduler.config)
+        scheduler.set_timesteps(steps)
+        timesteps = scheduler.timesteps.tolist()
+        alphas = [float(scheduler.alphas_cumprod[t]) for t in timesteps] + [float(scheduler.final_alpha_cumprod)]
+        return [Step(*row) for row in zip(timesteps, alphas[:-1], alphas[1:], strict=True)]
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [-1, 1] -> latents (B, C, H/f, W/f) float32: the posterior's mode, scaled."""
+        posterior = self.vae.encode(images.to(self.device, self.empty_prompt.dtype)).latent_dist
+        return posterior.mode().float() * self.vae.config.scaling_factor
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents (B, C, h, w) -> images (B, 3, H, W) float32, nominally in [-1, 1], not clipped."""
+        latents = latents.to(self.device, self.empty_prompt.dtype) / self.vae.config.scaling_factor
+        rows = self.rows_per_decode(latents.shape[-2:])
+        return torch.cat([self.vae.decode(chunk).sample.float() for chunk in latents.split(rows)])
+
+    def rows_per_decode(self, latent_size: Sequence[int]) -> int:
+        """How many latents of (h, w) the autoencoder decodes at once."""
+        pixels = latent_size[0] * latent_size[1] * self.latent_factor**2
+        return max(1, PIXELS_PER_DECODE // pixels)
+
+    def predict_noise(self, latents: Tensor, step: Step) -> Tensor:
+        """Latents x_t (B, C, h, w) -> predicted noise, same shape, float32, in one UNet call."""
+        dtype = self.empty_prompt.dtype
+        prompt = self.empty_prompt.expand(len(latents), -1, -1)
+        output = self.unet(latents.to(dtype), step.timestep, encoder_hidden_states=prompt).sample.float()
+        if self.scheduler.config.prediction_type == "v_prediction":
+            # v = sqrt(abar) eps - sqrt(1 - abar) x_0 (Salimans and Ho, 2202.00512, appendix D)
+            return step.alpha**0.5 * output + (1 - step.alpha) ** 0.5 * latents.float()
+        return output
+
+
+def _local_folder(id_or_folder: str | Path) -> Path:
+    folder = Path(id_or_folder)
+    if not folder.is_dir():
+        if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(id_or_folder)):
+            raise FileNotFoundError(f"{id_or_folder}: no such folder (and not a hub id like owner/name)")
+        folder = _snapshot(str(id_or_folder))
+    missing = _missing(folder)
+    if missing:
+        raise FileNotFoundError(f"{folder}: not a diffusers folder with safetensors weights; missing: {missing}")
+    return folder
+
+
+def _snapshot(repository: str) -> Path:
+    """Return the local copy of a hub repository, downloading it only where the cache does not hold it whole."""
+    try:
+        folder = Path(snapshot_download(repository, allow_patterns=FETCHED, local_files_only=True))
+        if not _missing(folder):
+            return folder
+    except OSError:
+        pass
+    try:
+        return Path(snapshot_download(repository, allow_patterns=FETCHED))
+    except Exception as error:  # the hub client's network errors share no base class
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise FileNotFoundError(
+            f"{repository}: no such folder, not in the local hub cache, and not to be had from the hub ({reason})"
+        ) from error
+
+
+def _missing(folder: Path) -> str:
+    """Return the files that `folder` lacks, joined by commas."""
+    missing = [name for name in (*CONFIGS, *WEIGHTS) if not (folder / name).is_file()]
+    if not any(all((folder / name).is_file() for name in form) for form in TOKENIZERS):
+        missing.append(" or ".join(" + ".join(form) for form in TOKENIZERS))
+    return ", ".join(missing)
+
+
+def _load(model_class: Any, folder: Path, part: str, dtype: torch.dtype) -> Any:
+    """Load one network of the folder, refusing weights that leave a parameter at its random start."""
+    key = "dtype" if model_class is CLIPTextModel else "torch_dtype"
+    try:
+        model, report = model_class.from_pretrained(
+            folder / part, use_safetensors=True, local_files_only=True, output_loading_info=True, **{key: dtype}
+        )
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{folder}/{part}: weights do not fit config.json ({error})") from error
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise ValueError(f"{folder}/{part}: {len(missing)} parameters are not in the weights, such as {missing[0]}")
+    return model
+
+
+def _autoencoder_class(folder: Path) -> Any:
+    name = json.loads((folder / "vae/config.json").read_text(encoding="utf-8")).get("_class_name", "AutoencoderKL")
+    found = getattr(diffusers, name, None) if str(name).startswith("Autoencoder") else None
+    if found is None:
+        raise ValueError(f"{folder}/vae/config.json: _class_name {name!r} is no autoencoder of diffusers")
+    return found
+
+
+def _encode_empty_prompt(folder: Path, dtype: torch.dtype) -> Tensor:
+    """Return the text encoder's last hidden states (1, S, C) for the empty prompt, padded as the tokenizer says."""
+    with _no_progress_bar():
+        encoder = _load(CLIPTextModel, folder, "text_encoder", dtype).eval()
+    tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+    length = encoder.config.max_position_embeddings
+    tokens = tokenizer("", padding="max_length", max_length=length, truncation=True, return_tensors="pt").input_ids
+    with torch.inference_mode():
+        return encoder(tokens).last_hidden_state
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """Keep transformers from drawing a progress bar over the second that loading from a disk takes."""
+    enabled = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if enabled:
+            transformers_logging.enable_progress_bar()

@@ -1,0 +1,1 @@
+"""Evaluation of label maps on disk against label maps with exact classes."""

@@ -1,0 +1,39 @@
+"""Label every pixel of an image with the classes you name, from a diffusion model's masks and CLIP's features.
+
+    from ovseg import Segmenter, read_image
+    segmenter = Segmenter.from_preset("pocket")
+    result = segmenter.label(read_image("scene.png"), "cat, dog, grass")
+
+The names below load on first use, so that `import ovseg` and `ovseg --help` do not wait for the networks' libraries.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+
+try:
+    __version__ = version("ovseg")
+except PackageNotFoundError:  # run from a checkout that was never installed
+    __version__ = "0+checkout"
+
+_HOMES = {
+    "Analysis": "ovseg.segmenter",
+    "ImageError": "ovseg.images",
+    "PRESETS": "ovseg.presets",
+    "Preset": "ovseg.presets",
+    "Segmentation": "ovseg.result",
+    "Segmenter": "ovseg.segmenter",
+    "read_image": "ovseg.images",
+}
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'ovseg' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,0 +1,108 @@
+"""The per-image work as a value: masks and dense features, kept so that other classes need no diffusion model.
+
+It is saved as one safetensors file whose metadata says what it was made from; `check` refuses it for anything else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from ovseg.result import write_atomically
+
+FORMAT = "ovseg analysis 1"
+ARRAYS = {"segments": ("int32", 2), "low_resolution_masks": ("int32", 2), "features": ("float16", 3)}
+
+
+class AnalysisMismatch(ValueError):
+    """An analysis of another image, by other models, or with other settings; the message says which."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """All that decides what an analysis holds. Two equal origins give equal analyses (on one kind of device)."""
+
+    image_sha256: str  # of the pixels, see `image_sha256`
+    height: int  # of the image, pixels
+    width: int
+    diffusion: str  # which weights, see `presets.identity`
+    clip: str
+    dtype: str  # in which the networks ran, such as "float32"
+    options: Mapping[str, Any]  # emerdiff.Options as a dict
+    view: Mapping[str, Any]  # ovseg.dense.View as a dict
+
+
+@dataclass(frozen=True, eq=False)
+class Analysis:
+    """One image's masks and CLIP features.
+
+    segments: (H, W) int32 at the image's own size, ids 0..K-1.
+    low_resolution_masks: (h', w') int32, the clusters the segments came from.
+    features: (C, h, w) float16, dense CLIP features in the text space.
+    origin: what it was made from.
+    """
+
+    segments: np.ndarray
+    low_resolution_masks: np.ndarray
+    features: np.ndarray
+    origin: Origin
+
+    def check(self, expected: Origin) -> None:
+        """Raise `AnalysisMismatch`, naming every difference, unless this was made from what is expected."""
+        differences = []
+        for field in fields(Origin):
+            mine, theirs = getattr(self.origin, field.name), getattr(expected, field.name)
+            if isinstance(mine, Mapping):
+                differences += [
+                    f"{field.name}.{key} {mine.get(key)!r} instead of {theirs.get(key)!r}"
+                    for key in sorted({*mine, *theirs})
+                    if mine.get(key) != theirs.get(key)
+                ]
+            elif mine != theirs:
+                differences.append(f"{field.name} {mine!r} instead of {theirs!r}")
+        if differences:
+            raise AnalysisMismatch(f"the kept analysis does not fit: {'; '.join(differences)}")
+
+    def save(self, path: str | Path) -> None:
+        """Write it as a safetensors file, whole or not at all."""
+        arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in ARRAYS}
+        content = json.dumps({"format": FORMAT, "origin": asdict(self.origin)}, sort_keys=True)
+        # One entry only: safetensors writes several in an order that changes from call to call.
+        write_atomically(Path(path), save(arrays, metadata={"ovseg": content}))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Analysis:
+        """Read a saved analysis; nothing is compared yet, see `check`.
+
+        Raises OSError if the file is not there, ValueError if it is damaged or something else.
+        """
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"{path}: no such file")
+        try:
+            with safe_open(path, framework="numpy") as file:
+                metadata = json.loads((file.metadata() or {}).get("ovseg", "{}"))
+                if metadata.get("format") != FORMAT:
+                    raise ValueError(f"expected the format {FORMAT!r}, got {metadata.get('format')!r}")
+                arrays = {name: file.get_tensor(name) for name in ARRAYS}
+                origin = Origin(**metadata["origin"])
+            for name, (dtype, axes) in ARRAYS.items():
+                if arrays[name].dtype != dtype or arrays[name].ndim != axes:
+                    raise ValueError(f"{name}: expected {axes} axes of {dtype}, got {arrays[name].dtype}")
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path}: not a saved analysis ({error})") from error
+        return cls(**arrays, origin=origin)
+
+
+def image_sha256(image: np.ndarray) -> str:
+    """Hex digest of an image's size and pixels, so that it does not depend on the file's format."""
+    digest = hashlib.sha256(f"{image.shape[0]}x{image.shape[1]}\n".encode())
+    digest.update(np.ascontiguousarray(image).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,212 @@
+"""The one wrapper round open_clip: load a CLIP from a folder or the hub, embed text, see an image densely.
+
+Weights are read from safetensors alone, and what open_clip would do silently (random weights for a folder without
+any, the wrong activation for OpenAI's weights, the wrong tokenizer for a small vocabulary) is an error here. It does
+not train, and has no image-level embedding: see `ovseg.dense` for the features and `ovseg.label` for their use.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import textwrap
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+from PIL import Image
+from safetensors import SafetensorError
+from torch import Tensor
+from torch.nn import functional as F
+
+from ovseg.dense import View, cell_size, view_features
+
+CONFIG = "open_clip_config.json"
+WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors")  # in open_clip's own order
+HUB_FILES = (CONFIG, *WEIGHTS, "tokenizer*.json", "special_tokens_map.json", "vocab.json", "merges.txt")
+OPENAI_VOCABULARY = 49408  # entries of the tokenizer that open_clip carries with it
+PRECISIONS = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
+TEXT_BATCH = 256  # prompts per forward pass; fixed, so that results on the CPU are bit-equal
+
+
+@dataclass(frozen=True, eq=False)
+class Clip:
+    """A CLIP in eval mode. Methods take and give NumPy arrays and keep no state between calls."""
+
+    model: Any  # open_clip's CLIP or CustomTextCLIP
+    tokenizer: Callable[[list[str]], Tensor]  # texts -> (n, context length) int64
+    name: str  # the hub id or folder it came from
+    mean: tuple[float, ...] = OPENAI_DATASET_MEAN  # of RGB in 0..1, CLIP's own
+    deviation: tuple[float, ...] = OPENAI_DATASET_STD  # of RGB in 0..1, CLIP's own
+
+    @classmethod
+    def from_pretrained(
+        cls, id_or_folder: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+    ) -> Clip:
+        """Load an open_clip folder (open_clip_config.json, open_clip_model.safetensors, tokenizer files if its
+        vocabulary is not OpenAI's), or a hub repository of that layout such as "timm/vit_base_patch16_clip_224.openai".
+
+        Raises:
+            OSError: folder, file or hub repository not there (says which), or weights that do not load.
+            ValueError: a config that would compute wrong features (activation, tokenizer), an image tower
+                without dense features, or an unsupported dtype.
+        """
+        if dtype not in PRECISIONS:
+            raise ValueError(f"dtype must be one of {', '.join(map(str, PRECISIONS))}, got {dtype}")
+        folder = _find_folder(str(id_or_folder))
+        weights = _find_weights(folder)
+        config = _read_config(folder, str(id_or_folder))
+        source = f"{open_clip.factory.LOCAL_DIR_PREFIX}{folder}"
+        try:
+            model = open_clip.create_model(source, device=device, precision=PRECISIONS[dtype], require_pretrained=True)
+        except (RuntimeError, SafetensorError) as error:
+            reason = textwrap.shorten(str(error), 200)
+            raise OSError(f"{weights}: not the weights that {folder / CONFIG} describes ({reason})") from error
+        except (TypeError, AssertionError) as error:
+            raise ValueError(f"{folder / CONFIG}: open_clip cannot build this model ({error})") from error
+        cell_size(model.visual)  # a tower without dense features is refused now, not after minutes of diffusion
+        tokenizer = open_clip.get_tokenizer(source)
+        _check_tokenizer(tokenizer, config, folder)
+        preprocessing = model.visual.preprocess_cfg
+        return cls(
+            model=model.eval().requires_grad_(False),
+            tokenizer=tokenizer,
+            name=str(id_or_folder),
+            mean=tuple(preprocessing["mean"]),
+            deviation=tuple(preprocessing["std"]),
+        )
+
+    @property
+    def logit_scale(self) -> float:
+        """The learned factor between cosine and logit (1 / temperature; 100 for OpenAI's models)."""
+        return float(self.model.logit_scale.detach().float().exp())
+
+    @torch.inference_mode()
+    def encode_text(self, prompts: Sequence[str], templates: Sequence[str]) -> np.ndarray:
+        """Text embeddings as in CLIP: over all templates, the mean of the normalised embeddings, normalised again.
+
+        Args:
+            prompts: n class names or aliases.
+            templates: sentences with one "{}" each where the name goes (see `prompts.templates`).
+        Returns:
+            (n, C) float32, rows of length 1.
+        Raises:
+            ValueError: no prompt, no template, or a template without "{}".
+        """
+        if not prompts or not templates:
+            raise ValueError(f"encode_text needs prompts and templates, got {len(prompts)} and {len(templates)}")
+        for template in templates:
+            if "{}" not in template:
+                raise ValueError(f"a template needs '{{}}' where the name goes, got {template!r}")
+        sentences = [template.replace("{}", prompt) for prompt in prompts for template in templates]
+        device = next(self.model.parameters()).device
+        rows = [
+            F.normalize(self.model.encode_text(self.tokenizer(sentences[i : i + TEXT_BATCH]).to(device)).float(), dim=1)
+            for i in range(0, len(sentences), TEXT_BATCH)
+        ]
+        mean = torch.cat(rows).unflatten(0, (len(prompts), len(templates))).mean(dim=1)
+        return F.normalize(mean, dim=1).cpu().numpy()
+
+    @torch.inference_mode()
+    def dense_features(self, image: np.ndarray, view: View) -> np.ndarray:
+        """MaskCLIP features of an image: (H, W, 3) uint8 RGB -> (C, h, w) float32 in the text space.
+
+        The image is resized (bicubic, as CLIP does) to whole cells with its shorter side near `view.short_side`,
+        normalised with the model's own mean and deviation, and seen as `view` says. For lengths and errors see
+        `ovseg.dense.view_features`.
+        """
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+            raise ValueError(f"image must be (H, W, 3) uint8, got {image.shape} {image.dtype}")
+        tower = self.model.visual
+        height, width = resized_sides(image.shape[:2], view.short_side, cell_size(tower))
+        resized = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
+        pixels = torch.from_numpy(resized.copy()).permute(2, 0, 1) / 255
+        mean, deviation = (torch.tensor(values)[:, None, None] for values in (self.mean, self.deviation))
+        device = next(self.model.parameters()).device
+        return view_features(tower, ((pixels - mean) / deviation).to(device), view).cpu().numpy()
+
+
+def resized_sides(sides: tuple[int, int], short_side: int, cell: tuple[int, int]) -> tuple[int, int]:
+    """(H, W) scaled so that the shorter one is `short_side`, each rounded to whole cells, at least one. Pixels."""
+    scale = short_side / min(sides)
+    height, width = (max(1, round(side * scale / unit)) * unit for side, unit in zip(sides, cell, strict=True))
+    return height, width
+
+
+def _find_folder(id_or_folder: str) -> Path:
+    """The local folder of a model: itself, or the hub's copy (the cache first, so no network is needed)."""
+    if Path(id_or_folder).is_dir():
+        return Path(id_or_folder)
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", id_or_folder):
+        raise FileNotFoundError(f"{id_or_folder}: no such folder, and not a hub id of the form owner/name")
+    try:
+        cached = Path(snapshot_download(id_or_folder, allow_patterns=list(HUB_FILES), local_files_only=True))
+        if (cached / CONFIG).is_file() and any((cached / name).is_file() for name in WEIGHTS):
+            return cached
+    except LocalEntryNotFoundError:
+        pass
+    try:
+        return Path(snapshot_download(id_or_folder, allow_patterns=list(HUB_FILES)))
+    except (HfHubHTTPError, OSError) as error:
+        raise OSError(
+            f"{id_or_folder}: no such folder, not in the hub's local cache, and not fetched from the hub "
+            f"({type(error).__name__}); give a folder with {CONFIG} and {WEIGHTS[0]}, or go online once"
+        ) from error
+
+
+def _find_weights(folder: Path) -> Path:
+    for name in WEIGHTS:
+        if (folder / name).is_file():
+            return folder / name
+    raise FileNotFoundError(
+        f"{folder / WEIGHTS[0]}: not there; CLIP weights are read from safetensors alone, "
+        f"in a file named {' or '.join(WEIGHTS)}"
+    )
+
+
+def _read_config(folder: Path, name: str) -> dict[str, Any]:
+    """The `model_cfg` of the folder's config, refused where open_clip would go on with wrong features."""
+    path = folder / CONFIG
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: not there; a CLIP folder needs open_clip's config beside its weights")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))["model_cfg"]
+        text = config["text_cfg"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: expected open_clip's JSON with model_cfg and its text_cfg ({error!r})") from error
+    if "openai" in name.lower() and not config.get("quick_gelu", False):
+        raise ValueError(
+            f'{path}: OpenAI\'s weights were trained with QuickGELU; set "quick_gelu": true in model_cfg '
+            "(open_clip's ...-quickgelu models), otherwise every feature is wrong"
+        )
+    has_files = any(folder.glob("tokenizer*.json")) or (folder / "vocab.json").is_file()
+    if text.get("hf_tokenizer_name") and not has_files:
+        raise FileNotFoundError(f"{folder / 'tokenizer.json'}: not there; {CONFIG} names a tokenizer of its own")
+    if not text.get("hf_tokenizer_name") and text.get("vocab_size", OPENAI_VOCABULARY) != OPENAI_VOCABULARY:
+        raise ValueError(
+            f"{path}: a vocabulary of {text['vocab_size']} needs its own tokenizer: set text_cfg.hf_tokenizer_name "
+            f"and put the tokenizer's files in the folder; otherwise the {OPENAI_VOCABULARY}-token one is used"
+        )
+    return config
+
+
+def _check_tokenizer(tokenizer: Any, config: dict[str, Any], folder: Path) -> None:
+    """A tokenizer read from the folder must fit the text tower: ids in range, end of text the highest."""
+    inner, text = getattr(tokenizer, "tokenizer", None), config["text_cfg"]
+    if inner is None or text.get("hf_model_name"):  # open_clip's own tokenizer, or a text tower of transformers
+        return
+    size = text.get("vocab_size", OPENAI_VOCABULARY)
+    if len(inner) > size:
+        raise ValueError(f"{folder}: the tokenizer has {len(inner)} entries, text_cfg.vocab_size is {size}")
+    if text.get("pool_type", "argmax") == "argmax" and inner.eos_token_id != len(inner) - 1:
+        raise ValueError(
+            f"{folder}: the text is read at its highest token id, so end-of-text must be entry {len(inner) - 1}, "
+            f"the tokenizer has it at {inner.eos_token_id}"
+        )

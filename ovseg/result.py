@@ -1,0 +1,157 @@
+"""What one labelled image is, and its files: the index PNG, the per-image JSON and the overlay of a run folder.
+
+Files are written under a temporary name and renamed, so that a reader never meets half a file. Nothing here depends on
+the clock: the same segmentation gives the same bytes. What was run, and for how long, stands in `run.json` (`batch`).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ovseg import draw
+
+MOST_NAMES_8_BIT = 254  # 255 is "no label" in an 8-bit map; more names need 16 bits, where it is 65535
+
+
+def no_label(names: int) -> int:
+    """The index that means "no label" in a map over so many names."""
+    return 255 if names <= MOST_NAMES_8_BIT else 65535
+
+
+@dataclass(frozen=True, eq=False)
+class Segmentation:
+    """One image, labelled.
+
+    labels: (H, W) uint8 at the image's own size, indices into `names`, 255 = no label (over 254 names: uint16, 65535).
+    names: L names in the class list's order; "background", where there is one, is in front.
+    colours: L colours (R, G, B), 0..255.
+    segments: (H, W) int32, the class-agnostic masks, ids 0..K-1.
+    mask_scores: (K, L) float32, each mask's probability per name, in 0..1.
+    """
+
+    labels: np.ndarray
+    names: tuple[str, ...]
+    colours: tuple[draw.Colour, ...]
+    segments: np.ndarray
+    mask_scores: np.ndarray
+
+    def __post_init__(self) -> None:
+        if self.labels.shape != self.segments.shape:
+            raise ValueError(f"labels {self.labels.shape} and segments {self.segments.shape} differ in size")
+        if self.mask_scores.shape[1:] != (len(self.names),) or len(self.colours) != len(self.names):
+            raise ValueError(
+                f"{len(self.names)} names, but {len(self.colours)} colours and scores of shape {self.mask_scores.shape}"
+            )
+
+    @property
+    def scores(self) -> np.ndarray:
+        """(H, W) float32 in 0..1: the probability of the label each pixel got; 0 where there is no label."""
+        labelled = self.labels != no_label(len(self.names))
+        index = np.where(labelled, self.labels, 0)
+        return np.where(labelled, self.mask_scores[self.segments, index], np.float32(0))
+
+    def class_scores(self, name: str) -> np.ndarray:
+        """(H, W) float32 in 0..1: the probability of `name` at each pixel."""
+        if name not in self.names:
+            raise ValueError(f"no class {name!r} here; the names are {', '.join(self.names)}")
+        return self.mask_scores[:, self.names.index(name)][self.segments]
+
+    def summary(self) -> list[dict[str, Any]]:
+        """One row per name, in order: index, name, pixels, share of the image (0..1), score (mean probability over
+        those pixels; None where the name got no pixel)."""
+        rows = []
+        scores = self.scores.astype(np.float64)
+        for index, name in enumerate(self.names):
+            here = self.labels == index
+            pixels = int(here.sum())
+            score = round(float(scores[here].mean()), 6) if pixels else None
+            share = round(pixels / self.labels.size, 6)
+            rows.append({"index": index, "name": name, "pixels": pixels, "share": share, "score": score})
+        return rows
+
+    def overlay(self, image: np.ndarray) -> Image.Image:
+        """`image` (H, W, 3) uint8 under the coloured labels, with a legend; see `draw.overlay`."""
+        return draw.overlay(image, self.labels, self.names, self.colours)
+
+    def save(self, folder: str | Path, id: str, image: np.ndarray | None = None) -> None:
+        """Write `<id>.png` (exact indices) and `<id>.json` into `folder`; given the image, `<id>.overlay.png` too."""
+        folder = Path(folder)
+        height, width = self.labels.shape
+        facts = {
+            "id": id,
+            "width": width,
+            "height": height,
+            "masks": int(np.unique(self.segments).size),
+            "no_label_pixels": int((self.labels == no_label(len(self.names))).sum()),
+            "classes": self.summary(),
+        }
+        write_atomically(folder / f"{id}.png", index_png(self.labels, self.colours))
+        write_atomically(folder / f"{id}.json", json_bytes(facts))
+        if image is not None:
+            write_atomically(folder / f"{id}.overlay.png", png_bytes(self.overlay(image)))
+
+
+def save_masks(folder: str | Path, id: str, image: np.ndarray, segments: np.ndarray) -> int:
+    """Write class-agnostic masks: `<id>.png` (mask numbers, 16-bit where there are over 254) and `<id>.overlay.png`.
+
+    image: (H, W, 3) uint8; segments: (H, W) int, ids from 0. Returns the number of masks.
+    """
+    highest = int(segments.max())
+    colours = draw.distinct_colours(highest + 1)
+    index_type = np.uint8 if highest < MOST_NAMES_8_BIT else np.uint16
+    write_atomically(Path(folder) / f"{id}.png", index_png(segments.astype(index_type), colours))
+    write_atomically(Path(folder) / f"{id}.overlay.png", png_bytes(draw.paint(image, segments, colours)))
+    return int(np.unique(segments).size)
+
+
+def index_png(labels: np.ndarray, colours: Sequence[draw.Colour]) -> bytes:
+    """An index map (H, W) as PNG bytes: 8-bit with a palette for uint8, plain 16-bit for uint16; indices stay exact."""
+    if labels.dtype == np.uint16:
+        return png_bytes(Image.fromarray(labels))
+    if labels.dtype != np.uint8:
+        raise ValueError(f"an index map must be uint8 or uint16, got {labels.dtype}")
+    picture = Image.fromarray(labels)
+    palette = [*colours[:256], *[draw.NO_LABEL_COLOUR] * (256 - len(colours))]
+    # All 256 entries, or Pillow would pack the indices into fewer bits and lose 255.
+    picture.putpalette([channel for colour in palette for channel in colour])
+    return png_bytes(picture)
+
+
+def read_index_png(path: str | Path) -> np.ndarray:
+    """Read an index map back: (H, W) uint8 or uint16, the palette ignored."""
+    with Image.open(path) as picture:
+        if picture.mode not in ("P", "L") and not picture.mode.startswith("I;16"):
+            raise ValueError(f"{path}: expected a palette, grey or 16-bit PNG of indices, got mode {picture.mode}")
+        return np.array(picture)
+
+
+def png_bytes(picture: Image.Image) -> bytes:
+    """A picture as the bytes of a PNG file."""
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def json_bytes(value: object) -> bytes:
+    """A value as UTF-8 JSON, indented, with a newline at the end."""
+    return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write `data` to `path` whole or not at all, making its folder if need be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

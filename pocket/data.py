@@ -1,0 +1,44 @@
+"""Training scenes, drawn once and kept in a cache folder as memory-mapped arrays."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from rich.progress import track
+
+from pocket.world import NAMES, SIZE, WORLD_VERSION, scene
+
+CACHE = Path(os.environ.get("POCKET_CACHE", "build/pocket"))
+VISIBLE = 0.01  # a caption names what covers at least this share of a picture
+
+
+def scenes(split: str, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Scenes 0..count-1 of block 0: images (count, 128, 128, 3) and labels (count, 128, 128), both uint8.
+
+    Drawn on all cores the first time, read from the cache afterwards. An interrupted drawing starts anew.
+    """
+    CACHE.mkdir(parents=True, exist_ok=True)
+    paths = [CACHE / f"world{WORLD_VERSION}-{split}-{count}-{part}.npy" for part in ("images", "labels")]
+    if not all(path.exists() for path in paths):
+        shapes = [(count, SIZE, SIZE, 3), (count, SIZE, SIZE)]
+        drafts = [path.with_suffix(".partial") for path in paths]
+        images, labels = (
+            np.lib.format.open_memmap(draft, "w+", np.uint8, shape) for draft, shape in zip(drafts, shapes, strict=True)
+        )
+        with ProcessPoolExecutor() as pool:
+            drawn = pool.map(partial(scene, split, 0), range(count), chunksize=64)
+            for index, one in enumerate(track(drawn, f"drawing {count} {split} scenes", total=count)):
+                images[index], labels[index] = one.image, one.labels
+        for draft, path in zip(drafts, paths, strict=True):
+            draft.rename(path)
+    images, labels = (np.load(path, mmap_mode="r") for path in paths)
+    return images, labels
+
+
+def visible(labels: np.ndarray) -> np.ndarray:
+    """Which names a picture shows: (len(NAMES),) bool, from its label map (h, w) uint8."""
+    return np.bincount(labels.ravel(), minlength=len(NAMES)) >= VISIBLE * labels.size

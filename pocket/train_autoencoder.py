@@ -1,0 +1,88 @@
+"""Trains the pocket autoencoder: 128x128 scenes to 32x32 latents of 4 channels and back.
+
+    python -m pocket.train_autoencoder
+
+A diffusers `AutoencoderKL` with few channels, learned on random crops with an L1 loss on pixels and on their
+differences, and a slight pull of the latents towards a unit Gaussian.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor
+from torch.nn import functional
+
+from pocket.data import scenes
+from pocket.training import Plan, fit, read_plan
+from pocket.weights import DIFFUSION, save_half
+
+CROP = 64  # pixels
+SCENES = 40_000
+KL_WEIGHT = 1e-6
+EDGE_WEIGHT = 0.5  # of the loss on differences between neighbouring pixels
+
+
+def build() -> Any:
+    """An untrained autoencoder. (Any, here and below: diffusers' classes carry no types for their calls.)"""
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(16, 32, 64),
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=8,
+        mid_block_add_attention=False,
+        sample_size=128,
+    )
+
+
+def to_network(images: np.ndarray, device: str) -> Tensor:
+    """(B, H, W, 3) uint8 -> (B, 3, H, W) float32 in -1..1."""
+    return torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def train(plan: Plan) -> Any:
+    torch.manual_seed(plan.seed)
+    model = build().to(plan.device)
+    images, _ = scenes("train", SCENES)
+
+    def loss(rng: np.random.Generator) -> Tensor:
+        picks = np.sort(rng.choice(SCENES, plan.batch, replace=False))
+        top, left = rng.integers(0, images.shape[1] - CROP + 1, 2)
+        crops = to_network(images[picks, top : top + CROP, left : left + CROP], plan.device)
+        posterior = model.encode(crops).latent_dist
+        decoded = model.decode(posterior.sample()).sample.float()
+        error = decoded - crops
+        edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
+        return error.abs().mean() + EDGE_WEIGHT * edges + KL_WEIGHT * posterior.kl().mean()
+
+    fit(model, loss, plan)
+    with torch.no_grad():
+        latents = model.encode(to_network(images[:512], plan.device)).latent_dist.mode()
+    model.register_to_config(scaling_factor=round(float(1 / latents.std()), 4))
+    return model
+
+
+def psnr(model: Any, images: np.ndarray, device: str) -> float:
+    """Peak signal-to-noise ratio, in dB, of decoding the encoding of images (B, H, W, 3) uint8."""
+    pixels = to_network(images, device)
+    with torch.no_grad():
+        decoded = model.decode(model.encode(pixels).latent_dist.mode()).sample.clamp(-1, 1)
+    return float(10 * torch.log10(4 / functional.mse_loss(decoded, pixels)))
+
+
+def main() -> None:
+    plan = read_plan(
+        "autoencoder", "Train the pocket autoencoder.", steps=1800, batch=48, learning_rate=2e-3, decay=True
+    )
+    model = train(plan)
+    print(f"{psnr(model, scenes('tuning', 200)[0][:100], plan.device):.2f} dB on tuning scenes")
+    save_half(model, DIFFUSION / "vae")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,161 @@
+"""Trains the pocket CLIP: a small open_clip model that knows the pocket world's names.
+
+    python -m pocket.train_clip
+
+Pictures are 64x64 windows of scenes, some of them larger windows made smaller, so that a window usually shows one or
+two things and the image-level text says something about every patch. Two losses, both on whole-image embeddings:
+CLIP's contrastive loss with a caption of what the window shows, and cross-entropy of the image against one prompt
+for every name of the world, the target spread evenly over the names it shows. No loss sees where a thing is.
+In half of the steps the tower's last block attends to itself alone (MaskCLIP's value path), which keeps that path in
+the text space of so small a model; the shipped weights are those of an ordinary ViT.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import open_clip
+import torch
+from open_clip.tokenizer import HFTokenizer
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn import functional
+
+from pocket import tokenizer
+from pocket.data import scenes, visible
+from pocket.training import Plan, fit, read_plan
+from pocket.weights import CLIP
+from pocket.world import NAMES, caption
+from prompts import templates
+
+SCENES = 40_000
+WINDOW = 64  # pixels, the model's picture size
+SIDES = (64, 64, 64, 96, 128)  # of the windows cut from scenes, equally likely
+CONFIG: dict[str, Any] = {
+    "embed_dim": 128,
+    "vision_cfg": {
+        "image_size": WINDOW,
+        "patch_size": 8,
+        "width": 192,
+        "head_width": 32,
+        "layers": 5,
+        "mlp_ratio": 4.0,
+        "pool_type": "avg",
+    },
+    "text_cfg": {
+        "context_length": tokenizer.CONTEXT,
+        "vocab_size": len(tokenizer.build()),
+        "width": 128,
+        "heads": 4,
+        "layers": 3,
+        "hf_tokenizer_name": "pocket",  # the tokenizer's files lie in the same folder
+    },
+}
+
+
+def build() -> open_clip.CLIP:
+    """An untrained pocket CLIP."""
+    config = dict(
+        CONFIG, text_cfg={key: value for key, value in CONFIG["text_cfg"].items() if key != "hf_tokenizer_name"}
+    )
+    return open_clip.CLIP(**config)
+
+
+def to_network(images: np.ndarray, device: str) -> Tensor:
+    """(B, H, W, 3) uint8 -> (B, 3, H, W) float32 with CLIP's mean and deviation."""
+    pixels = torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float() / 255
+    mean, deviation = (
+        pixels.new_tensor(v).view(3, 1, 1) for v in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
+    )
+    return (pixels - mean) / deviation
+
+
+def windows(images: np.ndarray, labels: np.ndarray, count: int, rng: np.random.Generator) -> tuple[Tensor, np.ndarray]:
+    """`count` random windows: pictures (B, 3, 64, 64) float32, and which names each shows (B, len(NAMES)) bool."""
+    side = int(rng.choice(SIDES))
+    picks = np.sort(rng.choice(len(images), count, replace=False))
+    corners = rng.integers(0, images.shape[1] - side + 1, (count, 2))
+    cut = [np.s_[i, y : y + side, x : x + side] for i, (y, x) in zip(picks, corners, strict=True)]
+    pictures = to_network(np.stack([images[where] for where in cut]), "cpu")
+    if side != WINDOW:
+        pictures = functional.interpolate(pictures, size=WINDOW, mode="bilinear", antialias=True)
+    pictures = pictures * torch.from_numpy(rng.uniform(0.8, 1.2, (count, 1, 1, 1))).float()  # contrast
+    if rng.random() < 0.5:
+        pictures = pictures.flip(-1)
+    return pictures, np.stack([visible(labels[where]) for where in cut])
+
+
+def embed_images(tower: Any, pictures: Tensor, identity_attention: bool) -> Tensor:
+    """The tower's image embedding, (B, 128); `identity_attention` as MaskCLIP has it in the last block."""
+    tokens = tower._embeds(pictures)
+    *blocks, last = tower.transformer.resblocks
+    for block in blocks:
+        tokens = block(tokens)
+    count = tokens.shape[1]
+    mask = (
+        torch.full((count, count), float("-inf"), device=tokens.device).fill_diagonal_(0)
+        if identity_attention
+        else None
+    )
+    pooled, _ = tower._pool(last(tokens, attn_mask=mask))
+    return pooled @ tower.proj
+
+
+def train(plan: Plan) -> open_clip.CLIP:
+    torch.manual_seed(plan.seed)
+    model: Any = build().to(plan.device)
+    tokenizer.build().save_pretrained(CLIP)
+    tokenize = HFTokenizer(str(CLIP), context_length=tokenizer.CONTEXT)
+    phrases = templates("imagenet80")
+    images, labels = scenes("train", SCENES)
+
+    def loss(rng: np.random.Generator) -> Tensor:
+        pictures, shown = windows(images, labels, plan.batch, rng)
+        embedded = functional.normalize(
+            embed_images(model.visual, pictures.to(plan.device), bool(rng.random() < 0.5)).float(), dim=-1
+        )
+        sentences = [caption([NAMES[i] for i in rng.permutation(np.flatnonzero(row))]) for row in shown]
+        nouns = [str(rng.choice(phrases)).replace("{}", name) for name in NAMES]
+        text = model.encode_text(tokenize(sentences + nouns).to(plan.device)).float()
+        text = functional.normalize(text, dim=-1)
+        scale = model.logit_scale.exp().clamp(max=100)
+        names = torch.from_numpy(shown).to(plan.device)
+        return contrastive(scale * embedded @ text[: plan.batch].T, names) + spread(
+            scale * embedded @ text[plan.batch :].T, names
+        )
+
+    fit(model, loss, plan)
+    return model
+
+
+def contrastive(logits: Tensor, names: Tensor) -> Tensor:
+    """CLIP's symmetric loss, (B, B) image-text logits; pairs that show the same names as the true one do not count."""
+    same = (names[:, None] == names[None]).all(-1) & ~torch.eye(len(names), dtype=torch.bool, device=names.device)
+    logits = logits.masked_fill(same, float("-inf"))
+    target = torch.arange(len(names), device=names.device)
+    return (functional.cross_entropy(logits, target) + functional.cross_entropy(logits.T, target)) / 2
+
+
+def spread(logits: Tensor, names: Tensor) -> Tensor:
+    """Cross-entropy of (B, L) image-name logits against equal shares for the names shown, (B, L) bool."""
+    return functional.cross_entropy(logits, names.float() / names.sum(1, keepdim=True))
+
+
+def save(model: open_clip.CLIP) -> None:
+    """Writes the open_clip folder: configuration and half-precision weights (the tokenizer is there already)."""
+    preprocess = {"mean": open_clip.OPENAI_DATASET_MEAN, "std": open_clip.OPENAI_DATASET_STD}
+    document = {"model_cfg": CONFIG, "preprocess_cfg": preprocess}
+    (CLIP / "open_clip_config.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    weights = {key: value.half().contiguous() for key, value in model.state_dict().items()}
+    save_file(weights, CLIP / "open_clip_model.safetensors")
+
+
+def main() -> None:
+    plan = read_plan("clip", "Train the pocket CLIP.", steps=1800, batch=128, learning_rate=1e-3, decay=True)
+    save(train(plan))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""The training loop the three pocket models share: AdamW, a moving average of the weights, resumable checkpoints."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from pocket.data import CACHE
+
+WARM_UP = 200  # steps from learning rate 0 to its full value
+GRADIENT_NORM = 1.0
+SAVE_EVERY = 120  # seconds between checkpoints
+REPORT_EVERY = 100  # steps between lines of the log
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How one model is trained. Options that a command line sets carry the same names there."""
+
+    name: str  # of the checkpoint in the cache
+    steps: int
+    batch: int
+    learning_rate: float
+    decay: bool  # cosine to zero at the last step; without it training can go on from the weights at any time
+    average: float  # weight of the past in the moving average of the weights
+    seed: int
+    device: str
+
+    def learning_rate_at(self, step: int) -> float:
+        cosine = 0.5 + 0.5 * math.cos(math.pi * step / self.steps) if self.decay else 1.0
+        return self.learning_rate * min(1.0, (step + 1) / WARM_UP) * cosine
+
+
+def read_plan(name: str, description: str, *, steps: int, batch: int, learning_rate: float, decay: bool) -> Plan:
+    """The plan as the command line of `python -m pocket.train_<name>` gives it."""
+    parser = argparse.ArgumentParser(prog=f"python -m pocket.train_{name}", description=description)
+    parser.add_argument("--steps", type=int, default=steps, help=f"optimiser steps in all (default {steps})")
+    parser.add_argument("--batch", type=int, default=batch, help=f"pictures a step (default {batch})")
+    parser.add_argument("--learning-rate", type=float, default=learning_rate, help=f"default {learning_rate}")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    given = parser.parse_args()
+    return Plan(name, given.steps, given.batch, given.learning_rate, decay, 0.999, given.seed, given.device)
+
+
+def fit(model: nn.Module, loss: Callable[[np.random.Generator], Tensor], plan: Plan) -> None:
+    """Trains `model` in place and leaves it with the averaged weights, in evaluation mode.
+
+    `loss` draws a batch with the random state it is given and returns a scalar. The state of step s depends on
+    (plan.seed, s) alone, so a run resumed from its checkpoint sees the batches it would have seen.
+    """
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=plan.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
+    average = {key: value.detach().clone() for key, value in model.state_dict().items()}
+    checkpoint = CACHE / f"{plan.name}.pt"
+    start = _resume(checkpoint, model, optimizer, average, plan.device)
+    log = CACHE / f"{plan.name}.log"
+    model.train()
+    saved, recent = time.monotonic(), []
+    columns = (
+        TextColumn(plan.name),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[loss]}"),
+    )
+    with Progress(*columns) as progress:
+        task = progress.add_task(plan.name, total=plan.steps, completed=start, loss="")
+        for step in range(start, plan.steps):
+            recent.append(_step(model, loss, optimizer, average, plan, step))
+            done = step + 1
+            if done % REPORT_EVERY == 0 or done == plan.steps:
+                line = f"step {done} loss {np.mean(recent):.5f}"
+                with log.open("a") as stream:
+                    print(line, file=stream)
+                progress.update(task, loss=line)
+                recent = []
+            if time.monotonic() - saved > SAVE_EVERY or done == plan.steps:
+                _save(checkpoint, done, model, optimizer, average)
+                saved = time.monotonic()
+            progress.advance(task)
+    model.load_state_dict(average)
+    model.eval()
+
+
+def _step(
+    model: nn.Module,
+    loss: Callable[[np.random.Generator], Tensor],
+    optimizer: torch.optim.Optimizer,
+    average: dict[str, Tensor],
+    plan: Plan,
+    step: int,
+) -> float:
+    torch.manual_seed(1_000_003 * plan.seed + step)
+    for group in optimizer.param_groups:
+        group["lr"] = plan.learning_rate_at(step)
+    # On a CPU with bfloat16 units, plain matrix products beat the fused attention's backward pass by far.
+    kernels = [SDPBackend.MATH] if plan.device == "cpu" else [SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]
+    optimizer.zero_grad(set_to_none=True)
+    with sdpa_kernel(kernels):
+        with torch.autocast(plan.device, torch.bfloat16):
+            value = loss(np.random.default_rng([plan.seed, step]))
+        value.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), GRADIENT_NORM)
+    optimizer.step()
+    weight = min(plan.average, (step + 1) / (step + 10))
+    with torch.no_grad():
+        for key, tensor in model.state_dict().items():
+            if tensor.is_floating_point():
+                average[key].lerp_(tensor, 1 - weight)
+    return float(value.detach())
+
+
+def _save(
+    path: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, average: dict[str, Tensor]
+) -> None:
+    draft = path.with_suffix(".partial")
+    state = {"step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict(), "average": average}
+    torch.save(state, draft)
+    draft.rename(path)
+
+
+def _resume(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: dict[str, Tensor], device: str
+) -> int:
+    if not path.exists():
+        return 0
+    state = torch.load(path, map_location=device, weights_only=True)
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    for key, value in state["average"].items():
+        average[key].copy_(value)
+    return int(state["step"])

@@ -1,0 +1,231 @@
+"""Loading a CLIP folder, text embeddings, seeing an image; and every trap that must be an error."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from clip_folder import TINY_CHANNELS, save_tiny_clip
+from huggingface_hub.errors import LocalEntryNotFoundError
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+import ovseg.clip
+from ovseg.clip import Clip, resized_sides
+from ovseg.dense import View, dense_features
+
+CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def clip(tiny_clip: Path) -> Clip:
+    return Clip.from_pretrained(tiny_clip)
+
+
+def scene(height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def broken_copy(tiny_clip: Path, folder: Path, **changes: Any) -> Path:
+    """A copy of the folder with entries of model_cfg changed, or of text_cfg for a dict."""
+    shutil.copytree(tiny_clip, folder)
+    config = json.loads((folder / CONFIG).read_text())
+    for key, value in changes.items():
+        config["model_cfg"][key] = config["model_cfg"][key] | value if isinstance(value, dict) else value
+    (folder / CONFIG).write_text(json.dumps(config))
+    return folder
+
+
+def test_loads_the_folder_s_own_weights(clip: Clip, tiny_clip: Path) -> None:
+    weights = load_file(tiny_clip / WEIGHTS)
+    assert weights.keys() == clip.model.state_dict().keys()
+    assert all(torch.equal(value, weights[name]) for name, value in clip.model.state_dict().items())
+    assert clip.name == str(tiny_clip)
+    assert clip.logit_scale == pytest.approx(1 / 0.07)
+    assert clip.mean == pytest.approx((0.48145466, 0.4578275, 0.40821073))
+    assert not clip.model.training
+
+
+def test_normalisation_comes_from_the_config(tiny_clip: Path, tmp_path: Path) -> None:
+    folder = broken_copy(tiny_clip, tmp_path / "clip")
+    config = json.loads((folder / CONFIG).read_text())
+    (folder / CONFIG).write_text(json.dumps(config | {"preprocess_cfg": {"mean": [0.5] * 3, "std": [0.25] * 3}}))
+    loaded = Clip.from_pretrained(folder)
+    assert (loaded.mean, loaded.deviation) == ((0.5,) * 3, (0.25,) * 3)
+
+
+def test_text_is_the_normalised_mean_of_normalised_embeddings(clip: Clip) -> None:
+    text = clip.encode_text(["cat", "fire engine"], ["{}", "a photo of a {}."])
+    assert text.shape == (2, TINY_CHANNELS)
+    assert text.dtype == np.float32
+    rows = []
+    for sentence in ("fire engine", "a photo of a fire engine."):
+        ids = [512, *(byte_id(c, word, i) for word in split(sentence) for i, c in enumerate(word)), 513]
+        tokens = torch.tensor([ids + [513] * (77 - len(ids))])
+        row = clip.model.encode_text(tokens)[0]
+        rows.append(row / row.norm())
+    mean = (rows[0] + rows[1]) / 2
+    np.testing.assert_allclose(text[1], (mean / mean.norm()).numpy(), atol=1e-5)
+
+
+def split(sentence: str) -> list[str]:
+    return sentence.replace(".", " .").split()
+
+
+def byte_id(character: str, word: str, index: int) -> int:
+    """The tiny tokenizer's id of a character: the sorted bytes first, then the same at a word's end."""
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    return sorted(ByteLevel.alphabet()).index(character) + (256 if index == len(word) - 1 else 0)
+
+
+def test_text_batches_do_not_matter(clip: Clip, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts, templates = ["cat", "dog", "sky"], ["{}", "a {}", "the {{}} {}"]
+    whole = clip.encode_text(prompts, templates)
+    monkeypatch.setattr(ovseg.clip, "TEXT_BATCH", 2)
+    np.testing.assert_allclose(clip.encode_text(prompts, templates), whole, atol=1e-6)
+
+
+def test_braces_in_a_name_are_letters(clip: Clip) -> None:
+    assert not np.allclose(clip.encode_text(["{0}"], ["a {}"]), clip.encode_text(["cat"], ["a {}"]))
+
+
+def test_dense_features_resize_and_normalise_as_clip_does(clip: Clip) -> None:
+    image = scene(50, 80)
+    features = clip.dense_features(image, View(short_side=32))
+    assert features.shape == (TINY_CHANNELS, 4, 6)  # 32 x 51.2 pixels, rounded to whole patches of 8
+    assert features.dtype == np.float32
+    resized = np.asarray(Image.fromarray(image).resize((48, 32), Image.Resampling.BICUBIC)) / 255.0
+    pixels = (resized - np.array(clip.mean)) / np.array(clip.deviation)
+    expected = dense_features(clip.model.visual, torch.tensor(pixels).permute(2, 0, 1)[None].float())[0].numpy()
+    np.testing.assert_allclose(features, expected / np.linalg.norm(expected, axis=0), atol=1e-5)
+
+
+def test_dense_features_repeat_bit_for_bit(clip: Clip) -> None:
+    view = View(short_side=48, window=32, stride=8)
+    first = clip.dense_features(scene(48, 64), view)
+    clip.dense_features(scene(30, 30), View(short_side=64))
+    assert np.array_equal(clip.dense_features(scene(48, 64), view), first)
+
+
+@pytest.mark.parametrize("pool", [{}, {"attentional_pool": True, "attn_pooler_queries": 1, "attn_pooler_heads": 2}])
+def test_half_precision_is_near_full_precision(tmp_path: Path, pool: dict[str, Any]) -> None:
+    folder = save_tiny_clip(tmp_path, **pool)
+    full, half = Clip.from_pretrained(folder), Clip.from_pretrained(folder, dtype=torch.bfloat16)
+    a, b = (clip.dense_features(scene(32, 48), View(short_side=32)) for clip in (full, half))
+    assert b.dtype == np.float32
+    assert (a * b).sum(axis=0).min() > 0.99
+    assert (full.encode_text(["cat"], ["{}"]) * half.encode_text(["cat"], ["{}"])).sum() > 0.99
+
+
+def test_resized_sides_by_hand() -> None:
+    assert resized_sides((480, 640), 336, (16, 16)) == (336, 448)
+    assert resized_sides((500, 375), 336, (16, 16)) == (448, 336)
+    assert resized_sides((1, 4), 3, (16, 16)) == (16, 16)
+
+
+def test_what_a_call_refuses(clip: Clip) -> None:
+    with pytest.raises(ValueError, match="needs prompts and templates, got 0 and 1"):
+        clip.encode_text([], ["{}"])
+    with pytest.raises(ValueError, match="got 'a photo'"):
+        clip.encode_text(["cat"], ["a photo"])
+    with pytest.raises(ValueError, match=r"\(H, W, 3\) uint8, got \(4, 4\) uint8"):
+        clip.dense_features(np.zeros((4, 4), np.uint8), View(32))
+
+
+def test_missing_files_are_named(tiny_clip: Path, tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="no/such/folder: no such folder, and not a hub id"):
+        Clip.from_pretrained("no/such/folder")
+    for number, (name, reason) in enumerate([(WEIGHTS, "safetensors alone"), (CONFIG, "config beside its weights")]):
+        folder = broken_copy(tiny_clip, tmp_path / str(number))
+        (folder / name).unlink()
+        (folder / "open_clip_pytorch_model.bin").write_bytes(b"pickle")
+        with pytest.raises(FileNotFoundError, match=f"{name}: not there.*{reason}"):
+            Clip.from_pretrained(folder)
+    folder = broken_copy(tiny_clip, tmp_path / "tokenizer")
+    for path in folder.glob("*token*"):
+        path.unlink()
+    with pytest.raises(FileNotFoundError, match=r"tokenizer.json: not there"):
+        Clip.from_pretrained(folder)
+
+
+def test_broken_files_are_named(tiny_clip: Path, tmp_path: Path) -> None:
+    folder = broken_copy(tiny_clip, tmp_path / "truncated")
+    (folder / WEIGHTS).write_bytes((tiny_clip / WEIGHTS).read_bytes()[:-100])
+    with pytest.raises(OSError, match=f"{WEIGHTS}: not the weights"):
+        Clip.from_pretrained(folder)
+    folder = broken_copy(tiny_clip, tmp_path / "other", embed_dim=24)
+    with pytest.raises(OSError, match=f"{WEIGHTS}: not the weights"):
+        Clip.from_pretrained(folder)
+    folder = broken_copy(tiny_clip, tmp_path / "missing")
+    weights = load_file(folder / WEIGHTS)
+    del weights["visual.proj"]
+    save_file(weights, folder / WEIGHTS)
+    with pytest.raises(OSError, match=r"not the weights.*visual\.proj"):
+        Clip.from_pretrained(folder)
+    with pytest.raises(ValueError, match=f"{CONFIG}: open_clip cannot build this model .*wide"):
+        Clip.from_pretrained(broken_copy(tiny_clip, tmp_path / "unknown", vision_cfg={"wide": 3}))
+    for text in ("{", "[]", '{"model_cfg": {}}'):
+        (folder / CONFIG).write_text(text)
+        with pytest.raises(ValueError, match=f"{CONFIG}: expected open_clip's JSON"):
+            Clip.from_pretrained(folder)
+
+
+def test_openai_weights_need_quick_gelu(tiny_clip: Path, tmp_path: Path) -> None:
+    assert Clip.from_pretrained(broken_copy(tiny_clip, tmp_path / "clip.openai"))
+    with pytest.raises(ValueError, match='set "quick_gelu": true'):
+        Clip.from_pretrained(broken_copy(tiny_clip, tmp_path / "plain.openai", quick_gelu=False))
+
+
+def test_a_small_vocabulary_needs_its_own_tokenizer(tiny_clip: Path, tmp_path: Path) -> None:
+    folder = broken_copy(tiny_clip, tmp_path / "unnamed", text_cfg={"hf_tokenizer_name": ""})
+    with pytest.raises(ValueError, match="a vocabulary of 514 needs its own tokenizer"):
+        Clip.from_pretrained(folder)
+
+
+def test_the_tokenizer_must_fit_the_text_tower(tiny_clip: Path, tmp_path: Path) -> None:
+    folder = broken_copy(tiny_clip, tmp_path / "large", text_cfg={"vocab_size": 500})
+    weights = load_file(folder / WEIGHTS)
+    weights["token_embedding.weight"] = weights["token_embedding.weight"][:500].clone()
+    save_file(weights, folder / WEIGHTS)
+    with pytest.raises(ValueError, match="tokenizer has 514 entries, text_cfg.vocab_size is 500"):
+        Clip.from_pretrained(folder)
+    folder = broken_copy(tiny_clip, tmp_path / "order")
+    content = (folder / "tokenizer.json").read_text()
+    for old, new in (("512", "X"), ("513", "512"), ("X", "513")):
+        content = content.replace(f": {old}", f": {new}").replace(f"    {old}\n", f"    {new}\n")
+    (folder / "tokenizer.json").write_text(content)
+    with pytest.raises(ValueError, match="end-of-text must be entry 513, the tokenizer has it at 512"):
+        Clip.from_pretrained(folder)
+
+
+def test_other_dtypes_are_refused(tiny_clip: Path) -> None:
+    with pytest.raises(ValueError, match="got torch.float64"):
+        Clip.from_pretrained(tiny_clip, dtype=torch.float64)
+
+
+def test_a_hub_id_is_looked_up_in_the_cache_first(tiny_clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def cached(repository: str, *, allow_patterns: list[str], local_files_only: bool = False) -> str:
+        calls.append((repository, local_files_only))
+        assert not any(pattern.endswith((".bin", ".pth")) for pattern in allow_patterns)
+        return str(tiny_clip)
+
+    monkeypatch.setattr(ovseg.clip, "snapshot_download", cached)
+    assert Clip.from_pretrained("owner/tiny").name == "owner/tiny"
+    assert calls == [("owner/tiny", True)]
+
+
+def test_without_network_a_hub_id_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(repository: str, *, allow_patterns: list[str], local_files_only: bool = False) -> str:
+        raise LocalEntryNotFoundError("no network")
+
+    monkeypatch.setattr(ovseg.clip, "snapshot_download", offline)
+    with pytest.raises(OSError, match="owner/tiny: no such folder, not in the hub's local cache, and not fetched"):
+        Clip.from_pretrained("owner/tiny")

@@ -1,0 +1,239 @@
+"""Loading diffusers folders, the grid of timesteps, and the wrapper's four calls."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import huggingface_hub.constants
+import pytest
+import torch
+from diffusion_folder import TOKENIZER_FORMS, save_tiny_diffusion
+from safetensors.torch import load_file, save_file
+
+import emerdiff.diffusion
+from emerdiff import LatentDiffusion
+from emerdiff.inversion import noisy_latent
+
+
+@pytest.fixture(scope="module")
+def diffusion(tiny_diffusion: Path) -> LatentDiffusion:
+    return LatentDiffusion.from_pretrained(tiny_diffusion)
+
+
+@pytest.fixture
+def folder(tiny_diffusion: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_diffusion, tmp_path / "model"))
+
+
+def test_the_grid_is_stable_diffusions_own(diffusion: LatentDiffusion):
+    grid = diffusion.grid(50)
+    assert [step.timestep for step in grid] == list(range(981, 0, -20))
+    assert {281, 1} <= {step.timestep for step in grid}
+    below = [step for step in grid if step.timestep <= 281]
+    assert len(below) == 15
+    assert all(a.next_alpha == b.alpha for a, b in zip(grid, grid[1:], strict=False))
+
+
+def test_below_the_last_timestep_lies_alpha_zero(diffusion: LatentDiffusion):
+    last = diffusion.grid(50)[-1]
+    assert last.next_alpha == pytest.approx(1 - 0.00085, abs=1e-7)
+    sigma = ((1 - last.next_alpha) / (1 - last.alpha) * (1 - last.alpha / last.next_alpha)) ** 0.5
+    assert sigma == pytest.approx(0.0206, abs=1e-4)
+
+
+@pytest.mark.parametrize("steps", [0, 1001])
+def test_impossible_step_counts_are_refused(diffusion: LatentDiffusion, steps: int):
+    with pytest.raises(ValueError, match=f"steps: expected 1 to 1000, got {steps}"):
+        diffusion.grid(steps)
+
+
+def test_asking_for_a_grid_leaves_nothing_behind(diffusion: LatentDiffusion):
+    before = diffusion.grid(50)
+    diffusion.grid(7)
+    assert diffusion.grid(50) == before
+
+
+def test_encode_is_the_scaled_mode(diffusion: LatentDiffusion):
+    images = torch.rand(2, 3, 32, 48, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.no_grad():
+        moments = diffusion.vae.quant_conv(diffusion.vae.encoder(images))
+        latents = diffusion.encode(images)
+    assert latents.shape == (2, 4, 16, 24)
+    torch.testing.assert_close(latents, moments[:, :4] * 0.18215)
+
+
+def test_decode_undoes_the_scale_and_does_not_depend_on_chunks(diffusion, monkeypatch: pytest.MonkeyPatch):
+    latents = torch.randn(5, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = diffusion.vae.decode(latents / 0.18215).sample
+        whole = diffusion.decode(latents)
+        monkeypatch.setattr(emerdiff.diffusion, "PIXELS_PER_DECODE", 2 * 32 * 32)
+        assert diffusion.rows_per_decode((16, 16)) == 2
+        chunked = diffusion.decode(latents)
+    torch.testing.assert_close(whole, expected)
+    torch.testing.assert_close(chunked, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_predictions_become_noise(diffusion: LatentDiffusion, prediction: str):
+    step = diffusion.grid(50)[30]
+    x_0, noise = torch.randn(2, 1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    velocity = step.alpha**0.5 * noise - (1 - step.alpha) ** 0.5 * x_0
+    output = {"epsilon": noise, "v_prediction": velocity}[prediction]
+    perfect = LatentDiffusion(
+        unet=lambda *_, **__: SimpleNamespace(sample=output),
+        vae=diffusion.vae,
+        scheduler=SimpleNamespace(config=SimpleNamespace(prediction_type=prediction)),
+        empty_prompt=diffusion.empty_prompt,
+    )
+    found = perfect.predict_noise(noisy_latent(x_0, noise, step.alpha), step)
+    torch.testing.assert_close(found, noise, atol=1e-5, rtol=1e-5)
+
+
+def test_sizes(diffusion: LatentDiffusion):
+    assert (diffusion.latent_factor, diffusion.size_multiple) == (2, 8)
+
+
+def test_unknown_layers_are_refused_with_the_known_ones(diffusion: LatentDiffusion):
+    with pytest.raises(ValueError, match=r"'up_blocks.9'.*up_blocks\.1\.attentions\.2\.transformer_blocks\.0\.attn2"):
+        diffusion.attention("up_blocks.9")
+
+
+def test_both_tokenizer_forms_give_the_same_empty_prompt(tmp_path: Path):
+    prompts = [
+        LatentDiffusion.from_pretrained(save_tiny_diffusion(tmp_path / form, tokenizer_form=form)).empty_prompt
+        for form in TOKENIZER_FORMS
+    ]
+    assert prompts[0].shape == (1, 77, 8)
+    assert torch.equal(*prompts)
+
+
+def test_the_empty_prompt_is_start_then_ends(tiny_diffusion: Path, diffusion: LatentDiffusion):
+    from transformers import CLIPTextModel
+
+    encoder = CLIPTextModel.from_pretrained(tiny_diffusion / "text_encoder").eval()
+    with torch.no_grad():
+        expected = encoder(torch.tensor([[512] + [513] * 76])).last_hidden_state
+    torch.testing.assert_close(diffusion.empty_prompt, expected)
+
+
+def test_key_names_of_the_published_checkpoints_load(folder: Path, diffusion: LatentDiffusion):
+    text = folder / "text_encoder/model.safetensors"
+    renamed = {f"text_model.{key}": value for key, value in load_file(text).items()}
+    save_file(renamed | {"text_model.embeddings.position_ids": torch.arange(77)[None]}, text, {"format": "pt"})
+    vae = folder / "vae/diffusion_pytorch_model.safetensors"
+    weights = load_file(vae)
+    for new, old in (("to_q", "query"), ("to_k", "key"), ("to_v", "value"), ("to_out.0", "proj_attn")):
+        weights = {key.replace(f".{new}.", f".{old}."): value for key, value in weights.items()}
+    save_file(weights, vae, {"format": "pt"})
+    loaded = LatentDiffusion.from_pretrained(folder)
+    images = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(loaded.empty_prompt, diffusion.empty_prompt)
+    with torch.no_grad():
+        assert torch.equal(loaded.encode(images), diffusion.encode(images))
+
+
+def test_half_precision_weights_load_in_float32(folder: Path):
+    path = folder / "unet/diffusion_pytorch_model.safetensors"
+    save_file({key: value.half() for key, value in load_file(path).items()}, path, {"format": "pt"})
+    loaded = LatentDiffusion.from_pretrained(folder)
+    assert {parameter.dtype for parameter in loaded.unet.parameters()} == {torch.float32}
+
+
+def test_dtype_reaches_every_part(tiny_diffusion: Path):
+    loaded = LatentDiffusion.from_pretrained(tiny_diffusion, dtype=torch.bfloat16)
+    step = loaded.grid(50)[-1]
+    with torch.no_grad():
+        latents = loaded.encode(torch.zeros(1, 3, 16, 16))
+        assert loaded.empty_prompt.dtype == loaded.unet.dtype == loaded.vae.dtype == torch.bfloat16
+        assert latents.dtype == loaded.predict_noise(latents, step).dtype == loaded.decode(latents).dtype
+    assert latents.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "unet/diffusion_pytorch_model.safetensors",
+        "text_encoder/model.safetensors",
+        "vae/config.json",
+        "tokenizer/vocab.json",
+    ],
+)
+def test_missing_files_are_named(folder: Path, name: str):
+    (folder / name).unlink()
+    with pytest.raises(OSError, match=f"missing: .*{name}"):
+        LatentDiffusion.from_pretrained(folder)
+
+
+def test_pickled_weights_are_not_read(folder: Path):
+    path = folder / "unet/diffusion_pytorch_model.safetensors"
+    torch.save(load_file(path), path.with_suffix(".bin"))
+    path.unlink()
+    with pytest.raises(OSError, match="missing: unet/diffusion_pytorch_model.safetensors"):
+        LatentDiffusion.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("part", ["unet/diffusion_pytorch_model", "vae/diffusion_pytorch_model", "text_encoder/model"])
+def test_incomplete_weights_are_refused(folder: Path, part: str):
+    path = folder / f"{part}.safetensors"
+    weights = load_file(path)
+    weights.pop(sorted(weights)[0])
+    save_file(weights, path, {"format": "pt"})
+    with pytest.raises(ValueError, match="parameters are not in the weights|do not fit"):
+        LatentDiffusion.from_pretrained(folder)
+
+
+def test_weights_of_another_size_are_refused(folder: Path):
+    path = folder / "unet/diffusion_pytorch_model.safetensors"
+    weights = load_file(path)
+    weights["conv_in.bias"] = torch.zeros(3)
+    save_file(weights, path, {"format": "pt"})
+    with pytest.raises(ValueError, match="unet: weights do not fit config.json"):
+        LatentDiffusion.from_pretrained(folder)
+
+
+def test_broken_weights_are_an_error_that_names_the_part(folder: Path):
+    (folder / "unet/diffusion_pytorch_model.safetensors").write_bytes(b"not safetensors")
+    with pytest.raises((OSError, ValueError), match="unet"):
+        LatentDiffusion.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "value", "message"),
+    [
+        ("scheduler/scheduler_config.json", "prediction_type", "sample", "epsilon or v_prediction, got 'sample'"),
+        ("vae/config.json", "_class_name", "UNet2DModel", "'UNet2DModel' is no autoencoder"),
+    ],
+)
+def test_models_of_another_kind_are_refused(folder: Path, file: str, key: str, value: str, message: str):
+    config = json.loads((folder / file).read_text())
+    (folder / file).write_text(json.dumps(config | {key: value}))
+    with pytest.raises(ValueError, match=message):
+        LatentDiffusion.from_pretrained(folder)
+
+
+def test_a_folder_that_does_not_exist(tmp_path: Path):
+    with pytest.raises(OSError, match="no such folder"):
+        LatentDiffusion.from_pretrained(tmp_path / "nothing")
+
+
+def test_a_hub_id_without_network_fails_and_says_what_was_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(OSError, match="nobody/nothing: no such folder, not in the local hub cache, and not to be had"):
+        LatentDiffusion.from_pretrained("nobody/nothing")
+
+
+def test_a_cached_repository_needs_no_network(tiny_diffusion: Path, monkeypatch: pytest.MonkeyPatch):
+    asked = []
+
+    def snapshot(repository: str, *, allow_patterns: list[str], local_files_only: bool = False) -> str:
+        asked.append((repository, local_files_only))
+        return str(tiny_diffusion)
+
+    monkeypatch.setattr(emerdiff.diffusion, "snapshot_download", snapshot)
+    LatentDiffusion.from_pretrained("owner/name")
+    assert asked == [("owner/name", True)]

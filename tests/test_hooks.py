@@ -1,0 +1,184 @@
+"""Hooks: what they read, what they change, and that nothing stays behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers.models.attention_processor import Attention
+from torch import Tensor, nn
+
+from emerdiff import LatentDiffusion
+from emerdiff.hooks import (
+    add_to_input,
+    add_to_output,
+    attentions,
+    inject_attention,
+    record_attention,
+    record_input,
+    record_output,
+)
+
+
+@pytest.fixture
+def diffusion(tiny_diffusion: Path) -> LatentDiffusion:
+    return LatentDiffusion.from_pretrained(tiny_diffusion)
+
+
+def hook_count(module: nn.Module) -> int:
+    return sum(len(part._forward_hooks) + len(part._forward_pre_hooks) for part in module.modules())
+
+
+def latents(rows: int, seed: int = 0) -> Tensor:
+    return torch.randn(rows, 4, 16, 24, generator=torch.Generator().manual_seed(seed))
+
+
+class ProbabilityProcessor:
+    """The slow way to inject attention: keep softmax(Q K^T / sqrt(d)) itself and multiply other values by it."""
+
+    def __init__(self) -> None:
+        self.kept: Tensor | None = None
+        self.inject = False
+
+    def __call__(
+        self, attention: Attention, hidden: Tensor, encoder_hidden_states: Tensor | None = None, **_: object
+    ) -> Tensor:
+        context = hidden if encoder_hidden_states is None else encoder_hidden_states
+        rows, positions, _channels = hidden.shape
+        heads = attention.heads
+
+        def split(x: Tensor) -> Tensor:
+            return torch.stack(x.chunk(heads, dim=-1), dim=1)
+
+        query, key, value = (
+            split(f(x))
+            for f, x in zip((attention.to_q, attention.to_k, attention.to_v), (hidden, context, context), strict=True)
+        )
+        probabilities = torch.softmax(query @ key.mT / query.shape[-1] ** 0.5, dim=-1)
+        if self.inject:
+            assert self.kept is not None
+            probabilities = self.kept.repeat(rows, 1, 1, 1)
+        else:
+            self.kept = probabilities
+        mixed = (probabilities @ value).transpose(1, 2).reshape(rows, positions, -1)
+        return attention.to_out[0](mixed)
+
+
+def test_injection_equals_injected_probabilities(diffusion: LatentDiffusion):
+    step = diffusion.grid(50)[35]
+    with torch.no_grad():
+        with record_attention(diffusion.unet) as recorded:
+            plain = diffusion.predict_noise(latents(1), step)
+        with inject_attention(diffusion.unet, recorded):
+            injected = diffusion.predict_noise(latents(3, seed=1), step)
+        without = diffusion.predict_noise(latents(3, seed=1), step)
+
+        processors = {name: ProbabilityProcessor() for name in diffusion.unet.attn_processors}
+        diffusion.unet.set_attn_processor(dict(processors))
+        slow_plain = diffusion.predict_noise(latents(1), step)
+        for processor in processors.values():
+            processor.inject = True
+        slow = diffusion.predict_noise(latents(3, seed=1), step)
+    torch.testing.assert_close(plain, slow_plain, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(injected, slow, atol=1e-5, rtol=1e-4)
+    assert (injected - without).abs().max() > 1e-3, "injection must change the result"
+
+
+def test_injecting_a_rows_own_attention_changes_nothing(diffusion: LatentDiffusion):
+    step = diffusion.grid(50)[35]
+    with torch.no_grad():
+        with record_attention(diffusion.unet) as recorded:
+            plain = diffusion.predict_noise(latents(1), step)
+        with inject_attention(diffusion.unet, recorded):
+            torch.testing.assert_close(diffusion.predict_noise(latents(1), step), plain, atol=1e-6, rtol=1e-5)
+
+
+def test_all_attentions_are_recorded(diffusion: LatentDiffusion):
+    with torch.no_grad(), record_attention(diffusion.unet) as recorded:
+        diffusion.predict_noise(latents(1), diffusion.grid(50)[0])
+    names = attentions(diffusion.unet)
+    assert len(names) == len(diffusion.unet.attn_processors) > 10
+    assert set(recorded) == {f"{name}.{part}" for name in names for part in ("to_q", "to_k")}
+    assert recorded["up_blocks.1.attentions.0.transformer_blocks.0.attn2.to_q"].read().shape == (1, 8 * 12, 16)
+    assert recorded["up_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k"].read().shape == (1, 77, 16)
+
+
+def test_recording_and_adding():
+    layer = nn.Linear(3, 2)
+    x = torch.ones(1, 4, 3)
+    expected = layer(x)
+    with record_input(layer) as seen, record_output(layer) as returned:
+        layer(x)
+    assert torch.equal(seen.read(), x) and torch.equal(returned.read(), expected)
+    delta = torch.arange(4.0).reshape(1, 4, 1)
+    with add_to_output(layer, delta):
+        torch.testing.assert_close(layer(x), expected + delta)
+    with add_to_input(layer, delta):
+        torch.testing.assert_close(layer(x), layer_at(layer, x + delta))
+    assert torch.equal(layer(x), expected)
+
+
+def layer_at(layer: nn.Linear, x: Tensor) -> Tensor:
+    return x @ layer.weight.T + layer.bias
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        lambda unet: record_attention(unet),
+        lambda unet: record_output(unet.conv_in),
+        lambda unet: record_input(unet.conv_in),
+        lambda unet: add_to_output(unet.conv_in, torch.zeros(1)),
+        lambda unet: add_to_input(unet.conv_in, torch.zeros(1)),
+    ],
+)
+def test_hooks_are_gone_after_an_exception(diffusion: LatentDiffusion, place: Callable):
+    with pytest.raises(KeyError), place(diffusion.unet):
+        assert hook_count(diffusion.unet) > 0
+        raise KeyError
+    assert hook_count(diffusion.unet) == 0
+
+
+def test_injection_hooks_are_gone_after_an_exception(diffusion: LatentDiffusion):
+    with torch.no_grad(), record_attention(diffusion.unet) as recorded:
+        diffusion.predict_noise(latents(1), diffusion.grid(50)[0])
+    with pytest.raises(KeyError), inject_attention(diffusion.unet, recorded):
+        assert hook_count(diffusion.unet) == 2 * len(attentions(diffusion.unet))
+        raise KeyError
+    assert hook_count(diffusion.unet) == 0
+
+
+def test_nothing_recorded_is_an_error(diffusion: LatentDiffusion):
+    with record_output(diffusion.unet.conv_in) as recording:
+        pass
+    with pytest.raises(RuntimeError, match="recorded nothing"):
+        recording.read()
+
+
+def test_fused_projections_are_an_error(diffusion: LatentDiffusion):
+    step = diffusion.grid(50)[0]
+    with torch.no_grad(), record_attention(diffusion.unet) as recorded:
+        diffusion.predict_noise(latents(1), step)
+    diffusion.unet.fuse_qkv_projections()
+    with torch.no_grad():
+        with record_attention(diffusion.unet) as bypassed:
+            diffusion.predict_noise(latents(1), step)
+        with pytest.raises(RuntimeError, match="recorded nothing"), inject_attention(diffusion.unet, bypassed):
+            pass
+        # A fused cross-attention keeps its to_q.
+        with (
+            pytest.raises(RuntimeError, match="33 of 44 projections did not run"),
+            inject_attention(diffusion.unet, recorded),
+        ):
+            diffusion.predict_noise(latents(2), step)
+    assert hook_count(diffusion.unet) == 0
+
+
+def test_injecting_more_than_one_recorded_row_is_an_error(diffusion: LatentDiffusion):
+    with torch.no_grad(), record_attention(diffusion.unet) as recorded:
+        diffusion.predict_noise(latents(2), diffusion.grid(50)[0])
+    with pytest.raises(RuntimeError, match="one recorded row"), inject_attention(diffusion.unet, recorded):
+        pass
+    assert hook_count(diffusion.unet) == 0

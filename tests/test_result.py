@@ -1,0 +1,124 @@
+"""A labelled image and its files: exact indices, the same bytes every time, whole files only."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from ovseg.draw import class_colours, distinct_colours
+from ovseg.result import Segmentation, index_png, no_label, read_index_png, save_masks, write_atomically
+
+IMAGE = np.arange(2 * 4 * 3, dtype=np.uint8).reshape(2, 4, 3)
+
+
+def example() -> Segmentation:
+    """Three masks on 2 x 4 pixels: mask 0 is a cat, mask 1 background, mask 2 without a label."""
+    names = ("background", "cat", "dog")
+    return Segmentation(
+        labels=np.array([[1, 1, 0, 0], [1, 1, 0, 255]], np.uint8),
+        names=names,
+        colours=class_colours(names),
+        segments=np.array([[0, 0, 1, 1], [0, 0, 1, 2]], np.int32),
+        mask_scores=np.array([[0.1, 0.8, 0.1], [0.5, 0.25, 0.25], [0.2, 0.2, 0.2]], np.float32),
+    )
+
+
+def test_scores_are_those_of_the_label_each_pixel_got() -> None:
+    result = example()
+    assert np.allclose(result.scores, [[0.8, 0.8, 0.5, 0.5], [0.8, 0.8, 0.5, 0]])
+    assert np.allclose(result.class_scores("dog"), [[0.1, 0.1, 0.25, 0.25], [0.1, 0.1, 0.25, 0.2]])
+    with pytest.raises(ValueError, match="no class 'cow'"):
+        result.class_scores("cow")
+
+
+def test_summary_counts_pixels() -> None:
+    assert example().summary() == [
+        {"index": 0, "name": "background", "pixels": 3, "share": 0.375, "score": 0.5},
+        {"index": 1, "name": "cat", "pixels": 4, "share": 0.5, "score": 0.8},
+        {"index": 2, "name": "dog", "pixels": 0, "share": 0.0, "score": None},
+    ]
+
+
+def test_parts_that_do_not_fit_are_refused() -> None:
+    good = example()
+    with pytest.raises(ValueError, match="differ in size"):
+        Segmentation(good.labels[:1], good.names, good.colours, good.segments, good.mask_scores)
+    with pytest.raises(ValueError, match="2 names, but 3 colours"):
+        Segmentation(good.labels, good.names[:2], good.colours, good.segments, good.mask_scores)
+
+
+def test_saved_files_hold_the_result_and_have_the_same_bytes_twice(tmp_path: Path) -> None:
+    for folder in ("one", "two"):
+        example().save(tmp_path / folder, "sub/scene", IMAGE)
+    names = sorted(path.relative_to(tmp_path / "one").as_posix() for path in (tmp_path / "one").rglob("*.*"))
+    assert names == ["sub/scene.json", "sub/scene.overlay.png", "sub/scene.png"]
+    for name in names:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+    assert (read_index_png(tmp_path / "one/sub/scene.png") == example().labels).all()
+    facts = json.loads((tmp_path / "one/sub/scene.json").read_text())
+    assert (facts["width"], facts["height"], facts["masks"], facts["no_label_pixels"]) == (4, 2, 3, 1)
+    assert facts["classes"] == example().summary()
+
+
+def test_the_palette_shows_the_colours(tmp_path: Path) -> None:
+    example().save(tmp_path, "scene")
+    with Image.open(tmp_path / "scene.png") as picture:
+        assert picture.mode == "P"
+        shown = np.asarray(picture.convert("RGB"))
+    assert tuple(shown[0, 0]) == example().colours[1]
+    assert tuple(shown[1, 3]) == (255, 255, 255)
+    assert not (tmp_path / "scene.overlay.png").exists()
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 256), st.integers(0, 2**32 - 1))
+def test_any_8_bit_map_comes_back_exactly(tmp_path_factory: pytest.TempPathFactory, values: int, seed: int) -> None:
+    labels = np.random.default_rng(seed).integers(0, values, (5, 7)).astype(np.uint8)
+    path = tmp_path_factory.getbasetemp() / "map.png"
+    path.write_bytes(index_png(labels, distinct_colours(values)))
+    assert (read_index_png(path) == labels).all()
+
+
+def test_many_names_take_16_bits(tmp_path: Path) -> None:
+    assert (no_label(254), no_label(255)) == (255, 65535)
+    labels = np.array([[0, 255, 256, 65535]], np.uint16)
+    (tmp_path / "map.png").write_bytes(index_png(labels, distinct_colours(300)))
+    back = read_index_png(tmp_path / "map.png")
+    assert back.dtype == np.uint16 and (back == labels).all()
+    with pytest.raises(ValueError, match="uint8 or uint16"):
+        index_png(labels.astype(np.int64), [])
+
+
+def test_masks_of_over_254_segments_take_16_bits(tmp_path: Path) -> None:
+    image = np.zeros((2, 128, 3), np.uint8)
+    few, many = np.arange(256).reshape(2, 128) % 254, np.arange(256).reshape(2, 128)
+    assert save_masks(tmp_path, "few", image, few) == 254
+    assert save_masks(tmp_path, "many", image, many) == 256
+    assert read_index_png(tmp_path / "few.png").dtype == np.uint8
+    assert (read_index_png(tmp_path / "few.png") == few).all()
+    assert (read_index_png(tmp_path / "many.png") == many).all()
+
+
+def test_a_photo_is_no_index_map(tmp_path: Path) -> None:
+    Image.fromarray(IMAGE).save(tmp_path / "photo.png")
+    with pytest.raises(ValueError, match="photo.png"):
+        read_index_png(tmp_path / "photo.png")
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_atomically(tmp_path / "file", b"old")
+
+    def fail(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr("os.replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_atomically(tmp_path / "file", b"new")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_bytes() == b"old"

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pocket.world import BACKGROUNDS, GLYPH_FOLDER, NAMES, OBJECTS, SPLITS, caption, scene
+
+
+def test_the_promised_names_are_there_and_every_object_has_a_glyph():
+    promised = {"cat", "dog", "car", "tree", "apple", "house", "fish", "bird", "grass", "sky", "sand", "water"}
+    assert promised <= set(NAMES)
+    assert len(OBJECTS) >= 48 and len(BACKGROUNDS) >= 8 and len(set(NAMES)) == len(NAMES)
+    assert {path.stem for path in GLYPH_FOLDER.glob("*.png")} == set(OBJECTS)
+
+
+def test_a_scene_is_the_same_bytes_every_time_and_no_two_arguments_share_one():
+    one, again = scene("evaluation", 7, 3), scene("evaluation", 7, 3)
+    assert one.image.tobytes() == again.image.tobytes() and one.labels.tobytes() == again.labels.tobytes()
+    others = [("evaluation", 7, 4), ("evaluation", 8, 3), ("tuning", 7, 3), ("train", 7, 3)]
+    assert len({scene(*other).image.tobytes() for other in others} | {one.image.tobytes()}) == 5
+    assert len(set(SPLITS.values())) == len(SPLITS)
+
+
+@pytest.mark.parametrize("index", range(12))
+def test_labels_are_exactly_the_objects_and_backgrounds_a_scene_names(index):
+    one = scene("tuning", 5, index)
+    assert one.image.shape == (128, 128, 3) and one.image.dtype == np.uint8
+    assert one.labels.shape == (128, 128) and one.labels.dtype == np.uint8
+    shown = {NAMES[i] for i in np.unique(one.labels)}
+    assert set(one.objects) <= shown <= set(one.objects) | set(one.backgrounds)
+
+
+def test_an_object_differs_from_its_background_where_the_labels_say_so():
+    """The label map is the place where the picture changes: fill the object's pixels in, and only they differ."""
+    one = scene("tuning", 0, 4)  # a bicycle on lava
+    inside = np.isin(one.labels, [NAMES.index(name) for name in one.objects])
+    assert 0.01 < inside.mean() < 0.9
+    contrast = np.abs(one.image[inside].mean(0) - one.image[~inside].mean(0)).max()
+    assert contrast > 10
+
+
+def test_captions():
+    assert caption(("cat", "apple", "grass")) == "a photo of a cat and an apple on grass"
+    assert caption(("sky", "car", "grass")) == "a photo of a car on sky and grass"
+    assert caption(("sky",)) == "a photo of sky"
+
+
+def test_the_command_writes_images_labels_and_classes(tmp_path):
+    command = [sys.executable, "-m", "pocket.world", "--seed", "3", "--count", "2", "--out", str(tmp_path)]
+    subprocess.run(command, check=True)
+    assert (tmp_path / "classes.txt").read_text(encoding="utf-8").splitlines() == list(NAMES)
+    expected = scene("evaluation", 3, 1)
+    image_path, labels_path = (tmp_path / part / "00001.png" for part in ("images", "labels"))
+    with Image.open(image_path) as image, Image.open(labels_path) as labels:
+        assert np.array_equal(np.asarray(image), expected.image)
+        assert np.array_equal(np.asarray(labels), expected.labels)
+    assert len(list(tmp_path.glob("*/*.png"))) == 4
+
+
+def test_the_command_refuses_a_negative_seed(tmp_path):
+    command = [sys.executable, "-m", "pocket.world", "--seed", "-1", "--out", str(tmp_path / "new")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2 and "--seed" in done.stderr and not (tmp_path / "new").exists()
