@@ -27,7 +27,12 @@ EDGE_WEIGHT = 0.5  # of the loss on differences between neighbouring pixels
 
 
 def build() -> Any:
-    """An untrained autoencoder. (Any, here and below: diffusers' classes carry no types for their calls.)"""
+    """The autoencoder as it ships; untrained where there are no weights.
+
+    Any, here and below: diffusers' classes carry no types for their calls.
+    """
+    if (DIFFUSION / "vae").exists():
+        return AutoencoderKL.from_pretrained(DIFFUSION / "vae").float()
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,

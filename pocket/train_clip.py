@@ -1,13 +1,13 @@
-"""Trains the pocket CLIP: a small open_clip model that knows the pocket world's names.
+"""Trains the pocket CLIP: a small open_clip ViT that knows the pocket world's names.
 
     python -m pocket.train_clip
 
-Pictures are 64x64 windows of scenes, some of them larger windows made smaller, so that a window usually shows one or
-two things and the image-level text says something about every patch. Two losses, both on whole-image embeddings:
-CLIP's contrastive loss with a caption of what the window shows, and cross-entropy of the image against one prompt
-for every name of the world, the target spread evenly over the names it shows. No loss sees where a thing is.
-In half of the steps the tower's last block attends to itself alone (MaskCLIP's value path), which keeps that path in
-the text space of so small a model; the shipped weights are those of an ordinary ViT.
+Pictures are windows of scenes, some of them larger windows made smaller. Two losses, both on whole-image embeddings:
+CLIP's contrastive loss with a caption of what the window shows, and cross-entropy of the image against one prompt for
+every name of the world, the target spread evenly over the names it shows. No loss sees where a thing is. Attention is
+local by its weights (see `pocket.locality`), and in half of the steps the last block attends to itself alone, as
+MaskCLIP has it, which keeps that path in the text space of so small a model. The result is an ordinary ViT.
+Training goes on from the shipped weights; remove them to start anew.
 """
 
 from __future__ import annotations
@@ -19,30 +19,34 @@ import numpy as np
 import open_clip
 import torch
 from open_clip.tokenizer import HFTokenizer
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 
 from pocket import tokenizer
 from pocket.data import scenes, visible
+from pocket.locality import impose
 from pocket.training import Plan, fit, read_plan
 from pocket.weights import CLIP
 from pocket.world import NAMES, caption
 from prompts import templates
 
 SCENES = 40_000
-WINDOW = 64  # pixels, the model's picture size
-SIDES = (64, 64, 64, 96, 128)  # of the windows cut from scenes, equally likely
+WINDOW = 48  # pixels, side of a training picture: a part of the model's 128
+CAPTIONS = 0.5  # weight of the caption loss; the loss on names has 1
+SIDES = (48, 48, 48, 64, 96)  # of the windows cut from scenes, equally likely
+WEIGHTS = CLIP / "open_clip_model.safetensors"
 CONFIG: dict[str, Any] = {
     "embed_dim": 128,
     "vision_cfg": {
-        "image_size": WINDOW,
+        "image_size": 128,
         "patch_size": 8,
         "width": 192,
-        "head_width": 32,
+        "head_width": 64,
         "layers": 5,
         "mlp_ratio": 4.0,
         "pool_type": "avg",
+        "no_ln_pre": True,
     },
     "text_cfg": {
         "context_length": tokenizer.CONTEXT,
@@ -56,11 +60,15 @@ CONFIG: dict[str, Any] = {
 
 
 def build() -> open_clip.CLIP:
-    """An untrained pocket CLIP."""
+    """The pocket CLIP as it ships; untrained where there are no weights."""
     config = dict(
         CONFIG, text_cfg={key: value for key, value in CONFIG["text_cfg"].items() if key != "hf_tokenizer_name"}
     )
-    return open_clip.CLIP(**config)
+    model = open_clip.CLIP(**config)
+    impose(model.visual)
+    if WEIGHTS.exists():
+        model.load_state_dict({key: value.float() for key, value in load_file(WEIGHTS).items()})
+    return model
 
 
 def to_network(images: np.ndarray, device: str) -> Tensor:
@@ -87,19 +95,23 @@ def windows(images: np.ndarray, labels: np.ndarray, count: int, rng: np.random.G
     return pictures, np.stack([visible(labels[where]) for where in cut])
 
 
-def embed_images(tower: Any, pictures: Tensor, identity_attention: bool) -> Tensor:
-    """The tower's image embedding, (B, 128); `identity_attention` as MaskCLIP has it in the last block."""
-    tokens = tower._embeds(pictures)
+def embed_images(tower: Any, pictures: Tensor, corner: tuple[int, int], identity_attention: bool) -> Tensor:
+    """Image embeddings (B, C) of pictures smaller than the tower's, placed at `corner` (row, column) of its grid.
+
+    With `identity_attention` the last block's tokens attend to themselves alone, as MaskCLIP has it.
+    """
+    patches = tower.conv1(pictures)
+    rows, columns = patches.shape[2:]
+    places = tower.positional_embedding[1:].unflatten(0, tower.grid_size)
+    places = places[corner[0] : corner[0] + rows, corner[1] : corner[1] + columns].flatten(0, 1)
+    class_token = (tower.class_embedding + tower.positional_embedding[0]).expand(len(pictures), 1, -1)
+    tokens = torch.cat([class_token, patches.flatten(2).transpose(1, 2) + places], dim=1)
     *blocks, last = tower.transformer.resblocks
     for block in blocks:
         tokens = block(tokens)
     count = tokens.shape[1]
-    mask = (
-        torch.full((count, count), float("-inf"), device=tokens.device).fill_diagonal_(0)
-        if identity_attention
-        else None
-    )
-    pooled, _ = tower._pool(last(tokens, attn_mask=mask))
+    itself = torch.full((count, count), float("-inf"), device=tokens.device).fill_diagonal_(0)
+    pooled, _ = tower._pool(last(tokens, attn_mask=itself if identity_attention else None))
     return pooled @ tower.proj
 
 
@@ -110,23 +122,24 @@ def train(plan: Plan) -> open_clip.CLIP:
     tokenize = HFTokenizer(str(CLIP), context_length=tokenizer.CONTEXT)
     phrases = templates("imagenet80")
     images, labels = scenes("train", SCENES)
+    spare = model.visual.grid_size[0] - WINDOW // model.visual.patch_size[0]
 
     def loss(rng: np.random.Generator) -> Tensor:
         pictures, shown = windows(images, labels, plan.batch, rng)
-        embedded = functional.normalize(
-            embed_images(model.visual, pictures.to(plan.device), bool(rng.random() < 0.5)).float(), dim=-1
-        )
+        row, column = rng.integers(0, spare + 1, 2)
+        embedded = embed_images(model.visual, pictures.to(plan.device), (row, column), bool(rng.random() < 0.5))
+        embedded = functional.normalize(embedded.float(), dim=-1)
         sentences = [caption([NAMES[i] for i in rng.permutation(np.flatnonzero(row))]) for row in shown]
         nouns = [str(rng.choice(phrases)).replace("{}", name) for name in NAMES]
         text = model.encode_text(tokenize(sentences + nouns).to(plan.device)).float()
         text = functional.normalize(text, dim=-1)
         scale = model.logit_scale.exp().clamp(max=100)
         names = torch.from_numpy(shown).to(plan.device)
-        return contrastive(scale * embedded @ text[: plan.batch].T, names) + spread(
+        return CAPTIONS * contrastive(scale * embedded @ text[: plan.batch].T, names) + spread(
             scale * embedded @ text[plan.batch :].T, names
         )
 
-    fit(model, loss, plan)
+    fit(model, loss, plan, constrain=lambda: impose(model.visual))
     return model
 
 
@@ -149,11 +162,11 @@ def save(model: open_clip.CLIP) -> None:
     document = {"model_cfg": CONFIG, "preprocess_cfg": preprocess}
     (CLIP / "open_clip_config.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     weights = {key: value.half().contiguous() for key, value in model.state_dict().items()}
-    save_file(weights, CLIP / "open_clip_model.safetensors")
+    save_file(weights, WEIGHTS)
 
 
 def main() -> None:
-    plan = read_plan("clip", "Train the pocket CLIP.", steps=1800, batch=128, learning_rate=1e-3, decay=True)
+    plan = read_plan("clip", "Train the pocket CLIP.", steps=2400, batch=192, learning_rate=1e-3, decay=True)
     save(train(plan))
 
 

@@ -24,8 +24,9 @@ from pocket import tokenizer
 from pocket.data import CACHE, scenes, visible
 from pocket.train_autoencoder import to_network
 from pocket.train_clip import CONFIG as CLIP_CONFIG
+from pocket.train_clip import WEIGHTS as CLIP_WEIGHTS
 from pocket.training import Plan, fit, read_plan
-from pocket.weights import CLIP, DIFFUSION, save_half
+from pocket.weights import DIFFUSION, save_half
 from pocket.world import NAMES, caption
 
 SCENES = 40_000
@@ -33,7 +34,12 @@ EMPTY_CAPTIONS = 0.15  # share of captions left empty
 
 
 def build() -> Any:
-    """An untrained UNet on 32x32 latents; `up_blocks.1` is the 16x16 level with three cross-attentions."""
+    """The UNet as it ships; untrained where there are no weights.
+
+    On 32x32 latents; `up_blocks.1` is the 16x16 level with three cross-attentions.
+    """
+    if (DIFFUSION / "unet").exists():
+        return UNet2DConditionModel.from_pretrained(DIFFUSION / "unet").float()
     return UNet2DConditionModel(
         sample_size=32,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
@@ -59,7 +65,10 @@ def scheduler() -> Any:
 
 
 def text_encoder() -> Any:
-    """The pocket CLIP's text tower, as transformers has it."""
+    """The text encoder in the diffusers folder; where there is none yet, the pocket CLIP's text tower."""
+    folder = DIFFUSION / "text_encoder"
+    if folder.exists():
+        return CLIPTextModel.from_pretrained(folder).float().eval().requires_grad_(False)
     settings = CLIP_CONFIG["text_cfg"]
     model: Any = CLIPTextModel(
         CLIPTextConfig(
@@ -76,7 +85,7 @@ def text_encoder() -> Any:
             pad_token_id=settings["vocab_size"] - 1,
         )
     )
-    source = {key: value.float() for key, value in load_file(CLIP / "open_clip_model.safetensors").items()}
+    source = {key: value.float() for key, value in load_file(CLIP_WEIGHTS).items()}
     weights = {
         "embeddings.token_embedding.weight": source["token_embedding.weight"],
         "embeddings.position_embedding.weight": source["positional_embedding"],

@@ -53,11 +53,17 @@ def read_plan(name: str, description: str, *, steps: int, batch: int, learning_r
     return Plan(name, given.steps, given.batch, given.learning_rate, decay, 0.999, given.seed, given.device)
 
 
-def fit(model: nn.Module, loss: Callable[[np.random.Generator], Tensor], plan: Plan) -> None:
+def fit(
+    model: nn.Module,
+    loss: Callable[[np.random.Generator], Tensor],
+    plan: Plan,
+    constrain: Callable[[], None] = lambda: None,
+) -> None:
     """Trains `model` in place and leaves it with the averaged weights, in evaluation mode.
 
     `loss` draws a batch with the random state it is given and returns a scalar. The state of step s depends on
-    (plan.seed, s) alone, so a run resumed from its checkpoint sees the batches it would have seen.
+    (plan.seed, s) alone, so a run resumed from its checkpoint sees the batches it would have seen. `constrain` is
+    called after every optimiser step, to put back weights that are not to change.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=plan.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
@@ -77,7 +83,7 @@ def fit(model: nn.Module, loss: Callable[[np.random.Generator], Tensor], plan: P
     with Progress(*columns) as progress:
         task = progress.add_task(plan.name, total=plan.steps, completed=start, loss="")
         for step in range(start, plan.steps):
-            recent.append(_step(model, loss, optimizer, average, plan, step))
+            recent.append(_step(model, loss, optimizer, average, plan, step, constrain))
             done = step + 1
             if done % REPORT_EVERY == 0 or done == plan.steps:
                 line = f"step {done} loss {np.mean(recent):.5f}"
@@ -100,6 +106,7 @@ def _step(
     average: dict[str, Tensor],
     plan: Plan,
     step: int,
+    constrain: Callable[[], None],
 ) -> float:
     torch.manual_seed(1_000_003 * plan.seed + step)
     for group in optimizer.param_groups:
@@ -113,6 +120,7 @@ def _step(
         value.backward()
     nn.utils.clip_grad_norm_(model.parameters(), GRADIENT_NORM)
     optimizer.step()
+    constrain()
     weight = min(plan.average, (step + 1) / (step + 10))
     with torch.no_grad():
         for key, tensor in model.state_dict().items():

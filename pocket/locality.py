@@ -1,0 +1,77 @@
+"""Weights that make an ordinary ViT's attention local, so that a patch's feature says what is at the patch.
+
+So small a CLIP, trained on whole pictures, lets every patch carry the whole caption, and dense features are lost. Here
+the residual stream reserves channels that hold a patch's row and column as one-hot vectors; in every head, queries
+copy them and keys answer them with a large negative number wherever rows or columns lie further apart than `RADIUS`.
+Nothing else reads or writes these channels. The result is a plain open_clip ViT whose softmax is local by its weights:
+no mask and no code of its own is needed to run it.
+"""
+
+from __future__ import annotations
+
+import torch
+from open_clip.transformer import VisionTransformer
+from torch import Tensor
+
+RADIUS = 1  # patches: a block looks at 3x3 of them
+HEIGHT = 10.0  # of the one-hot vectors in the residual stream, whose other channels start near 1
+# Of queries and keys. With HEIGHT it puts far patches hundreds below near ones before the softmax, so that their
+# weights are exact zeros; numbers that are merely tiny would be denormal, and slow on a CPU.
+GAIN = 10.0
+
+
+def reserved(tower: VisionTransformer) -> int:
+    """How many channels, the last ones of the residual stream, tell the position: rows, columns, class token."""
+    return sum(tower.grid_size) + 1
+
+
+def positions(tower: VisionTransformer) -> Tensor:
+    """The positional embedding (1 + N, D): one-hot row and column of every patch, a channel of its own for the rest."""
+    rows, columns = tower.grid_size
+    embedding = torch.zeros(1 + rows * columns, tower.positional_embedding.shape[1])
+    y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+    first = embedding.shape[1] - reserved(tower)
+    patches = 1 + torch.arange(rows * columns)
+    embedding[patches, first + y.flatten()] = HEIGHT
+    embedding[patches, first + rows + x.flatten()] = HEIGHT
+    embedding[0, -1] = HEIGHT
+    return embedding
+
+
+@torch.no_grad()
+def impose(tower: VisionTransformer) -> None:
+    """Writes the fixed entries into the tower's weights: after it is built, and again after every optimiser step."""
+    count = reserved(tower)
+    tower.positional_embedding.copy_(positions(tower))
+    tower.class_embedding[-count:] = 0
+    tower.conv1.weight[-count:] = 0
+    far = _far(tower).to(tower.proj.device)
+    for block in tower.transformer.resblocks:
+        block.ln_1.weight[-count:] = 1
+        block.ln_1.bias[-count:] = 0
+        queries, keys, _ = block.attn.in_proj_weight.chunk(3)
+        query_bias, key_bias, _ = block.attn.in_proj_bias.chunk(3)
+        block.attn.in_proj_weight[:, -count:] = 0
+        for head in range(block.attn.num_heads):
+            end = (head + 1) * block.attn.head_dim
+            rows = slice(end - count, end)
+            for weight, bias, answer in ((queries, query_bias, torch.eye(count)), (keys, key_bias, -far)):
+                weight[rows] = 0
+                weight[rows, -count:] = GAIN * answer.to(weight.device)
+                bias[rows] = 0
+        for written in (block.attn.out_proj, block.mlp.c_proj):
+            written.weight[-count:] = 0
+            written.bias[-count:] = 0
+        block.mlp.c_fc.weight[:, -count:] = 0
+    tower.proj[-count:] = 0
+
+
+def _far(tower: VisionTransformer) -> Tensor:
+    """(query's channel, key's channel) float: 1 where the two positions are out of each other's sight."""
+    rows, columns = tower.grid_size
+    far = torch.zeros(reserved(tower), reserved(tower))
+    for first, side in ((0, rows), (rows, columns)):
+        apart = (torch.arange(side)[:, None] - torch.arange(side)[None]).abs() > RADIUS
+        far[first : first + side, first : first + side] = apart.float()
+    far[:-1, -1] = 1  # no patch looks at the class token
+    return far

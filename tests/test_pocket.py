@@ -1,0 +1,78 @@
+"""The embedded models: as other libraries load them, local as they claim to be, and at work on scenes never seen."""
+
+from __future__ import annotations
+
+import diffusers
+import numpy as np
+import open_clip
+import pytest
+import torch
+import transformers
+
+from ovseg import Segmenter
+from ovseg.dense import dense_features
+from pocket.locality import RADIUS, impose
+from pocket.weights import CLIP, DIFFUSION
+from pocket.world import NAMES, scene
+
+
+@pytest.fixture(scope="module")
+def clip() -> open_clip.CLIP:
+    return open_clip.create_model(f"local-dir:{CLIP}", require_pretrained=True).eval()
+
+
+def test_weights_are_safetensors_and_json_of_at_most_40_megabytes():
+    files = [path for folder in (CLIP, DIFFUSION) for path in folder.rglob("*") if path.is_file()]
+    assert {path.suffix for path in files} == {".json", ".safetensors"}
+    assert sum(path.stat().st_size for path in files) <= 40e6
+
+
+def test_diffusers_and_transformers_load_the_folder_as_it_is():
+    unet = diffusers.UNet2DConditionModel.from_pretrained(DIFFUSION / "unet")
+    vae = diffusers.AutoencoderKL.from_pretrained(DIFFUSION / "vae")
+    encoder = transformers.CLIPTextModel.from_pretrained(DIFFUSION / "text_encoder")
+    tokenizer = transformers.CLIPTokenizer.from_pretrained(DIFFUSION / "tokenizer")
+    tokens = tokenizer("a cat, on grass", padding="max_length", return_tensors="pt").input_ids
+    with torch.inference_mode():
+        states = encoder(tokens).last_hidden_state
+        latents = vae.encode(torch.zeros(1, 3, 128, 128)).latent_dist.mode()
+        noise = unet(latents, 1, encoder_hidden_states=states).sample
+    assert latents.shape == noise.shape == (1, 4, 32, 32) and noise.isfinite().all()
+    assert len(unet.up_blocks[1].attentions) == 3
+
+
+def test_the_text_tower_gives_the_same_tokens_and_knows_its_names_apart(clip):
+    tokenize = open_clip.get_tokenizer(f"local-dir:{CLIP}")
+    with torch.inference_mode():
+        text = clip.encode_text(tokenize([f"a photo of a {name}" for name in NAMES]), normalize=True)
+    similarity = text @ text.T - 2 * torch.eye(len(NAMES))
+    assert similarity.max() < 0.9
+
+
+def test_dense_features_are_local_by_the_weights_alone(clip):
+    """A change in one patch reaches as far as four 3x3 blocks can carry it, and no further."""
+    tower = clip.visual
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randn(1, 3, 128, 128, generator=generator)
+    changed = image.clone()
+    changed[:, :, :8, :8] += 3
+    with torch.inference_mode():
+        difference = (dense_features(tower, image) - dense_features(tower, changed)).abs().amax(1)[0]
+    reach = RADIUS * (len(tower.transformer.resblocks) - 1)  # the last block looks at itself alone
+    assert difference[0, 0] > 1e-2 and difference[1, 1] > 1e-4
+    assert difference[reach + 1 :].max() < 1e-5 and difference[:, reach + 1 :].max() < 1e-5
+
+
+def test_shipped_weights_hold_what_locality_imposes(clip):
+    before = {key: value.clone() for key, value in clip.visual.state_dict().items()}
+    impose(clip.visual)
+    assert all(torch.equal(before[key], value) for key, value in clip.visual.state_dict().items())
+
+
+def test_four_scenes_never_trained_on_are_labelled_mostly_right():
+    segmenter = Segmenter.from_preset("pocket", device="cpu")
+    scenes = [scene("evaluation", 2, index) for index in range(4)]
+    results = [segmenter.label(one.image, list(NAMES), background="none") for one in scenes]
+    right = [np.mean(result.labels == one.labels) for result, one in zip(results, scenes, strict=True)]
+    assert np.mean(right) > 0.6
+    assert results[0].names == NAMES
