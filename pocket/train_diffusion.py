@@ -165,7 +165,7 @@ def save(unet: Any, encoder: Any) -> None:
 
 def main() -> None:
     plan = read_plan(
-        "diffusion", "Train the pocket diffusion model.", steps=9000, batch=32, learning_rate=6e-4, decay=True
+        "diffusion", "Train the pocket diffusion model.", steps=5000, batch=32, learning_rate=6e-4, decay=True
     )
     unet, encoder = train(plan)
     save(unet, encoder)
