@@ -20,6 +20,7 @@ import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
 from huggingface_hub import snapshot_download
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
@@ -95,14 +96,19 @@ class LatentDiffusion:
         return modules[name]
 
     def grid(self, steps: int) -> list[Step]:
-        """Return the `steps` denoising steps of the scheduler's own grid, from the largest timestep down."""
-        total = self.scheduler.config.num_train_timesteps
-        if not 1 <= steps <= total:
-            raise ValueError(f"steps: expected 1 to {total}, got {steps}")
+        """Return the `steps` denoising steps of the scheduler's own grid, from the largest timestep down.
+
+        Raises ValueError where the scheduler has no such grid.
+        """
+        last = self.scheduler.config.num_train_timesteps - 1
+        if not 1 <= steps <= last:
+            raise ValueError(f"steps: expected 1 to {last}, got {steps}")
         # A scheduler of its own: set_timesteps writes into the object.
         scheduler: Any = DDIMScheduler.from_config(self.scheduler.config)
         scheduler.set_timesteps(steps)
         timesteps = scheduler.timesteps.tolist()
+        if timesteps[0] > last:  # steps_offset moves a whole grid up
+            raise ValueError(f"steps: {steps} would begin at timestep {timesteps[0]}, beyond {last}; try fewer")
         alphas = [float(scheduler.alphas_cumprod[t]) for t in timesteps] + [float(scheduler.final_alpha_cumprod)]
         return [Step(*row) for row in zip(timesteps, alphas[:-1], alphas[1:], strict=True)]
 
@@ -177,7 +183,7 @@ def _load(model_class: Any, folder: Path, part: str, dtype: torch.dtype) -> Any:
         model, report = model_class.from_pretrained(
             folder / part, use_safetensors=True, local_files_only=True, output_loading_info=True, **{key: dtype}
         )
-    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+    except (SafetensorError, RuntimeError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{folder}/{part}: weights do not fit config.json ({error})") from error
     missing = sorted(report["missing_keys"])
     if missing:
@@ -186,7 +192,11 @@ def _load(model_class: Any, folder: Path, part: str, dtype: torch.dtype) -> Any:
 
 
 def _autoencoder_class(folder: Path) -> Any:
-    name = json.loads((folder / "vae/config.json").read_text(encoding="utf-8")).get("_class_name", "AutoencoderKL")
+    try:
+        config = json.loads((folder / "vae/config.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{folder}/vae/config.json: not JSON ({error})") from error
+    name = config.get("_class_name", "AutoencoderKL")
     found = getattr(diffusers, name, None) if str(name).startswith("Autoencoder") else None
     if found is None:
         raise ValueError(f"{folder}/vae/config.json: _class_name {name!r} is no autoencoder of diffusers")
@@ -197,9 +207,12 @@ def _encode_empty_prompt(folder: Path, dtype: torch.dtype) -> Tensor:
     """Return the text encoder's last hidden states (1, S, C) for the empty prompt, padded as the tokenizer says."""
     with _no_progress_bar():
         encoder = _load(CLIPTextModel, folder, "text_encoder", dtype).eval()
-    tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
     length = encoder.config.max_position_embeddings
-    tokens = tokenizer("", padding="max_length", max_length=length, truncation=True, return_tensors="pt").input_ids
+    try:
+        tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+        tokens = tokenizer("", padding="max_length", max_length=length, truncation=True, return_tensors="pt").input_ids
+    except Exception as error:  # the tokenizers library raises plain Exception
+        raise ValueError(f"{folder}/tokenizer: not a tokenizer that can be read ({error})") from error
     with torch.inference_mode():
         return encoder(tokens).last_hidden_state
 

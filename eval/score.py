@@ -16,20 +16,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from eval.confusion import best_labels, confusion_matrix, scores
+from ovseg.classes import read_classes
+from ovseg.result import read_index_png
 
 RESAMPLES = 1000  # of the bootstrap, over images
-
-
-def read_index_map(path: Path) -> np.ndarray:
-    """Indices (H, W) of a greyscale or palette PNG. OSError where there is none."""
-    with Image.open(path) as image:
-        indices = np.asarray(image)
-    if indices.ndim != 2:
-        raise ValueError(f"{path}: expected an index map with one channel, got {indices.shape[-1]}")
-    return indices
 
 
 def undertaken(run: Path) -> list[str]:
@@ -48,7 +40,7 @@ def confusions(run: Path, labels: Path, classes: Sequence[str], best_label: bool
         raise ValueError(f"{run}/run.json: its names are not those of the class list, in its order")
     matrices = []
     for one in undertaken(run):
-        truth, predicted = read_index_map(labels / f"{one}.png"), read_index_map(run / f"{one}.png")
+        truth, predicted = read_index_png(labels / f"{one}.png"), read_index_png(run / f"{one}.png")
         try:
             if best_label and truth.shape == predicted.shape:
                 predicted = best_labels(predicted, truth, len(classes))
@@ -74,13 +66,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m eval.score", description="Score a run folder on exact labels.")
     parser.add_argument("run", type=Path, help="a folder written by `ovseg label` or `ovseg masks`")
     parser.add_argument("--labels", type=Path, required=True, help="index PNGs with the images' ids; 255 is ignored")
-    parser.add_argument("--classes", type=Path, required=True, help="class names, line n for index n")
+    parser.add_argument(
+        "--classes", type=Path, required=True, help="class list, in the order of the indices"
+    )
     parser.add_argument("--best-label", action="store_true", help="give every segment its majority class first")
     parser.add_argument("--against", type=Path, help="a second run folder, for the difference in mIoU")
     given = parser.parse_args()
     try:
-        classes = given.classes.read_text(encoding="utf-8").split("\n")
-        classes = [line.strip() for line in classes if line.strip()]
+        classes = read_classes(given.classes).names
+        if given.against and undertaken(given.against) != undertaken(given.run):
+            raise ValueError(f"{given.against} holds other images than {given.run}")
         matrices = confusions(given.run, given.labels, classes, given.best_label)
         other = confusions(given.against, given.labels, classes, given.best_label) if given.against else None
     except (OSError, ValueError, KeyError) as error:

@@ -39,6 +39,10 @@ def scenes(split: str, count: int) -> tuple[np.ndarray, np.ndarray]:
     return images, labels
 
 
-def visible(labels: np.ndarray) -> np.ndarray:
-    """Which names a picture shows: (len(NAMES),) bool, from its label map (h, w) uint8."""
-    return np.bincount(labels.ravel(), minlength=len(NAMES)) >= VISIBLE * labels.size
+def visible(labels: np.ndarray, share: float = VISIBLE) -> np.ndarray:
+    """Which names cover at least `share` of a picture: (len(NAMES),) bool, from its label map (h, w) uint8.
+
+    The one that covers most is always among them.
+    """
+    areas = np.bincount(labels.ravel(), minlength=len(NAMES))
+    return areas >= min(share * labels.size, areas.max())

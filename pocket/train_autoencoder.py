@@ -26,12 +26,12 @@ KL_WEIGHT = 1e-6
 EDGE_WEIGHT = 0.5  # of the loss on differences between neighbouring pixels
 
 
-def build() -> Any:
-    """The autoencoder as it ships; untrained where there are no weights.
+def build(from_weights: bool = False) -> Any:
+    """An untrained autoencoder, or the one that ships.
 
     Any, here and below: diffusers' classes carry no types for their calls.
     """
-    if (DIFFUSION / "vae").exists():
+    if from_weights:
         return AutoencoderKL.from_pretrained(DIFFUSION / "vae").float()
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 3,
@@ -52,7 +52,7 @@ def to_network(images: np.ndarray, device: str) -> Tensor:
 
 def train(plan: Plan) -> Any:
     torch.manual_seed(plan.seed)
-    model = build().to(plan.device)
+    model = build(plan.from_weights).to(plan.device)
     images, _ = scenes("train", SCENES)
 
     def loss(rng: np.random.Generator) -> Tensor:
@@ -81,9 +81,7 @@ def psnr(model: Any, images: np.ndarray, device: str) -> float:
 
 
 def main() -> None:
-    plan = read_plan(
-        "autoencoder", "Train the pocket autoencoder.", steps=1800, batch=48, learning_rate=2e-3, decay=True
-    )
+    plan = read_plan("autoencoder", "Train the pocket autoencoder.", steps=1800, batch=48, learning_rate=2e-3)
     model = train(plan)
     print(f"{psnr(model, scenes('tuning', 200)[0][:100], plan.device):.2f} dB on tuning scenes")
     save_half(model, DIFFUSION / "vae")

@@ -2,17 +2,20 @@
 
     python -m pocket.train_clip
 
-Pictures are windows of scenes, some of them larger windows made smaller. Two losses, both on whole-image embeddings:
+Pictures are windows of scenes, most of them laid round objects. Two losses, both on whole-image embeddings:
 CLIP's contrastive loss with a caption of what the window shows, and cross-entropy of the image against one prompt for
-every name of the world, the target spread evenly over the names it shows. No loss sees where a thing is. Attention is
-local by its weights (see `pocket.locality`), and in half of the steps the last block attends to itself alone, as
-MaskCLIP has it, which keeps that path in the text space of so small a model. The result is an ordinary ViT.
-Training goes on from the shipped weights; remove them to start anew.
+every name of the world, the target spread evenly over the names it shows. Attention is local by its weights (see
+`pocket.locality`), and in half of the steps the last block attends to itself alone, as MaskCLIP has it, which keeps
+that path in the text space of so small a model. The result is an ordinary ViT.
+
+How much it is told: the losses see one embedding a window and the names it shows, not where in the window they are.
+But windows are laid round objects, and named, by the scenes' label maps, as a photographer frames and names a thing.
 """
 
 from __future__ import annotations
 
 import json
+import tempfile
 from typing import Any
 
 import numpy as np
@@ -27,12 +30,14 @@ from pocket import tokenizer
 from pocket.data import scenes, visible
 from pocket.locality import impose
 from pocket.training import Plan, fit, read_plan
-from pocket.weights import CLIP
-from pocket.world import NAMES, caption
+from pocket.weights import CLIP, replacing
+from pocket.world import NAMES, OBJECTS, caption
 from prompts import templates
 
 SCENES = 40_000
 WINDOW = 48  # pixels, side of a training picture: a part of the model's 128
+CLOSE_UPS = 0.6  # share of windows that are laid round a pixel of an object
+SALIENT = 0.12  # texts name what covers at least this share of a window
 CAPTIONS = 0.5  # weight of the caption loss; the loss on names has 1
 SIDES = (48, 48, 48, 64, 96)  # of the windows cut from scenes, equally likely
 WEIGHTS = CLIP / "open_clip_model.safetensors"
@@ -59,14 +64,14 @@ CONFIG: dict[str, Any] = {
 }
 
 
-def build() -> open_clip.CLIP:
-    """The pocket CLIP as it ships; untrained where there are no weights."""
+def build(from_weights: bool = False) -> open_clip.CLIP:
+    """An untrained pocket CLIP, or the one that ships."""
     config = dict(
         CONFIG, text_cfg={key: value for key, value in CONFIG["text_cfg"].items() if key != "hf_tokenizer_name"}
     )
     model = open_clip.CLIP(**config)
     impose(model.visual)
-    if WEIGHTS.exists():
+    if from_weights:
         model.load_state_dict({key: value.float() for key, value in load_file(WEIGHTS).items()})
     return model
 
@@ -81,10 +86,19 @@ def to_network(images: np.ndarray, device: str) -> Tensor:
 
 
 def windows(images: np.ndarray, labels: np.ndarray, count: int, rng: np.random.Generator) -> tuple[Tensor, np.ndarray]:
-    """`count` random windows: pictures (B, 3, 64, 64) float32, and which names each shows (B, len(NAMES)) bool."""
+    """`count` windows, most of them round a pixel of an object, and what they show.
+
+    Returns pictures (B, 3, 48, 48) float32, and the names each shows, (B, len(NAMES)) bool.
+    """
     side = int(rng.choice(SIDES))
     picks = np.sort(rng.choice(len(images), count, replace=False))
-    corners = rng.integers(0, images.shape[1] - side + 1, (count, 2))
+    spare = images.shape[1] - side
+    corners = rng.integers(0, spare + 1, (count, 2))
+    for row, pick in enumerate(picks):
+        if rng.random() < CLOSE_UPS:
+            objects = np.argwhere(labels[pick] < len(OBJECTS))
+            if len(objects):
+                corners[row] = np.clip(rng.choice(objects) - side // 2, 0, spare)
     cut = [np.s_[i, y : y + side, x : x + side] for i, (y, x) in zip(picks, corners, strict=True)]
     pictures = to_network(np.stack([images[where] for where in cut]), "cpu")
     if side != WINDOW:
@@ -92,7 +106,7 @@ def windows(images: np.ndarray, labels: np.ndarray, count: int, rng: np.random.G
     pictures = pictures * torch.from_numpy(rng.uniform(0.8, 1.2, (count, 1, 1, 1))).float()  # contrast
     if rng.random() < 0.5:
         pictures = pictures.flip(-1)
-    return pictures, np.stack([visible(labels[where]) for where in cut])
+    return pictures, np.stack([visible(labels[where], SALIENT) for where in cut])
 
 
 def embed_images(tower: Any, pictures: Tensor, corner: tuple[int, int], identity_attention: bool) -> Tensor:
@@ -117,9 +131,10 @@ def embed_images(tower: Any, pictures: Tensor, corner: tuple[int, int], identity
 
 def train(plan: Plan) -> open_clip.CLIP:
     torch.manual_seed(plan.seed)
-    model: Any = build().to(plan.device)
-    tokenizer.build().save_pretrained(CLIP)
-    tokenize = HFTokenizer(str(CLIP), context_length=tokenizer.CONTEXT)
+    model: Any = build(plan.from_weights).to(plan.device)
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.build().save_pretrained(folder)
+        tokenize = HFTokenizer(folder, context_length=tokenizer.CONTEXT)
     phrases = templates("imagenet80")
     images, labels = scenes("train", SCENES)
     spare = model.visual.grid_size[0] - WINDOW // model.visual.patch_size[0]
@@ -157,16 +172,18 @@ def spread(logits: Tensor, names: Tensor) -> Tensor:
 
 
 def save(model: open_clip.CLIP) -> None:
-    """Writes the open_clip folder: configuration and half-precision weights (the tokenizer is there already)."""
+    """Writes the open_clip folder: configuration, tokenizer, weights in half precision."""
     preprocess = {"mean": open_clip.OPENAI_DATASET_MEAN, "std": open_clip.OPENAI_DATASET_STD}
     document = {"model_cfg": CONFIG, "preprocess_cfg": preprocess}
-    (CLIP / "open_clip_config.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    weights = {key: value.half().contiguous() for key, value in model.state_dict().items()}
-    save_file(weights, WEIGHTS)
+    with replacing(CLIP) as folder:
+        tokenizer.build().save_pretrained(folder)
+        (folder / "open_clip_config.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        weights = {key: value.half().contiguous() for key, value in model.state_dict().items()}
+        save_file(weights, folder / WEIGHTS.name)
 
 
 def main() -> None:
-    plan = read_plan("clip", "Train the pocket CLIP.", steps=2400, batch=192, learning_rate=1e-3, decay=True)
+    plan = read_plan("clip", "Train the pocket CLIP.", steps=3000, batch=192, learning_rate=1e-3)
     save(train(plan))
 
 

@@ -4,11 +4,12 @@
 
 It needs the trained autoencoder and CLIP: latents come from the one, and, as in Stable Diffusion 1.x, the other's text
 tower is the frozen text encoder. Noise prediction on Stable Diffusion's schedule; some captions are left empty, for
-the unconditional path that EmerDiff uses. `--steps N` with N steps already done only writes the weights so far.
+the unconditional path that EmerDiff uses.
 """
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import numpy as np
@@ -27,18 +28,18 @@ from pocket.train_clip import CONFIG as CLIP_CONFIG
 from pocket.train_clip import WEIGHTS as CLIP_WEIGHTS
 from pocket.training import Plan, fit, read_plan
 from pocket.weights import DIFFUSION, save_half
-from pocket.world import NAMES, caption
+from pocket.world import NAMES, WORLD_VERSION, caption
 
 SCENES = 40_000
 EMPTY_CAPTIONS = 0.15  # share of captions left empty
 
 
-def build() -> Any:
-    """The UNet as it ships; untrained where there are no weights.
+def build(from_weights: bool = False) -> Any:
+    """An untrained UNet, or the one that ships.
 
     On 32x32 latents; `up_blocks.1` is the 16x16 level with three cross-attentions.
     """
-    if (DIFFUSION / "unet").exists():
+    if from_weights:
         return UNet2DConditionModel.from_pretrained(DIFFUSION / "unet").float()
     return UNet2DConditionModel(
         sample_size=32,
@@ -64,11 +65,10 @@ def scheduler() -> Any:
     )
 
 
-def text_encoder() -> Any:
-    """The text encoder in the diffusers folder; where there is none yet, the pocket CLIP's text tower."""
-    folder = DIFFUSION / "text_encoder"
-    if folder.exists():
-        return CLIPTextModel.from_pretrained(folder).float().eval().requires_grad_(False)
+def text_encoder(from_weights: bool = False) -> Any:
+    """The pocket CLIP's text tower as transformers has it, or the text encoder that ships."""
+    if from_weights:
+        return CLIPTextModel.from_pretrained(DIFFUSION / "text_encoder").float().eval().requires_grad_(False)
     settings = CLIP_CONFIG["text_cfg"]
     model: Any = CLIPTextModel(
         CLIPTextConfig(
@@ -103,18 +103,22 @@ def text_encoder() -> Any:
             for letter, part in zip("qkv", parts, strict=True):
                 weights[f"{new}.self_attn.{letter}_proj.{kind}"] = part
     prefix = "text_model." if any(key.startswith("text_model.") for key in model.state_dict()) else ""
-    model.load_state_dict({prefix + key: value for key, value in weights.items()}, strict=False)
+    loaded = model.load_state_dict({prefix + key: value for key, value in weights.items()}, strict=False)
+    missing = [key for key in loaded.missing_keys if not key.endswith("position_ids")]
+    if missing or loaded.unexpected_keys:
+        raise ValueError(f"text tower: missing {missing}, unexpected {loaded.unexpected_keys}")
     return model.eval().requires_grad_(False)
 
 
 @torch.no_grad()
 def latents(autoencoder: Any, images: np.ndarray, device: str) -> Tensor:
     """Scaled latents of images (n, 128, 128, 3) uint8: (n, 4, 32, 32) float16; kept in the cache."""
-    path = CACHE / f"latents-{len(images)}-{autoencoder.config.scaling_factor}.npy"
+    weights = (DIFFUSION / "vae" / "diffusion_pytorch_model.safetensors").read_bytes()
+    path = CACHE / f"latents-world{WORLD_VERSION}-{len(images)}-{hashlib.sha256(weights).hexdigest()[:12]}.npy"
     if not path.exists():
         chunks = []
         for first in track(range(0, len(images), 256), "encoding scenes"):
-            with torch.autocast(device, torch.bfloat16):
+            with torch.autocast(torch.device(device).type, torch.bfloat16):
                 posterior = autoencoder.encode(to_network(images[first : first + 256], device)).latent_dist
             chunks.append((posterior.mode() * autoencoder.config.scaling_factor).half().cpu().numpy())
         draft = path.with_suffix(".partial.npy")
@@ -125,9 +129,9 @@ def latents(autoencoder: Any, images: np.ndarray, device: str) -> Tensor:
 
 def train(plan: Plan) -> tuple[Any, Any]:
     torch.manual_seed(plan.seed)
-    model = build().to(plan.device)
+    model = build(plan.from_weights).to(plan.device)
     autoencoder: Any = AutoencoderKL.from_pretrained(DIFFUSION / "vae").float().to(plan.device).eval()
-    encoder = text_encoder().to(plan.device)
+    encoder = text_encoder(plan.from_weights).to(plan.device)
     images, labels = scenes("train", SCENES)
     encoded = latents(autoencoder, images, plan.device)
     tokenize = tokenizer.build()
@@ -164,9 +168,7 @@ def save(unet: Any, encoder: Any) -> None:
 
 
 def main() -> None:
-    plan = read_plan(
-        "diffusion", "Train the pocket diffusion model.", steps=5000, batch=32, learning_rate=6e-4, decay=True
-    )
+    plan = read_plan("diffusion", "Train the pocket diffusion model.", steps=4500, batch=32, learning_rate=6e-4)
     unet, encoder = train(plan)
     save(unet, encoder)
 

@@ -6,7 +6,7 @@ import argparse
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pocket.data import CACHE
+from pocket.world import WORLD_VERSION
 
 WARM_UP = 200  # steps from learning rate 0 to its full value
 GRADIENT_NORM = 1.0
@@ -30,18 +31,18 @@ class Plan:
     name: str  # of the checkpoint in the cache
     steps: int
     batch: int
-    learning_rate: float
-    decay: bool  # cosine to zero at the last step; without it training can go on from the weights at any time
+    learning_rate: float  # at the start; a cosine brings it to zero at the last step
     average: float  # weight of the past in the moving average of the weights
     seed: int
     device: str
+    from_weights: bool  # start from the shipped weights, not from random ones
 
     def learning_rate_at(self, step: int) -> float:
-        cosine = 0.5 + 0.5 * math.cos(math.pi * step / self.steps) if self.decay else 1.0
+        cosine = 0.5 + 0.5 * math.cos(math.pi * step / self.steps)
         return self.learning_rate * min(1.0, (step + 1) / WARM_UP) * cosine
 
 
-def read_plan(name: str, description: str, *, steps: int, batch: int, learning_rate: float, decay: bool) -> Plan:
+def read_plan(name: str, description: str, *, steps: int, batch: int, learning_rate: float) -> Plan:
     """The plan as the command line of `python -m pocket.train_<name>` gives it."""
     parser = argparse.ArgumentParser(prog=f"python -m pocket.train_{name}", description=description)
     parser.add_argument("--steps", type=int, default=steps, help=f"optimiser steps in all (default {steps})")
@@ -49,8 +50,11 @@ def read_plan(name: str, description: str, *, steps: int, batch: int, learning_r
     parser.add_argument("--learning-rate", type=float, default=learning_rate, help=f"default {learning_rate}")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--from-weights", action="store_true", help="start from the shipped weights")
     given = parser.parse_args()
-    return Plan(name, given.steps, given.batch, given.learning_rate, decay, 0.999, given.seed, given.device)
+    return Plan(
+        name, given.steps, given.batch, given.learning_rate, 0.999, given.seed, given.device, given.from_weights
+    )
 
 
 def fit(
@@ -63,13 +67,14 @@ def fit(
 
     `loss` draws a batch with the random state it is given and returns a scalar. The state of step s depends on
     (plan.seed, s) alone, so a run resumed from its checkpoint sees the batches it would have seen. `constrain` is
-    called after every optimiser step, to put back weights that are not to change.
+    called after every optimiser step, to put back weights that are not to change. Raises ValueError for a checkpoint
+    of another plan.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=plan.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
     average = {key: value.detach().clone() for key, value in model.state_dict().items()}
     checkpoint = CACHE / f"{plan.name}.pt"
-    start = _resume(checkpoint, model, optimizer, average, plan.device)
+    start = _resume(checkpoint, plan, model, optimizer, average)
     log = CACHE / f"{plan.name}.log"
     model.train()
     saved, recent = time.monotonic(), []
@@ -92,7 +97,7 @@ def fit(
                 progress.update(task, loss=line)
                 recent = []
             if time.monotonic() - saved > SAVE_EVERY or done == plan.steps:
-                _save(checkpoint, done, model, optimizer, average)
+                _save(checkpoint, plan, done, model, optimizer, average)
                 saved = time.monotonic()
             progress.advance(task)
     model.load_state_dict(average)
@@ -112,10 +117,11 @@ def _step(
     for group in optimizer.param_groups:
         group["lr"] = plan.learning_rate_at(step)
     # On a CPU with bfloat16 units, plain matrix products beat the fused attention's backward pass by far.
-    kernels = [SDPBackend.MATH] if plan.device == "cpu" else [SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]
+    device = torch.device(plan.device).type
+    kernels = [SDPBackend.MATH] if device == "cpu" else [SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]
     optimizer.zero_grad(set_to_none=True)
     with sdpa_kernel(kernels):
-        with torch.autocast(plan.device, torch.bfloat16):
+        with torch.autocast(device, torch.bfloat16):
             value = loss(np.random.default_rng([plan.seed, step]))
         value.backward()
     nn.utils.clip_grad_norm_(model.parameters(), GRADIENT_NORM)
@@ -130,22 +136,34 @@ def _step(
 
 
 def _save(
-    path: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, average: dict[str, Tensor]
+    path: Path,
+    plan: Plan,
+    step: int,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: dict[str, Tensor],
 ) -> None:
     draft = path.with_suffix(".partial")
-    state = {"step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict(), "average": average}
-    torch.save(state, draft)
+    state = {"plan": _identity(plan), "step": step, "model": model.state_dict(), "average": average}
+    torch.save(state | {"optimizer": optimizer.state_dict()}, draft)
     draft.rename(path)
 
 
 def _resume(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: dict[str, Tensor], device: str
+    path: Path, plan: Plan, model: nn.Module, optimizer: torch.optim.Optimizer, average: dict[str, Tensor]
 ) -> int:
     if not path.exists():
         return 0
-    state = torch.load(path, map_location=device, weights_only=True)
+    state = torch.load(path, map_location=plan.device, weights_only=True)
+    if state["plan"] != _identity(plan):
+        raise ValueError(f"{path} was written by another run, {state['plan']}; remove it, or train as it did")
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     for key, value in state["average"].items():
         average[key].copy_(value)
     return int(state["step"])
+
+
+def _identity(plan: Plan) -> dict[str, object]:
+    """What must be equal for a run to be the same one; it may go on on another device."""
+    return {key: value for key, value in asdict(plan).items() if key != "device"} | {"world": WORLD_VERSION}

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import huggingface_hub.constants
 import pytest
 import torch
+from diffusers import DDIMScheduler
 from diffusion_folder import TOKENIZER_FORMS, save_tiny_diffusion
 from safetensors.torch import load_file, save_file
 
@@ -44,10 +46,22 @@ def test_below_the_last_timestep_lies_alpha_zero(diffusion: LatentDiffusion):
     assert sigma == pytest.approx(0.0206, abs=1e-4)
 
 
-@pytest.mark.parametrize("steps", [0, 1001])
+@pytest.mark.parametrize("steps", [0, 1000, 5000])
 def test_impossible_step_counts_are_refused(diffusion: LatentDiffusion, steps: int):
-    with pytest.raises(ValueError, match=f"steps: expected 1 to 1000, got {steps}"):
+    with pytest.raises(ValueError, match=f"steps: expected 1 to 999, got {steps}"):
         diffusion.grid(steps)
+
+
+def test_every_other_step_count_has_its_grid(diffusion: LatentDiffusion):
+    for steps in (1, 2, 333, 500, 501, 999):
+        timesteps = [step.timestep for step in diffusion.grid(steps)]
+        assert len(timesteps) == steps and timesteps[0] < 1000 and timesteps[-1] == 1
+
+
+def test_an_offset_that_runs_over_the_end_is_refused(diffusion: LatentDiffusion):
+    scheduler = DDIMScheduler.from_config(diffusion.scheduler.config, steps_offset=2)
+    with pytest.raises(ValueError, match="500 would begin at timestep 1000, beyond 999"):
+        replace(diffusion, scheduler=scheduler).grid(500)
 
 
 def test_asking_for_a_grid_leaves_nothing_behind(diffusion: LatentDiffusion):
@@ -195,9 +209,20 @@ def test_weights_of_another_size_are_refused(folder: Path):
         LatentDiffusion.from_pretrained(folder)
 
 
-def test_broken_weights_are_an_error_that_names_the_part(folder: Path):
-    (folder / "unet/diffusion_pytorch_model.safetensors").write_bytes(b"not safetensors")
-    with pytest.raises((OSError, ValueError), match="unet"):
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+@pytest.mark.parametrize("kept", [0, 100, -100])
+def test_truncated_weights_are_an_error_that_names_the_part(folder: Path, part: str, kept: int):
+    (path,) = (folder / part).glob("*.safetensors")
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises((OSError, ValueError), match=f"model/{part}"):
+        LatentDiffusion.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"model": 3}'])
+def test_a_broken_tokenizer_is_named(tmp_path: Path, content: str):
+    folder = save_tiny_diffusion(tmp_path / "model", tokenizer_form="tokenizer.json")
+    (folder / "tokenizer/tokenizer.json").write_text(content)
+    with pytest.raises(ValueError, match="model/tokenizer: not a tokenizer"):
         LatentDiffusion.from_pretrained(folder)
 
 

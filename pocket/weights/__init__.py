@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,18 @@ DIFFUSION = Path(__file__).parent / "diffusion"
 CLIP = Path(__file__).parent / "clip"
 
 
+@contextmanager
+def replacing(folder: Path) -> Iterator[Path]:
+    """An empty folder to write into, which takes the place of `folder` when the block ends without an error."""
+    draft = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    yield draft
+    shutil.rmtree(folder, ignore_errors=True)
+    draft.rename(folder)
+
+
 def save_half(model: Any, folder: Path) -> None:
     """Saves a diffusers or transformers model in half precision as safetensors, leaving the model as it is."""
-    copy.deepcopy(model).half().save_pretrained(folder, safe_serialization=True)
+    with replacing(folder) as draft:
+        copy.deepcopy(model).half().save_pretrained(draft, safe_serialization=True)
