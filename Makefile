@@ -37,4 +37,4 @@ measure: .venv/installed
 	touch $@
 
 clean:
-	rm -rf .venv build
+	rm -rf .venv build/demo build/scenes build/label build/emerdiff build/naive

@@ -6,8 +6,8 @@ Images keep their aspect; there is no tiling, so sides beyond 4:1 are refused.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from math import floor, isqrt
 from pathlib import Path
 
@@ -42,7 +42,7 @@ class Options:
     attention_injection: bool = True  # attention maps of the unmodulated pass in the modulated rows
     sigma: float = 1.0  # Gaussian smoothing of the difference maps, in pixels of the network's input; 0 = none
     seed: int = 0  # of the noise and of k-means
-    batch: int = 16  # rows per UNet call; bounds memory
+    batch: int = 16  # rows per UNet call at base_size x base_size pixels; fewer for longer images, to bound memory
     upsampling: str = "modulated"  # or "naive": bilinear upsampling of the low-resolution masks, the baseline
     base_size: int = 512  # shorter side of the image in the network, pixels
     keep_difference_maps: bool = False  # return them; K times the network's input size in float32
@@ -142,11 +142,19 @@ class EmerDiff:
             options=options,
         )
 
+    def snap(self, options: Options) -> Options:
+        """Return the options as this model uses them: t_f and t_m moved to the nearest timesteps of its grid.
+
+        Raises ValueError for more steps than the model has, or layers that it does not have.
+        """
+        for layer in (options.feature_layer, options.modulated_layer):
+            self.diffusion.attention(layer)
+        feature_step, steps = self._steps(options)
+        return replace(options, feature_timestep=feature_step.timestep, modulation_timestep=steps[0].timestep)
+
     def cost(self, image_size: tuple[int, int], options: Options | None = None) -> Cost:
         """Return the work that `segment` will do for an image of (H, W), at most; ValueError as `segment` raises."""
-        options = options or Options()
-        for layer in (options.feature_layer, options.modulated_layer):
-            self.diffusion.attention(layer)  # a wrong name is told before any work is done
+        options = self.snap(options or Options())  # what is wrong for every image is told before any work is done
         height, width = network_size(image_size, options.base_size, self.diffusion.size_multiple)
         _, steps = self._steps(options)
         if options.upsampling == "naive":
@@ -192,12 +200,16 @@ class EmerDiff:
             strength=options.strength,
             placement=options.modulation,
             attention_injection=options.attention_injection,
-            batch=options.batch,
+            batch=self._rows_per_call(path[0].shape[-2:], options),
         )
         masks = masks.to(path[0].device)
         latents, layer_rms = modulated_latents(self.diffusion, steps, path, masks, modulation, count_rows)
         maps = difference_maps(self.diffusion, latents).numpy()
         return gaussian_filter(maps, sigma=(0, options.sigma, options.sigma)), layer_rms
+
+    def _rows_per_call(self, latent_size: Sequence[int], options: Options) -> int:
+        pixels = latent_size[0] * latent_size[1] * self.diffusion.latent_factor**2
+        return max(1, options.batch * options.base_size**2 // pixels)
 
 
 def network_size(image_size: tuple[int, int], base_size: int, multiple: int) -> tuple[int, int]:

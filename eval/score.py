@@ -66,9 +66,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m eval.score", description="Score a run folder on exact labels.")
     parser.add_argument("run", type=Path, help="a folder written by `ovseg label` or `ovseg masks`")
     parser.add_argument("--labels", type=Path, required=True, help="index PNGs with the images' ids; 255 is ignored")
-    parser.add_argument(
-        "--classes", type=Path, required=True, help="class list, in the order of the indices"
-    )
+    parser.add_argument("--classes", type=Path, required=True, help="class list, in the order of the indices")
     parser.add_argument("--best-label", action="store_true", help="give every segment its majority class first")
     parser.add_argument("--against", type=Path, help="a second run folder, for the difference in mIoU")
     given = parser.parse_args()

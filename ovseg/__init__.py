@@ -11,6 +11,16 @@ from __future__ import annotations
 
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ovseg.analysis import Analysis as Analysis
+    from ovseg.images import ImageError as ImageError
+    from ovseg.images import read_image as read_image
+    from ovseg.presets import PRESETS as PRESETS
+    from ovseg.presets import Preset as Preset
+    from ovseg.result import Segmentation as Segmentation
+    from ovseg.segmenter import Segmenter as Segmenter
 
 try:
     __version__ = version("ovseg")
@@ -18,7 +28,7 @@ except PackageNotFoundError:  # run from a checkout that was never installed
     __version__ = "0+checkout"
 
 _HOMES = {
-    "Analysis": "ovseg.segmenter",
+    "Analysis": "ovseg.analysis",
     "ImageError": "ovseg.images",
     "PRESETS": "ovseg.presets",
     "Preset": "ovseg.presets",

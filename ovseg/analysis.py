@@ -36,7 +36,7 @@ class Origin:
     diffusion: str  # which weights, see `presets.identity`
     clip: str
     dtype: str  # in which the networks ran, such as "float32"
-    options: Mapping[str, Any]  # emerdiff.Options as a dict
+    options: Mapping[str, Any]  # emerdiff.Options as a dict, with the timesteps of the grid that were used
     view: Mapping[str, Any]  # ovseg.dense.View as a dict
 
 
@@ -47,12 +47,14 @@ class Analysis:
     segments: (H, W) int32 at the image's own size, ids 0..K-1.
     low_resolution_masks: (h', w') int32, the clusters the segments came from.
     features: (C, h, w) float16, dense CLIP features in the text space.
+    layer_rms: RMS of the modulated layer's output, the unit of `strength`; None with naive upsampling.
     origin: what it was made from.
     """
 
     segments: np.ndarray
     low_resolution_masks: np.ndarray
     features: np.ndarray
+    layer_rms: float | None
     origin: Origin
 
     def check(self, expected: Origin) -> None:
@@ -74,7 +76,8 @@ class Analysis:
     def save(self, path: str | Path) -> None:
         """Write it as a safetensors file, whole or not at all."""
         arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in ARRAYS}
-        content = json.dumps({"format": FORMAT, "origin": asdict(self.origin)}, sort_keys=True)
+        facts = {"format": FORMAT, "layer_rms": self.layer_rms, "origin": asdict(self.origin)}
+        content = json.dumps(facts, sort_keys=True)
         # One entry only: safetensors writes several in an order that changes from call to call.
         write_atomically(Path(path), save(arrays, metadata={"ovseg": content}))
 
@@ -92,13 +95,13 @@ class Analysis:
                 if metadata.get("format") != FORMAT:
                     raise ValueError(f"expected the format {FORMAT!r}, got {metadata.get('format')!r}")
                 arrays = {name: file.get_tensor(name) for name in ARRAYS}
-                origin = Origin(**metadata["origin"])
+                layer_rms, origin = metadata["layer_rms"], Origin(**metadata["origin"])
             for name, (dtype, axes) in ARRAYS.items():
                 if arrays[name].dtype != dtype or arrays[name].ndim != axes:
                     raise ValueError(f"{name}: expected {axes} axes of {dtype}, got {arrays[name].dtype}")
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path}: not a saved analysis ({error})") from error
-        return cls(**arrays, origin=origin)
+        return cls(**arrays, layer_rms=layer_rms, origin=origin)
 
 
 def image_sha256(image: np.ndarray) -> str:

@@ -23,6 +23,7 @@ FORMAT = "ovseg run 1"
 RUN_FILE = "run.json"
 LABEL_FILES = (".png", ".json", ".overlay.png")  # what `ovseg label` writes for an id
 MASK_FILES = (".png", ".overlay.png")  # what `ovseg masks` writes for an id
+OUT_OF_MEMORY = "out of memory; --dtype float16 takes half of it, and a smaller or less elongated image takes less"
 LIBRARIES = ("torch", "diffusers", "open_clip_torch", "transformers", "numpy", "pillow")
 
 Progress = Callable[[int, int], None]
@@ -48,16 +49,21 @@ class Report(Protocol):
     def image_failed(self, item: Item, error: str) -> None: ...
 
 
-def collect(inputs: Sequence[str | Path], out: str | Path) -> list[Item]:
-    """The images of a run: files as they are, folders with all images below them (not hidden ones, not those in `out`).
+def collect(inputs: Sequence[str | Path], out: str | Path, *, tell: Callable[[str], None] | None = None) -> list[Item]:
+    """The images of a run: files as they are, folders with all images below them.
 
-    Raises ValueError for an input that is not there, a folder without images, or two images that share an id.
+    Not those in hidden folders, in `out`, or in run folders below an input; `tell` gets a line that names the latter.
+    Raises ValueError for an input that is not there, a folder without images, or two images that share an id, OSError
+    for a folder that cannot be read.
     """
     items: dict[str, Item] = {}
+    runs: list[Path] = []
     skipped = Path(out).resolve()
     for given in map(Path, inputs):
         if given.is_dir():
-            found = [Item(_id(path, given), path) for path in _images_below(given, skipped)]
+            paths, runs_below = _images_below(given, skipped)
+            runs += runs_below
+            found = [Item(_id(path, given), path) for path in paths]
             if not found:
                 raise ValueError(f"{given}: no images in this folder (looked for {', '.join(sorted(IMAGE_SUFFIXES))})")
         elif given.exists():
@@ -68,15 +74,24 @@ def collect(inputs: Sequence[str | Path], out: str | Path) -> list[Item]:
             other = items.setdefault(item.id, item)
             if other.path.resolve() != item.path.resolve():
                 raise ValueError(f"{other.path} and {item.path} would both be written as {item.id!r}; rename one")
+    if runs and tell:
+        tell(f"left out, as results of other runs (they hold a {RUN_FILE}): {', '.join(map(str, runs))}")
     return list(items.values())
 
 
-def _images_below(folder: Path, skipped: Path) -> list[Path]:
-    found = []
-    for root, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if name[0] != "." and (Path(root) / name).resolve() != skipped]
+def _images_below(folder: Path, skipped: Path) -> tuple[list[Path], list[Path]]:
+    """The images below a folder, and the run folders that were left out."""
+    found, runs = [], []
+    for root, folders, names in os.walk(folder, onerror=_raise):
+        below = [Path(root, name) for name in folders if name[0] != "." and Path(root, name).resolve() != skipped]
+        runs += [path for path in below if (path / RUN_FILE).is_file()]
+        folders[:] = [path.name for path in below if path not in runs]
         found += [Path(root, name) for name in names if name[0] != "." and Path(name).suffix.lower() in IMAGE_SUFFIXES]
-    return sorted(found)
+    return sorted(found), sorted(runs)
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def _id(path: Path, root: Path) -> str:
@@ -137,8 +152,11 @@ class Run:
         """Do `work` for every image, one after the other; returns how many failed.
 
         work: writes the item's files, gets a progress callback, returns a line about the result. A ValueError or
-        OSError of one image is reported and recorded, and the next one follows; anything else ends the run.
+        OSError of one image, or one too large for the memory, is reported and recorded, and the next one follows;
+        anything else ends the run.
         """
+        from torch.cuda import OutOfMemoryError  # here, because torch takes seconds to load
+
         self.ids = {item.id: {"file": str(item.path), "state": "pending"} for item in items}
         self.write()
         failed = 0
@@ -147,10 +165,12 @@ class Run:
             start, entry = time.perf_counter(), self.ids[item.id]
             try:
                 summary = work(item, report.rows)
-            except (ValueError, OSError) as error:
+            except (ValueError, OSError, MemoryError, OutOfMemoryError) as error:
                 failed += 1
-                entry |= {"state": "failed", "error": str(error)}
-                report.image_failed(item, str(error))
+                too_large = isinstance(error, (MemoryError, OutOfMemoryError))
+                reason = f"{item.path}: {OUT_OF_MEMORY}" if too_large else str(error)
+                entry |= {"state": "failed", "error": reason}
+                report.image_failed(item, reason)
             else:
                 seconds = time.perf_counter() - start
                 entry |= {"state": "done", "seconds": round(seconds, 3)}

@@ -8,7 +8,6 @@ not train, and has no image-level embedding: see `ovseg.dense` for the features 
 from __future__ import annotations
 
 import json
-import re
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ import numpy as np
 import open_clip
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from PIL import Image
 from safetensors import SafetensorError
@@ -27,10 +26,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ovseg.dense import View, cell_size, view_features
+from ovseg.presets import CLIP_CONFIG, CLIP_WEIGHTS, FETCHED, is_hub_id, local_folder
 
-CONFIG = "open_clip_config.json"
-WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors")  # in open_clip's own order
-HUB_FILES = (CONFIG, *WEIGHTS, "tokenizer*.json", "special_tokens_map.json", "vocab.json", "merges.txt")
 OPENAI_VOCABULARY = 49408  # entries of the tokenizer that open_clip carries with it
 PRECISIONS = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 TEXT_BATCH = 256  # prompts per forward pass; fixed, so that results on the CPU are bit-equal
@@ -68,9 +65,9 @@ class Clip:
             model = open_clip.create_model(source, device=device, precision=PRECISIONS[dtype], require_pretrained=True)
         except (RuntimeError, SafetensorError) as error:
             reason = textwrap.shorten(str(error), 200)
-            raise OSError(f"{weights}: not the weights that {folder / CONFIG} describes ({reason})") from error
+            raise OSError(f"{weights}: not the weights that {folder / CLIP_CONFIG} describes ({reason})") from error
         except (TypeError, AssertionError) as error:
-            raise ValueError(f"{folder / CONFIG}: open_clip cannot build this model ({error})") from error
+            raise ValueError(f"{folder / CLIP_CONFIG}: open_clip cannot build this model ({error})") from error
         cell_size(model.visual)  # a tower without dense features is refused now, not after minutes of diffusion
         tokenizer = open_clip.get_tokenizer(source)
         _check_tokenizer(tokenizer, config, folder)
@@ -144,36 +141,32 @@ def _find_folder(id_or_folder: str) -> Path:
     """The local folder of a model: itself, or the hub's copy (the cache first, so no network is needed)."""
     if Path(id_or_folder).is_dir():
         return Path(id_or_folder)
-    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", id_or_folder):
+    if not is_hub_id(id_or_folder):
         raise FileNotFoundError(f"{id_or_folder}: no such folder, and not a hub id of the form owner/name")
+    if cached := local_folder("clip", id_or_folder):
+        return cached
     try:
-        cached = Path(snapshot_download(id_or_folder, allow_patterns=list(HUB_FILES), local_files_only=True))
-        if (cached / CONFIG).is_file() and any((cached / name).is_file() for name in WEIGHTS):
-            return cached
-    except LocalEntryNotFoundError:
-        pass
-    try:
-        return Path(snapshot_download(id_or_folder, allow_patterns=list(HUB_FILES)))
+        return Path(snapshot_download(id_or_folder, allow_patterns=list(FETCHED["clip"])))
     except (HfHubHTTPError, OSError) as error:
         raise OSError(
             f"{id_or_folder}: no such folder, not in the hub's local cache, and not fetched from the hub "
-            f"({type(error).__name__}); give a folder with {CONFIG} and {WEIGHTS[0]}, or go online once"
+            f"({type(error).__name__}); give a folder with {CLIP_CONFIG} and {CLIP_WEIGHTS[0]}, or go online once"
         ) from error
 
 
 def _find_weights(folder: Path) -> Path:
-    for name in WEIGHTS:
+    for name in CLIP_WEIGHTS:
         if (folder / name).is_file():
             return folder / name
     raise FileNotFoundError(
-        f"{folder / WEIGHTS[0]}: not there; CLIP weights are read from safetensors alone, "
-        f"in a file named {' or '.join(WEIGHTS)}"
+        f"{folder / CLIP_WEIGHTS[0]}: not there; CLIP weights are read from safetensors alone, "
+        f"in a file named {' or '.join(CLIP_WEIGHTS)}"
     )
 
 
 def _read_config(folder: Path, name: str) -> dict[str, Any]:
     """The `model_cfg` of the folder's config, refused where open_clip would go on with wrong features."""
-    path = folder / CONFIG
+    path = folder / CLIP_CONFIG
     if not path.is_file():
         raise FileNotFoundError(f"{path}: not there; a CLIP folder needs open_clip's config beside its weights")
     try:
@@ -181,14 +174,14 @@ def _read_config(folder: Path, name: str) -> dict[str, Any]:
         text = config["text_cfg"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: expected open_clip's JSON with model_cfg and its text_cfg ({error!r})") from error
-    if "openai" in name.lower() and not config.get("quick_gelu", False):
+    if "openai" in Path(name).name.lower() and not config.get("quick_gelu", False):
         raise ValueError(
             f'{path}: OpenAI\'s weights were trained with QuickGELU; set "quick_gelu": true in model_cfg '
             "(open_clip's ...-quickgelu models), otherwise every feature is wrong"
         )
     has_files = any(folder.glob("tokenizer*.json")) or (folder / "vocab.json").is_file()
     if text.get("hf_tokenizer_name") and not has_files:
-        raise FileNotFoundError(f"{folder / 'tokenizer.json'}: not there; {CONFIG} names a tokenizer of its own")
+        raise FileNotFoundError(f"{folder / 'tokenizer.json'}: not there; {CLIP_CONFIG} names a tokenizer of its own")
     if not text.get("hf_tokenizer_name") and text.get("vocab_size", OPENAI_VOCABULARY) != OPENAI_VOCABULARY:
         raise ValueError(
             f"{path}: a vocabulary of {text['vocab_size']} needs its own tokenizer: set text_cfg.hf_tokenizer_name "

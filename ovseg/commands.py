@@ -47,20 +47,21 @@ METHOD = {
 def run_label(given: Namespace) -> int:
     """`ovseg label`; returns the exit code."""
     classes = parse_classes(given.classes) if given.classes is not None else read_classes(given.classes_file)
-    for note in build_vocabulary(classes, given.background).notes:
+    vocabulary = build_vocabulary(classes, given.background)
+    unlabelled = no_label(len(vocabulary.names))
+    for note in vocabulary.notes:
         say(f"note: {note}")
-    items = collect(given.inputs, given.out)
+    items = collect(given.inputs, given.out, tell=say)
     out = prepare(given.out, items, LABEL_FILES, overwrite=given.overwrite)
     preset = _choose_models(given, ("diffusion", "clip"))
     segmenter, loading_seconds = _load_segmenter(given, preset)
     text = segmenter.encode(classes, given.background)
-    names = text.vocabulary.names
     facts = {
         "command": "label",
-        "names": names,
-        "colours": class_colours(names),
-        "no_label": no_label(len(names)),
-        "vocabulary_sha256": text.vocabulary.sha256,
+        "names": vocabulary.names,
+        "colours": class_colours(vocabulary.names),
+        "no_label": unlabelled,
+        "vocabulary_sha256": vocabulary.sha256,
         "background": given.background,
         "options": asdict(segmenter.options),
         "view": asdict(segmenter.view),
@@ -80,7 +81,7 @@ def run_label(given: Namespace) -> int:
 
 def run_masks(given: Namespace) -> int:
     """`ovseg masks`; returns the exit code."""
-    items = collect(given.inputs, given.out)
+    items = collect(given.inputs, given.out, tell=say)
     out = prepare(given.out, items, MASK_FILES, overwrite=given.overwrite)
     preset = _choose_models(given, ("diffusion",))
 
@@ -88,11 +89,10 @@ def run_masks(given: Namespace) -> int:
     from emerdiff import EmerDiff
     from ovseg.segmenter import native_options
 
-    options = _method(given, preset.options)
+    _method(given, preset.options)  # mistakes in the flags show before anything is loaded
     device, dtype = _choose_device(given)
     model = EmerDiff.from_pretrained(preset.diffusion, device=device, dtype=dtype)
-    if not preset.name:
-        options = _method(given, native_options(model))
+    options = _snapped(model, _method(given, preset.options if preset.name else native_options(model)))
     models = {"diffusion": identity("diffusion", preset.diffusion)}
     facts = {"command": "masks", "options": asdict(options), **_provenance(given, preset, models, model)}
 
@@ -155,18 +155,19 @@ def _load_segmenter(given: Namespace, preset: Preset) -> tuple[Segmenter, float]
     start = time.perf_counter()
     from ovseg.segmenter import Segmenter
 
-    options = _method(given, preset.options)  # mistakes in the flags show before anything is loaded
+    _method(given, preset.options)  # mistakes in the flags show before anything is loaded
     device, dtype = _choose_device(given)
+    options, view = (preset.options, preset.view) if preset.name else (None, None)  # None: what fits the models
     segmenter = Segmenter.from_pretrained(
         preset.diffusion,
         preset.clip,
-        options=options if preset.name else None,
-        view=preset.view if preset.name else None,
+        options=options,
+        view=view,
         templates=preset.templates,
         device=str(device),
         dtype=dtype,
     )
-    segmenter = replace(segmenter, options=_method(given, segmenter.options))
+    segmenter = replace(segmenter, options=_snapped(segmenter.emerdiff, _method(given, segmenter.options)))
     return segmenter, time.perf_counter() - start
 
 
@@ -190,6 +191,18 @@ def _method(given: Namespace, options: Options) -> Options:
     if given.no_injection:
         changes["attention_injection"] = False
     return replace(options, **changes)
+
+
+def _snapped(model: EmerDiff, options: Options) -> Options:
+    """The options as the model uses them, said where timesteps differ; refuses what would be wrong for every image."""
+    snapped = model.snap(options)
+    asked, used = ((one.feature_timestep, one.modulation_timestep) for one in (options, snapped))
+    if asked != used:
+        say(
+            f"timesteps: t_f {used[0]} and t_m {used[1]}, the nearest to {asked[0]} and {asked[1]} "
+            f"in the grid of {options.steps} steps"
+        )
+    return snapped
 
 
 def _provenance(given: Namespace, preset: Preset, models: dict[str, str], model: EmerDiff) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from itertools import cycle, islice
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -50,15 +51,16 @@ _TO_OKLAB = np.array(  # their cube roots to lightness and two colour axes
 
 
 def distinct_colours(count: int) -> tuple[Colour, ...]:
-    """`count` different colours, each as (R, G, B) in 0..255; the first n of them never depend on `count`.
+    """`count` colours, each as (R, G, B) in 0..255; the first n of them never depend on `count`.
 
     After `FIRST_COLOURS`, each colour is the one of the RGB cube farthest from all before it in the OKLab space
-    (Ottosson 2020), where equal distances look equally different; greys and near-black are left out.
+    (Ottosson 2020), where equal distances look equally different; greys and near-black are left out. They differ as
+    long as there are any left, some thousands, and then begin again.
     """
     rgb, lab = _candidates()
     most = len(FIRST_COLOURS) + len(rgb)
     if count > most:
-        raise ValueError(f"at most {most} distinct colours, got {count}")
+        return tuple(islice(cycle(distinct_colours(most)), count))
     chosen = list(FIRST_COLOURS[:count])
     nearest = np.full(len(rgb), np.inf)
     for colour in chosen:

@@ -11,7 +11,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
+from math import ceil
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from ovseg.dense import View
 
 DEFAULT = "sd14-vitb16"
-HUB_TIMEOUT = 3.0  # seconds to find out that the hub cannot be reached
+HUB_DEADLINE = 5.0  # seconds to find out that the hub cannot be reached, name look-up and all addresses included
 # What is fetched of a hub repository; a repository may hold the same weights in several other forms.
 DIFFUSION_FILES = (
     "unet/diffusion_pytorch_model.safetensors",
@@ -32,7 +34,7 @@ DIFFUSION_FILES = (
 )
 TOKENIZER_FILES = ("tokenizer/tokenizer.json", "tokenizer/merges.txt")  # either of them, by the form it was saved in
 CLIP_CONFIG = "open_clip_config.json"
-CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors")
+CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors")  # in open_clip's own order
 FETCHED = {
     "diffusion": (*DIFFUSION_FILES, "tokenizer/*.json", "tokenizer/*.txt"),
     "clip": (CLIP_CONFIG, *CLIP_WEIGHTS, "tokenizer*.json", "special_tokens_map.json", "vocab.json", "merges.txt"),
@@ -55,7 +57,7 @@ class Preset:
     window: int = 224  # pixels of CLIP's sliding window
     stride: int = 112  # pixels from window to window
     templates: str = "imagenet80"  # name of the prompt templates (see prompts.templates)
-    megabytes: int = 0  # of all weights together, to be downloaded
+    megabytes: int = 0  # of all weights together
     note: str = ""  # what it is, for the list of models
     warning: str = ""  # what to tell everybody who uses it
 
@@ -79,8 +81,7 @@ class Preset:
         return {"diffusion": self.diffusion, "clip": self.clip}
 
 
-def _pocket(part: str) -> str:
-    return str(files("pocket") / "weights" / part)
+POCKET = Path(str(files("pocket") / "weights"))
 
 
 PRESETS = {
@@ -95,13 +96,13 @@ PRESETS = {
         ),
         Preset(
             name="pocket",
-            diffusion=_pocket("diffusion"),
-            clip=_pocket("clip"),
+            diffusion=str(POCKET / "diffusion"),
+            clip=str(POCKET / "clip"),
             method={"base_size": 128, "masks": 20},
             short_side=128,
             window=0,
             stride=0,
-            megabytes=40,
+            megabytes=ceil(sum(path.stat().st_size for path in POCKET.rglob("*.safetensors")) / 1e6),
             note="tiny models that come with ovseg: scenes of emoji, works offline",
             warning="the pocket models only know their own emoji world; on photos of the real world their labels mean "
             "little (use --preset sd14-vitb16 for those)",
@@ -209,20 +210,37 @@ def fetch(preset: Preset, kinds: tuple[str, ...] = ("diffusion", "clip")) -> lis
 
 def _check_hub(preset: Preset, sources: list[str]) -> None:
     """Raise `WeightsMissing` unless the hub answers for every source."""
-    from huggingface_hub import HfApi
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    try:
-        for source in sources:
-            HfApi().model_info(source, timeout=HUB_TIMEOUT)
-    except Exception as error:  # the hub client's errors share no base class
-        fetching = f"ovseg models fetch {preset.name}" if preset.name in PRESETS else "fetch them"
+    if failure := _hub_failure(sources):
+        fetching = f"`ovseg models fetch {preset.name}`" if preset.name in PRESETS else "the same command"
         raise WeightsMissing(
             f"the weights of {' and '.join(sources)} are not on this machine (looked in {HF_HUB_CACHE}) and the hub "
-            f"does not give them ({_reason(error)}). With a network, `{fetching}` gets them; without one, copy that "
+            f"does not give them ({failure}). With a network, {fetching} gets them; without one, copy that "
             "folder from another machine, name folders with --diffusion and --clip, or use `--preset pocket`, whose "
             "models come with ovseg and work offline"
-        ) from error
+        )
+
+
+def _hub_failure(sources: list[str]) -> str:
+    """Why the hub does not give these repositories, "" if it does; known within `HUB_DEADLINE` seconds."""
+    from huggingface_hub import HfApi
+
+    api, answers = HfApi(), [f"no answer within {HUB_DEADLINE:g} seconds"]
+
+    def ask() -> None:
+        try:
+            for source in sources:
+                api.model_info(source)
+            answers.append("")
+        except Exception as error:  # the hub client's errors share no base class
+            answers.append(_reason(error))
+
+    # A thread, because no timeout of the client covers a name look-up that hangs, or several addresses in turn.
+    thread = Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(HUB_DEADLINE)
+    return answers[-1]
 
 
 def _reason(error: BaseException) -> str:

@@ -20,10 +20,13 @@ from PIL import Image
 from ovseg import draw
 
 MOST_NAMES_8_BIT = 254  # 255 is "no label" in an 8-bit map; more names need 16 bits, where it is 65535
+MOST_NAMES = 65534
 
 
 def no_label(names: int) -> int:
-    """The index that means "no label" in a map over so many names."""
+    """The index that means "no label" in a map over so many names. Raises ValueError for more than 65534."""
+    if names > MOST_NAMES:
+        raise ValueError(f"classes: at most {MOST_NAMES} names fit into a label map, got {names}")
     return 255 if names <= MOST_NAMES_8_BIT else 65535
 
 
@@ -36,6 +39,7 @@ class Segmentation:
     colours: L colours (R, G, B), 0..255.
     segments: (H, W) int32, the class-agnostic masks, ids 0..K-1.
     mask_scores: (K, L) float32, each mask's probability per name, in 0..1.
+    notes: lines to tell the user, such as background words that were left out because they are classes.
     """
 
     labels: np.ndarray
@@ -43,6 +47,7 @@ class Segmentation:
     colours: tuple[draw.Colour, ...]
     segments: np.ndarray
     mask_scores: np.ndarray
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.labels.shape != self.segments.shape:

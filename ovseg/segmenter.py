@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ import torch
 import prompts
 from emerdiff import EmerDiff, Options
 from ovseg import presets
-from ovseg.analysis import Analysis, AnalysisMismatch, Origin, image_sha256
+from ovseg.analysis import Analysis, Origin, image_sha256
 from ovseg.classes import Background, ClassList, Vocabulary, build_vocabulary
 from ovseg.clip import Clip
 from ovseg.dense import View, cell_size
@@ -117,12 +118,13 @@ class Segmenter:
         done, in all). Raises ValueError for an image of another kind or one the models cannot take.
         """
         origin = self.origin(image, options)
+        features = self.clip.dense_features(image, self.view)  # first: it takes seconds, and refuses a bad view
         segments = self.emerdiff.segment(image, options or self.options, progress=progress)
-        features = self.clip.dense_features(image, self.view)
         return Analysis(
             segments=segments.labels,
             low_resolution_masks=segments.low_resolution_masks,
             features=features.astype(np.float16),
+            layer_rms=segments.layer_rms,
             origin=origin,
         )
 
@@ -133,12 +135,18 @@ class Segmenter:
             image_sha256=image_sha256(image),
             height=image.shape[0],
             width=image.shape[1],
-            diffusion=self.models["diffusion"],
-            clip=self.models["clip"],
-            dtype=str(self.emerdiff.diffusion.empty_prompt.dtype).removeprefix("torch."),
-            options=asdict(options or self.options),
-            view=asdict(self.view),
+            options=asdict(self.emerdiff.snap(options or self.options)),
+            **self._made_with(),
         )
+
+    def _made_with(self) -> dict[str, Any]:
+        """The part of an analysis' origin that is neither the image nor the masks' options."""
+        return {
+            "diffusion": self.models["diffusion"],
+            "clip": self.models["clip"],
+            "dtype": str(self.emerdiff.diffusion.empty_prompt.dtype).removeprefix("torch."),
+            "view": asdict(self.view),
+        }
 
     def encode(self, classes: ClassList | str | Sequence[str], background: Background | str = "words") -> Text:
         """Class names as CLIP sees them; `classes` and `background` as in `classes.build_vocabulary`."""
@@ -161,9 +169,12 @@ class Segmenter:
         return self.label_analysis(what if isinstance(what, Analysis) else self.analyze(what), text)
 
     def label_analysis(self, analysis: Analysis, text: Text) -> Segmentation:
-        """Give every mask its best class. Raises `AnalysisMismatch` for an analysis made with another CLIP."""
-        if analysis.origin.clip != self.models["clip"]:
-            raise AnalysisMismatch(f"the analysis was made with {analysis.origin.clip}, this is {self.models['clip']}")
+        """Give every mask its best class.
+
+        Raises `AnalysisMismatch` for an analysis made with other models, in another dtype or by another view; its
+        image and options may be any.
+        """
+        analysis.check(replace(analysis.origin, **self._made_with()))
         vocabulary = text.vocabulary
         features = pool(analysis.features, analysis.segments)
         scores, best = label_masks(features, text.embeddings, vocabulary, self.clip.logit_scale)
@@ -174,6 +185,7 @@ class Segmenter:
             colours=class_colours(vocabulary.names),
             segments=analysis.segments,
             mask_scores=scores,
+            notes=vocabulary.notes,
         )
 
 

@@ -168,7 +168,7 @@ def save(unet: Any, encoder: Any) -> None:
 
 
 def main() -> None:
-    plan = read_plan("diffusion", "Train the pocket diffusion model.", steps=4500, batch=32, learning_rate=6e-4)
+    plan = read_plan("diffusion", "Train the pocket diffusion model.", steps=2900, batch=32, learning_rate=6e-4)
     unet, encoder = train(plan)
     save(unet, encoder)
 

@@ -235,9 +235,16 @@ _TEXTURES = {
 
 
 def write_scenes(folder: Path, split: str, seed: int, count: int) -> None:
-    """Writes `count` scenes as images/NNNNN.png and labels/NNNNN.png, and classes.txt, into `folder`."""
+    """Writes `count` scenes as images/NNNNN.png and labels/NNNNN.png, and classes.txt, into `folder`.
+
+    Scenes already there are written again. Raises ValueError where there are other files, OSError where writing fails.
+    """
+    expected = {f"{index:05d}.png" for index in range(count)}
     for name in ("images", "labels"):
         (folder / name).mkdir(parents=True, exist_ok=True)
+        others = {path.name for path in (folder / name).iterdir()} - expected
+        if others:
+            raise ValueError(f"--out: {folder / name} holds other files, such as {min(others)}")
     (folder / "classes.txt").write_text("\n".join(NAMES) + "\n", encoding="utf-8")
     for index in range(count):
         one = scene(split, seed, index)
@@ -254,7 +261,10 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.seed < 0 or arguments.count < 1:
         parser.error("--seed must be 0 or more and --count 1 or more")
-    write_scenes(arguments.out, arguments.split, arguments.seed, arguments.count)
+    try:
+        write_scenes(arguments.out, arguments.split, arguments.seed, arguments.count)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from ovseg.batch import LABEL_FILES, MASK_FILES, Item, Progress, Run, collect, prepare
 from ovseg.terminal import PlainReport, RichReport, duration
@@ -42,6 +45,28 @@ def test_ids_are_paths_below_the_input_without_suffix(tmp_path: Path) -> None:
 def test_the_output_folder_is_no_input(tmp_path: Path) -> None:
     touch(tmp_path / "a.png", tmp_path / "out/a.png", tmp_path / "out/a.overlay.png")
     assert [item.id for item in collect([tmp_path], tmp_path / "out")] == ["a"]
+
+
+def test_run_folders_below_an_input_are_left_out_and_said(tmp_path: Path) -> None:
+    touch(tmp_path / "a.png", tmp_path / "old/run.json", tmp_path / "old/a.png", tmp_path / "old/sub/b.png")
+    said: list[str] = []
+    assert [item.id for item in collect([tmp_path], tmp_path / "out", tell=said.append)] == ["a"]
+    assert said == [f"left out, as results of other runs (they hold a run.json): {tmp_path / 'old'}"]
+    assert [item.id for item in collect([tmp_path / "old"], tmp_path / "out")] == ["a", "sub/b"]  # asked for by name
+
+
+def test_a_folder_that_cannot_be_read_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touch(tmp_path / "a.png", tmp_path / "locked/b.png")
+    scandir = os.scandir
+
+    def locked(path: str) -> Any:
+        if Path(path).name == "locked":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", locked)
+    with pytest.raises(PermissionError, match="locked"):
+        collect([tmp_path], tmp_path / "out")
 
 
 def test_the_same_file_twice_is_one_image(tmp_path: Path) -> None:
@@ -107,6 +132,20 @@ def test_a_bad_image_is_reported_and_the_rest_goes_on(tmp_path: Path) -> None:
     assert record["timings"]["loading_seconds"] == 1.5
     assert record["ids"]["bad"] == {"file": "bad.png", "state": "failed", "error": "bad.png: truncated"}
     assert {"ovseg", "torch", "python"} <= record["versions"].keys()
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA: tried to allocate 9 GiB"), MemoryError()])
+def test_an_image_too_large_for_the_memory_is_one_images_error(tmp_path: Path, error: Exception) -> None:
+    def work(item: Item, progress: Progress) -> str:
+        if item.id == "large":
+            raise error
+        return "fine"
+
+    report = Silent()
+    items = [Item("large", Path("large.png")), Item("small", Path("small.png"))]
+    assert Run(tmp_path, {}).process(items, work, report) == 1
+    assert report.said[0].startswith("large large.png: out of memory") and "--dtype float16" in report.said[0]
+    assert report.said[1:] == ["small fine"]
 
 
 def test_a_fault_of_ours_ends_the_run(tmp_path: Path) -> None:

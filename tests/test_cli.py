@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import skimage.data
 from PIL import Image
 
 from emerdiff import Options
@@ -22,13 +23,14 @@ from ovseg.result import read_index_png
 ROOT = Path(__file__).parent.parent
 
 
-def ovseg(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+def ovseg(*arguments: str | Path, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run `python -m ovseg.cli` as a process of its own."""
     return subprocess.run(
         [sys.executable, "-m", "ovseg.cli", *map(str, arguments)],
         capture_output=True,
         text=True,
         check=False,
+        cwd=cwd,
         env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | environment,
     )
 
@@ -85,9 +87,8 @@ def test_help_names_the_real_defaults(capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_label_in_two_processes_gives_the_same_files(scenes: Path, models: list[str], tmp_path: Path) -> None:
     arguments = ["label", str(scenes), "--classes", "cat;kitten,sky", *models, "--out"]
-    done = ovseg(*arguments, tmp_path / "one")
-    assert done.returncode == 0, done.stderr
-    assert main([*arguments, str(tmp_path / "two")]) == 0
+    done, again = (ovseg(*arguments, tmp_path / name, OMP_NUM_THREADS="2") for name in ("one", "two"))
+    assert done.returncode == again.returncode == 0, done.stderr + again.stderr
     assert "taken out of the default background words, because they are classes: sky" in done.stderr
     assert "device: " in done.stderr and f"results in {tmp_path / 'one'}" in done.stderr
     lines = done.stdout.splitlines()
@@ -121,13 +122,13 @@ def test_masks_alone_need_no_clip(scenes: Path, diffusion: list[str], tmp_path: 
 
 
 def test_every_method_flag_reaches_the_options(scenes: Path, diffusion: list[str], tmp_path: Path) -> None:
-    flags = ["--t-f", "41", "--t-m", "401", "--strength", "5", "--sigma", "0", "--seed", "7", "--no-injection"]
+    flags = ["--t-f", "201", "--t-m", "401", "--strength", "5", "--sigma", "0", "--seed", "7", "--no-injection"]
     assert main(["masks", str(scenes / "a.png"), *diffusion, *flags, "--out", str(tmp_path / "out")]) == 0
     options = json.loads((tmp_path / "out/run.json").read_text())["options"]
     expected = Options(
         masks=3,
         steps=5,
-        feature_timestep=41,
+        feature_timestep=201,
         modulation_timestep=401,
         strength=5,
         sigma=0,
@@ -136,6 +137,31 @@ def test_every_method_flag_reaches_the_options(scenes: Path, diffusion: list[str
         base_size=32,
     )
     assert options == {name: getattr(expected, name) for name in options}
+
+
+def test_timesteps_that_snap_are_told_and_recorded(
+    scenes: Path, diffusion: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = [*diffusion, "--upsampling", "naive", "--t-f", "41"]
+    assert main(["masks", str(scenes / "a.png"), *flags, "--out", str(tmp_path / "out")]) == 0
+    told = "timesteps: t_f 1 and t_m 201, the nearest to 41 and 281 in the grid of 5 steps"
+    assert told in capsys.readouterr().err.splitlines()
+    options = json.loads((tmp_path / "out/run.json").read_text())["options"]
+    assert (options["feature_timestep"], options["modulation_timestep"]) == (1, 201)
+    assert (
+        main(["masks", str(scenes / "a.png"), *flags, "--t-f", "1", "--t-m", "201", "--out", str(tmp_path / "2")]) == 0
+    )
+    assert "timesteps: " not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["label", "masks"])
+def test_settings_that_no_image_can_have_are_refused_before_any_output(
+    command: str, scenes: Path, models: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = ["--classes", "cat", *models] if command == "label" else models[:2]
+    assert main([command, str(scenes), *own, "--steps", "5000", "--out", str(tmp_path / "out")]) == 2
+    assert "ovseg: error: steps: expected 1 to 999, got 5000" in capsys.readouterr().err.splitlines()
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_bad_image_is_told_and_the_others_are_done(
@@ -150,6 +176,15 @@ def test_a_bad_image_is_told_and_the_others_are_done(
     assert "2 of 4 images failed" in printed.err
     states = [entry["state"] for entry in json.loads((tmp_path / "out/run.json").read_text())["ids"].values()]
     assert states == ["done", "failed", "done", "failed"]
+
+
+def test_more_classes_than_a_map_can_hold_are_refused_at_once(
+    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "many.txt").write_text("\n".join(f"c{index}" for index in range(65535)))
+    arguments = ["label", str(scenes), "--classes-file", str(tmp_path / "many.txt"), "--background", "none"]
+    assert main([*arguments, "--out", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err == "ovseg: error: classes: at most 65534 names fit into a label map, got 65535\n"
 
 
 def test_a_second_run_does_not_overwrite_the_first(
@@ -208,6 +243,7 @@ def test_models_lists_the_presets(capsys: pytest.CaptureFixture[str]) -> None:
     rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
     assert [row[0] for row in rows] == ["sd14-vitb16 (default)", "pocket"]
     assert all(row[1] in ("yes", "no") and row[2].endswith(" MB") for row in rows)
+    assert rows[1][1:3] == ["yes", f"{PRESETS['pocket'].megabytes} MB"]
     assert main(["models", "fetch", "nothing"]) == 2
 
 
@@ -221,5 +257,21 @@ def test_a_long_run_says_how_long_before_it_starts(
     monkeypatch.setattr(commands, "LONG_RUN_SECONDS", 0)
     flags = ["--upsampling", "naive", "--device", "cpu", "--out", str(tmp_path / "out")]
     assert main(["masks", str(scenes), *diffusion, *flags]) == 0
-    lines = capsys.readouterr().err.splitlines()
-    assert lines[0].startswith("device: cpu") and "an image on this CPU" in lines[1]
+    *before, after = capsys.readouterr().err.splitlines()
+    assert before[0].startswith("device: cpu") and "an image on this CPU" in before[-1]
+    assert after.startswith("results in ")
+
+
+def test_real_photos_run_with_the_embedded_models_from_anywhere(tmp_path: Path) -> None:
+    photos = {"chelsea": (300, 451), "astronaut": (512, 512), "coffee": (400, 600)}
+    (tmp_path / "photos").mkdir()
+    for name in photos:
+        Image.fromarray(getattr(skimage.data, name)()).save(tmp_path / f"photos/{name}.png")
+    flags = ["--classes", "cat,sky", "--preset", "pocket", "--masks", "4", "--steps", "10", "--out", "out"]
+    nowhere = {"HF_HOME": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
+    done = ovseg("label", "photos", *flags, cwd=tmp_path, **nowhere)
+    assert done.returncode == 0, done.stderr
+    assert "warning: the pocket models only know their own emoji world" in done.stderr
+    for name, size in photos.items():
+        labels = read_index_png(tmp_path / f"out/{name}.png")
+        assert labels.shape == size and labels.max() <= 2

@@ -178,6 +178,7 @@ def test_broken_files_are_named(tiny_clip: Path, tmp_path: Path) -> None:
 
 def test_openai_weights_need_quick_gelu(tiny_clip: Path, tmp_path: Path) -> None:
     assert Clip.from_pretrained(broken_copy(tiny_clip, tmp_path / "clip.openai"))
+    assert Clip.from_pretrained(broken_copy(tiny_clip, tmp_path / "openai" / "own", quick_gelu=False))
     with pytest.raises(ValueError, match='set "quick_gelu": true'):
         Clip.from_pretrained(broken_copy(tiny_clip, tmp_path / "plain.openai", quick_gelu=False))
 
@@ -210,20 +211,22 @@ def test_other_dtypes_are_refused(tiny_clip: Path) -> None:
 
 
 def test_a_hub_id_is_looked_up_in_the_cache_first(tiny_clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = []
+    fetched = []
 
-    def cached(repository: str, *, allow_patterns: list[str], local_files_only: bool = False) -> str:
-        calls.append((repository, local_files_only))
+    def download(repository: str, *, allow_patterns: list[str]) -> str:
+        fetched.append(repository)
         assert not any(pattern.endswith((".bin", ".pth")) for pattern in allow_patterns)
         return str(tiny_clip)
 
-    monkeypatch.setattr(ovseg.clip, "snapshot_download", cached)
-    assert Clip.from_pretrained("owner/tiny").name == "owner/tiny"
-    assert calls == [("owner/tiny", True)]
+    monkeypatch.setattr(ovseg.clip, "snapshot_download", download)
+    for cached in (tiny_clip, None):
+        monkeypatch.setattr(ovseg.clip, "local_folder", lambda kind, source, cached=cached: cached)
+        assert Clip.from_pretrained("owner/tiny").name == "owner/tiny"
+    assert fetched == ["owner/tiny"]
 
 
 def test_without_network_a_hub_id_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    def offline(repository: str, *, allow_patterns: list[str], local_files_only: bool = False) -> str:
+    def offline(repository: str, *, allow_patterns: list[str]) -> str:
         raise LocalEntryNotFoundError("no network")
 
     monkeypatch.setattr(ovseg.clip, "snapshot_download", offline)

@@ -29,9 +29,12 @@ def test_classes_keep_their_colour_beside_a_background() -> None:
     assert class_colours(["background", "cat", "dog"]) == (BACKGROUND_COLOUR, *class_colours(["cat", "dog"]))
 
 
-def test_too_many_colours_is_an_error() -> None:
-    with pytest.raises(ValueError, match="distinct colours, got 100000"):
-        distinct_colours(100_000)
+def test_when_all_colours_are_used_up_they_begin_again() -> None:
+    colours = distinct_colours(10_000)
+    assert len(colours) == 10_000
+    most = len(set(colours))
+    assert 1000 < most < 10_000
+    assert colours[most:] == colours[: 10_000 - most]
 
 
 def test_paint_mixes_half_and_half_and_outlines_regions() -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ast
+import re
+import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -36,3 +39,25 @@ def test_imports_go_one_way(room):
 
 def test_pocket_imports_nothing_of_ours_at_run_time():
     assert not any(imported(ROOT / "pocket" / name) - {"pocket"} for name in ("world.py", "weights/__init__.py"))
+
+
+def test_the_readme_is_whole_and_its_links_lead_somewhere():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "@@" not in text
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link]
+    assert len(links) > 5
+    for link in links:
+        assert (ROOT / link).exists(), link
+
+
+def test_every_file_of_the_packages_is_packaged():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    packaged = {
+        path
+        for package, patterns in settings["package-data"].items()
+        for pattern in patterns
+        for path in (ROOT / package.replace(".", "/")).glob(pattern)
+    }
+    tracked = subprocess.run(["git", "ls-files", *sorted(ROOMS)], cwd=ROOT, capture_output=True, text=True, check=True)
+    data = {ROOT / name for name in tracked.stdout.splitlines() if not name.endswith(".py")}
+    assert data and data <= packaged

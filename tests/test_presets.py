@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 import emerdiff.diffusion
-import ovseg.clip
 from ovseg.presets import (
     DEFAULT,
     DIFFUSION_FILES,
@@ -65,7 +64,6 @@ def test_unknown_preset_lists_the_known_ones() -> None:
 
 def test_what_is_fetched_is_what_the_loaders_read() -> None:
     assert set(FETCHED["diffusion"]) == set(emerdiff.diffusion.FETCHED)
-    assert set(FETCHED["clip"]) == set(ovseg.clip.HUB_FILES)
     assert not [name for names in FETCHED.values() for name in names if name.endswith((".bin", ".pt", ".ckpt"))]
 
 
@@ -103,6 +101,27 @@ def test_without_weights_and_network_the_message_comes_soon(empty_cache: Path) -
     ):
         assert part in message
     assert "\n" not in message
+
+
+def test_a_network_that_hangs_is_given_up(empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda *_, **__: time.sleep(60))
+    start = time.perf_counter()
+    with pytest.raises(WeightsMissing, match=r"the hub does not give them \(no answer within 5 seconds\)\. With a"):
+        require(PRESETS["sd14-vitb16"])
+    assert 5 <= time.perf_counter() - start < 8
+
+
+def test_a_hub_that_answers_is_believed(empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda _, repository: asked.append(repository))
+    preset = PRESETS["sd14-vitb16"]
+    assert require(preset) == [preset.diffusion, preset.clip] == asked
+
+
+def test_the_pocket_preset_knows_its_size() -> None:
+    folders = [Path(source) for source in PRESETS["pocket"].sources.values()]
+    total = sum(path.stat().st_size for folder in folders for path in folder.rglob("*.safetensors"))
+    assert total <= 1e6 * PRESETS["pocket"].megabytes < total + 1e6 <= 41e6
 
 
 def test_a_folder_that_is_not_there_or_not_whole_is_named(tiny_clip: Path, tmp_path: Path) -> None:

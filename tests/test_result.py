@@ -37,6 +37,12 @@ def test_scores_are_those_of_the_label_each_pixel_got() -> None:
         result.class_scores("cow")
 
 
+def test_more_names_than_a_map_can_hold_are_refused() -> None:
+    assert [no_label(count) for count in (254, 255, 65534)] == [255, 65535, 65535]
+    with pytest.raises(ValueError, match="at most 65534 names fit into a label map, got 65535"):
+        no_label(65535)
+
+
 def test_summary_counts_pixels() -> None:
     assert example().summary() == [
         {"index": 0, "name": "background", "pixels": 3, "share": 0.375, "score": 0.5},

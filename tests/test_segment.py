@@ -88,6 +88,24 @@ def test_timesteps_snap_to_the_grid(emerdiff: EmerDiff):
     assert emerdiff.cost((40, 60), OPTIONS).unet_rows == 1 + 4 * (1 + 2 * 4)  # 301, 201, 101, 1
 
 
+def test_options_snap_before_any_image_is_seen(emerdiff: EmerDiff):
+    snapped = emerdiff.snap(replace(OPTIONS, feature_timestep=40))
+    assert snapped == replace(OPTIONS, feature_timestep=1, modulation_timestep=301)
+    assert emerdiff.snap(snapped) == snapped
+    with pytest.raises(ValueError, match="steps: expected 1 to 999, got 5000"):
+        emerdiff.snap(replace(OPTIONS, steps=5000))
+    with pytest.raises(ValueError, match="'nowhere' is no attention"):
+        emerdiff.snap(replace(OPTIONS, modulated_layer="nowhere"))
+
+
+@pytest.mark.parametrize(("width", "rows"), [(32, [4, 4]), (48, [2, 2, 2, 2]), (128, [1] * 8)])
+def test_longer_images_go_in_smaller_batches(emerdiff: EmerDiff, width: int, rows: list[int]):
+    done = [0]
+    options = replace(OPTIONS, modulation_timestep=1, batch=4)
+    emerdiff.segment(np.zeros((32, width, 3), np.uint8), options, progress=lambda count, total: done.append(count))
+    assert np.diff(done).tolist() == [1, 1, *rows]  # the queries' row, the unmodulated one, then two a mask
+
+
 def test_features_may_be_read_above_the_modulated_timestep(emerdiff: EmerDiff):
     above = emerdiff.segment(picture(), replace(OPTIONS, feature_timestep=801))
     equal = emerdiff.segment(picture(), replace(OPTIONS, feature_timestep=301))

@@ -72,6 +72,8 @@ def test_analysis_has_the_images_size(segmenter: Segmenter, analysis: Analysis) 
     assert analysis.features.shape[1:] == (6, 9)  # 48 x 72 pixels, patches of 8
     assert (analysis.origin.height, analysis.origin.width) == (40, 60)
     assert analysis.origin.options["masks"] == 4
+    assert analysis.origin.options["modulation_timestep"] == 301  # 281, snapped to the grid of 10 steps
+    assert analysis.layer_rms is not None and analysis.layer_rms > 0
 
 
 def test_labels_equal_a_slow_independent_computation(segmenter: Segmenter, analysis: Analysis) -> None:
@@ -136,7 +138,7 @@ def test_a_kept_analysis_comes_back_bit_for_bit(analysis: Analysis, segmenter: S
         analysis.save(tmp_path / name)
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
     back = Analysis.load(tmp_path / "one")
-    assert back.origin == analysis.origin
+    assert (back.origin, back.layer_rms) == (analysis.origin, analysis.layer_rms)
     for name in ("segments", "low_resolution_masks", "features"):
         assert getattr(back, name).tobytes() == getattr(analysis, name).tobytes()
     assert (segmenter.label(back, CLASSES).labels == segmenter.label(analysis, CLASSES).labels).all()
@@ -161,10 +163,29 @@ def test_a_kept_analysis_is_refused_for_anything_else(
             analysis.check(origin)
 
 
-def test_an_analysis_by_another_clip_is_not_labelled(segmenter: Segmenter, analysis: Analysis) -> None:
-    other = replace(segmenter, models=segmenter.models | {"clip": "other@1"})
-    with pytest.raises(AnalysisMismatch, match="other@1"):
-        other.label(analysis, CLASSES)
+def test_an_analysis_made_otherwise_is_not_labelled(segmenter: Segmenter, analysis: Analysis) -> None:
+    for kind in ("diffusion", "clip"):
+        with pytest.raises(AnalysisMismatch, match=f"{kind} .* instead of 'other@1'"):
+            replace(segmenter, models=segmenter.models | {kind: "other@1"}).label(analysis, CLASSES)
+    with pytest.raises(AnalysisMismatch, match=r"view\.short_side 48 instead of 32"):
+        replace(segmenter, view=View(short_side=32)).label(analysis, CLASSES)
+    with pytest.raises(AnalysisMismatch, match="dtype 'float16' instead of 'float32'"):
+        segmenter.label(replace(analysis, origin=replace(analysis.origin, dtype="float16")), CLASSES)
+    assert replace(segmenter, options=replace(OPTIONS, masks=2)).label(analysis, CLASSES).names
+
+
+def test_a_bad_view_is_told_before_the_diffusion_model_runs(
+    segmenter: Segmenter, image: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(EmerDiff, "segment", lambda *_, **__: pytest.fail("the diffusion model ran"))
+    with pytest.raises(ValueError, match="window"):
+        replace(segmenter, view=View(short_side=32, window=12, stride=8)).analyze(image)
+
+
+def test_notes_reach_the_result(segmenter: Segmenter, analysis: Analysis) -> None:
+    (note,) = segmenter.label(analysis, "cat,sky").notes
+    assert "sky" in note
+    assert segmenter.label(analysis, "cat", "none").notes == ()
 
 
 def test_files_that_are_no_analysis_are_refused(analysis: Analysis, tmp_path: Path) -> None:

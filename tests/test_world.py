@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sys
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pocket.world import BACKGROUNDS, GLYPH_FOLDER, NAMES, OBJECTS, SPLITS, caption, scene
+from pocket.world import BACKGROUNDS, GLYPH_FOLDER, NAMES, OBJECTS, SPLITS, WORLD_VERSION, caption, scene
 
 
 def test_the_promised_names_are_there_and_every_object_has_a_glyph():
@@ -34,8 +35,7 @@ def test_labels_are_exactly_the_objects_and_backgrounds_a_scene_names(index):
     assert set(one.objects) <= shown <= set(one.objects) | set(one.backgrounds)
 
 
-def test_an_object_differs_from_its_background_where_the_labels_say_so():
-    """The label map is the place where the picture changes: fill the object's pixels in, and only they differ."""
+def test_an_object_stands_out_where_the_labels_say_so():
     one = scene("tuning", 0, 4)  # a bicycle on lava
     inside = np.isin(one.labels, [NAMES.index(name) for name in one.objects])
     assert 0.01 < inside.mean() < 0.9
@@ -59,6 +59,21 @@ def test_the_command_writes_images_labels_and_classes(tmp_path):
         assert np.array_equal(np.asarray(image), expected.image)
         assert np.array_equal(np.asarray(labels), expected.labels)
     assert len(list(tmp_path.glob("*/*.png"))) == 4
+
+
+def test_the_command_refuses_a_folder_with_other_scenes(tmp_path):
+    command = [sys.executable, "-m", "pocket.world", "--out", str(tmp_path), "--count"]
+    subprocess.run([*command, "2"], check=True)
+    subprocess.run([*command, "2"], check=True)
+    done = subprocess.run([*command, "1"], capture_output=True, text=True)
+    assert done.returncode == 2 and "00001.png" in done.stderr
+
+
+def test_this_is_world_1():
+    """A world that changes must get another version, or training, tuning and figures would speak of different ones."""
+    labels = np.stack([scene("evaluation", 0, index).labels for index in range(3)])
+    assert WORLD_VERSION == 1
+    assert hashlib.sha256(labels.tobytes()).hexdigest()[:16] == "7496df1c620ffbb1"
 
 
 def test_the_command_refuses_a_negative_seed(tmp_path):
