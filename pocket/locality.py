@@ -3,8 +3,11 @@
 So small a CLIP, trained on whole pictures, lets every patch carry the whole caption, and dense features are lost. Here
 the residual stream reserves channels that hold a patch's row and column as one-hot vectors; in every head, queries
 copy them and keys answer them with a large negative number wherever rows or columns lie further apart than `RADIUS`.
-Nothing else reads or writes these channels. The result is a plain open_clip ViT whose softmax is local by its weights:
-no mask and no code of its own is needed to run it.
+Nothing else reads or writes these channels. The result is a plain open_clip ViT: no mask and no code of its own is
+needed to run it.
+
+Its limit: layer norm shares its scale and mean with the other channels. An untrained tower is local exactly; in a
+trained one activations grow until the positions no longer rule every softmax, and features reach further.
 """
 
 from __future__ import annotations
