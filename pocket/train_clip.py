@@ -4,9 +4,9 @@
 
 Pictures are windows of scenes, most of them laid round objects. Two losses, both on whole-image embeddings:
 CLIP's contrastive loss with a caption of what the window shows, and cross-entropy of the image against one prompt for
-every name of the world, the target spread evenly over the names it shows. Attention starts out local by its
-weights (see `pocket.locality`), and in half of the steps the last block attends to itself alone, as MaskCLIP has it, which keeps
-that path in the text space of so small a model. The result is an ordinary ViT.
+every name of the world, the target spread evenly over the names it shows. Attention starts out local by its weights
+(see `pocket.locality`), and in half of the steps the last block attends to itself alone, as MaskCLIP has it, which
+keeps that path in the text space of so small a model. The result is an ordinary ViT.
 
 How much it is told: the losses see one embedding a window and the names it shows, not where in the window they are.
 But windows are laid round objects, and named, by the scenes' label maps, as a photographer frames and names a thing.
