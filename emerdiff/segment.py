@@ -8,22 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from math import floor, isqrt
+from math import isqrt
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from emerdiff.clusters import cluster_queries, upsample_naively
 from emerdiff.diffusion import LatentDiffusion
 from emerdiff.hooks import record_output
+from emerdiff.image import checked_size, nearest, network_size, to_tensor
 from emerdiff.inversion import Step, draw_noise, noisy_latent
 from emerdiff.modulate import PLACEMENTS, Modulation, difference_maps, modulated_latents
 
-MAX_ASPECT = 4
 UPSAMPLINGS = ("modulated", "naive")
 
 
@@ -75,6 +74,7 @@ class Segments:
     difference_maps: np.ndarray | None  # (K, H', W') float32 at the network's input size, after smoothing
     feature_timestep: int  # t_f as snapped to the grid
     modulation_timestep: int  # t_m as snapped to the grid
+    network_size: tuple[int, int]  # (H', W'), pixels
     layer_rms: float | None  # RMS of the modulated tensor, unmodulated, at t_m; None with naive upsampling
     options: Options
 
@@ -113,11 +113,11 @@ class EmerDiff:
         positions, unknown layers, or two layers of different levels.
         """
         options = options or Options()
-        cost = self.cost(_checked(image), options)
+        cost = self.cost(checked_size(image), options)
         count_rows = _counter(cost.unet_rows, progress)
         feature_step, steps = self._steps(options)
 
-        x_0 = self.diffusion.encode(_to_tensor(image, cost.height, cost.width))
+        x_0 = self.diffusion.encode(to_tensor(image, cost.height, cost.width))
         feature_latent, path = self._noisy_path(x_0, feature_step, steps, options)
         queries = self._queries(feature_latent, feature_step, options.feature_layer)
         count_rows(1)
@@ -132,12 +132,13 @@ class EmerDiff:
             maps, layer_rms = self._difference_maps(steps, path, masks, options, count_rows)
             labels = maps.argmax(axis=0)
         return Segments(
-            labels=_nearest(labels.astype(np.int32), image.shape[:2]),
+            labels=nearest(labels.astype(np.int32), image.shape[:2]),
             low_resolution_masks=ids.reshape(grid),
             queries=queries.numpy(),
             difference_maps=maps if options.keep_difference_maps else None,
             feature_timestep=feature_step.timestep,
             modulation_timestep=steps[0].timestep,
+            network_size=(cost.height, cost.width),
             layer_rms=layer_rms,
             options=options,
         )
@@ -212,30 +213,17 @@ class EmerDiff:
         return max(1, options.batch * options.base_size**2 // pixels)
 
 
-def network_size(image_size: tuple[int, int], base_size: int, multiple: int) -> tuple[int, int]:
-    """Return the (H', W') at which an image of (H, W) goes through the network.
+def naive_segments(
+    low_resolution_masks: np.ndarray, network_size: tuple[int, int], image_size: tuple[int, int]
+) -> np.ndarray:
+    """Return what `segment` gives with upsampling="naive", from kept low-resolution masks: no model is run.
 
-    The shorter side becomes base_size, the aspect is kept, and both are rounded to the nearest multiple.
+    low_resolution_masks: (h, w) int, ids 0..K-1; sizes (H', W') in the network and (H, W) of the image in pixels.
+    Returns (H, W) int32.
     """
-    short, long = sorted(image_size)
-    if short < 1 or long > MAX_ASPECT * short:
-        height, width = image_size
-        raise ValueError(f"image: expected an aspect of at most {MAX_ASPECT}:1, got {width}x{height} (width x height)")
-    height, width = (multiple * max(1, floor(side * base_size / short / multiple + 0.5)) for side in image_size)
-    return height, width
-
-
-def _checked(image: np.ndarray) -> tuple[int, int]:
-    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        got = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-        raise ValueError(f"image: expected a (H, W, 3) uint8 array, got {got}")
-    return image.shape[0], image.shape[1]
-
-
-def _to_tensor(image: np.ndarray, height: int, width: int) -> Tensor:
-    """(H, W, 3) uint8 -> (1, 3, H', W') float32 in [-1, 1]."""
-    resized = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
-    return torch.from_numpy(np.array(resized, dtype=np.float32) / 127.5 - 1).permute(2, 0, 1)[None]
+    ids = torch.from_numpy(low_resolution_masks)
+    masks = ids == torch.arange(int(ids.max()) + 1)[:, None, None]
+    return nearest(upsample_naively(masks, network_size).astype(np.int32), image_size)
 
 
 def _grid_of(positions: int, latent_size: torch.Size) -> tuple[int, int]:
@@ -243,12 +231,6 @@ def _grid_of(positions: int, latent_size: torch.Size) -> tuple[int, int]:
     height, width = latent_size
     factor = isqrt(height * width // positions)
     return height // factor, width // factor
-
-
-def _nearest(labels: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
-    """Bring an index map to another size by nearest neighbour, pixel centres on pixel centres."""
-    rows, columns = (((2 * np.arange(new) + 1) * old // (2 * new)) for old, new in zip(labels.shape, size, strict=True))
-    return labels[rows[:, None], columns]
 
 
 def _counter(total: int, progress: Callable[[int, int], None] | None) -> Callable[[int], None]:

@@ -19,7 +19,14 @@ from safetensors.numpy import save
 from ovseg.result import write_atomically
 
 FORMAT = "ovseg analysis 1"
-ARRAYS = {"segments": ("int32", 2), "low_resolution_masks": ("int32", 2), "features": ("float16", 3)}
+ARRAYS = {
+    "segments": ("int32", 2),
+    "low_resolution_masks": ("int32", 2),
+    "queries": ("float16", 2),
+    "features": ("float16", 3),
+    "difference_maps": ("uint8", 3),
+}
+MAP_SIDE = 128  # the longer side of kept difference maps is at most this, pixels
 
 
 class AnalysisMismatch(ValueError):
@@ -46,14 +53,20 @@ class Analysis:
 
     segments: (H, W) int32 at the image's own size, ids 0..K-1.
     low_resolution_masks: (h', w') int32, the clusters the segments came from.
+    queries: (h'*w', D) float16, the diffusion model's query vectors that were clustered, row by row.
     features: (C, h, w) float16, dense CLIP features in the text space.
+    difference_maps: (K, h", w") uint8, small and on a common scale, to look at; K = 0 with naive upsampling.
+    network_size: (H', W') of the image in the diffusion model, pixels.
     layer_rms: RMS of the modulated layer's output, the unit of `strength`; None with naive upsampling.
     origin: what it was made from.
     """
 
     segments: np.ndarray
     low_resolution_masks: np.ndarray
+    queries: np.ndarray
     features: np.ndarray
+    difference_maps: np.ndarray
+    network_size: tuple[int, int]
     layer_rms: float | None
     origin: Origin
 
@@ -76,7 +89,12 @@ class Analysis:
     def save(self, path: str | Path) -> None:
         """Write it as a safetensors file, whole or not at all."""
         arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in ARRAYS}
-        facts = {"format": FORMAT, "layer_rms": self.layer_rms, "origin": asdict(self.origin)}
+        facts = {
+            "format": FORMAT,
+            "network_size": self.network_size,
+            "layer_rms": self.layer_rms,
+            "origin": asdict(self.origin),
+        }
         content = json.dumps(facts, sort_keys=True)
         # One entry only: safetensors writes several in an order that changes from call to call.
         write_atomically(Path(path), save(arrays, metadata={"ovseg": content}))
@@ -96,12 +114,25 @@ class Analysis:
                     raise ValueError(f"expected the format {FORMAT!r}, got {metadata.get('format')!r}")
                 arrays = {name: file.get_tensor(name) for name in ARRAYS}
                 layer_rms, origin = metadata["layer_rms"], Origin(**metadata["origin"])
+                height, width = metadata["network_size"]
             for name, (dtype, axes) in ARRAYS.items():
                 if arrays[name].dtype != dtype or arrays[name].ndim != axes:
                     raise ValueError(f"{name}: expected {axes} axes of {dtype}, got {arrays[name].dtype}")
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path}: not a saved analysis ({error})") from error
-        return cls(**arrays, layer_rms=layer_rms, origin=origin)
+        return cls(**arrays, network_size=(height, width), layer_rms=layer_rms, origin=origin)
+
+
+def small_maps(maps: np.ndarray | None) -> np.ndarray:
+    """Difference maps (K, H', W') float as they are kept: uint8, the largest value 255, at most `MAP_SIDE` wide.
+
+    None (naive upsampling has none) gives (0, 1, 1).
+    """
+    if maps is None:
+        return np.zeros((0, 1, 1), np.uint8)
+    step = -(-max(maps.shape[1:]) // MAP_SIDE)
+    kept = maps[:, ::step, ::step]
+    return np.round(kept * (255 / max(float(kept.max()), 1e-12))).astype(np.uint8)
 
 
 def image_sha256(image: np.ndarray) -> str:

@@ -1,7 +1,7 @@
 """The command line: `ovseg label`, `ovseg masks`, `ovseg models`.
 
 Exit codes: 0 all went well, 1 some images failed, 2 a mistake in the call or missing weights (one line says which).
-Here is the grammar and its help; what the commands do is in `ovseg.commands`, loaded once it is known which one.
+Here is the grammar and its help; what a command does is loaded once it is known which one (`run`: module:function).
 """
 
 from __future__ import annotations
@@ -10,16 +10,20 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 
-from ovseg import __version__
+from eval.cli import add_eval
+from ovseg import __version__, flags
 
-DTYPES = ("float32", "float16", "bfloat16")
 LABEL_EXAMPLES = """\
 examples:
   ovseg label photo.jpg --classes "cat,dog,sofa"
   ovseg label photo.jpg --classes "cat;kitten,dog;puppy" --background none
   ovseg label photos/ --classes-file classes.txt --out run1 --masks 20
   ovseg label scene.png --classes cat,grass --preset pocket          (works offline)
+  ovseg label photos/ --classes cat,dog --out run1 --keep-analysis
+  ovseg label photos/ --classes cow,pig --out run2 --analyses run1   (other classes, in seconds)
+  ovseg label photos/ --classes cat --out run1 --shard 1/4           (and 2/4, 3/4, 4/4 on other machines)
   ovseg label photo.jpg --classes cat --diffusion /models/sd21 --clip timm/vit_base_patch16_clip_224.openai
 
 A semicolon separates a class's name from its aliases; a class file has one class a line, `name; alias`, # comments.
@@ -30,7 +34,8 @@ A semicolon separates a class's name from its aliases; a class file has one clas
   sky,wall     your own words compete
 
 OUT gets run.json and, for each image: ID.png (class indices in the order of the list, background in front as 0,
-255 = no label), ID.overlay.png (to look at, with a legend), ID.json (pixels, share and score per class)."""
+255 = no label), ID.overlay.png (to look at, with a legend), ID.masks.png (mask numbers), ID.json (pixels, share and
+score per class, a row per mask). The same command once more does only what is left; Ctrl-C stops after an image."""
 MASKS_EXAMPLES = """\
 examples:
   ovseg masks photo.jpg
@@ -47,14 +52,15 @@ examples:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
+    for stream in (sys.stdout, sys.stderr):  # a file name may hold bytes that no encoding has
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     options = _parser().parse_args(arguments)
     # Their loading bars and advice would bury our own lines.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     try:
-        from ovseg import commands
-
-        return int(getattr(commands, options.run)(options))
+        module, function = options.run.split(":")
+        return int(getattr(import_module(module), function)(options))
     except (ValueError, OSError) as error:
         print(f"ovseg: error: {error}", file=sys.stderr)
         return 2
@@ -81,46 +87,32 @@ def _parser() -> argparse.ArgumentParser:
     classes.add_argument("--classes", metavar="LIST", help='class names, such as "cat;kitten,dog"')
     classes.add_argument("--classes-file", metavar="FILE", help="class names, one a line")
     label.add_argument("--background", default="words", metavar="RULE", help="what is none of the classes, see below")
-    _add_common(label, "ovseg-labels")
-    label.add_argument("--clip", metavar="C", help="with --diffusion: open_clip folder or hub id")
-    label.set_defaults(run="run_label")
+    flags.add_inputs(label)
+    flags.add_run(label, "ovseg-labels")
+    flags.add_models(label)
+    flags.add_method(label)
+    flags.add_analyses(label)
+    label.set_defaults(run="ovseg.commands:run_label")
 
     masks = commands.add_parser(
         "masks", help="masks alone, without class names", epilog=MASKS_EXAMPLES, formatter_class=plain
     )
-    _add_common(masks, "ovseg-masks")
-    masks.set_defaults(run="run_masks", clip=None)
+    flags.add_inputs(masks)
+    flags.add_run(masks, "ovseg-masks")
+    flags.add_models(masks, clip=False)
+    flags.add_method(masks)
+    masks.set_defaults(run="ovseg.commands:run_masks", clip=None)
 
     models = commands.add_parser(
         "models", help="list the presets, fetch weights", epilog=MODELS_EXAMPLES, formatter_class=plain
     )
-    models.set_defaults(run="run_models")
+    models.set_defaults(run="ovseg.commands:run_models")
     actions = models.add_subparsers(metavar="")
     fetch = actions.add_parser("fetch", help="download a preset's weights into the hub's cache")
     fetch.add_argument("preset", metavar="PRESET", help="a name that `ovseg models` lists")
-    fetch.set_defaults(run="run_fetch")
+    fetch.set_defaults(run="ovseg.commands:run_fetch")
+    add_eval(commands)
     return parser
-
-
-def _add_common(parser: argparse.ArgumentParser, out: str) -> None:
-    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="image files, or folders with images")
-    parser.add_argument("--out", default=out, metavar="DIR", help=f"folder for the results (default {out})")
-    parser.add_argument("--overwrite", action="store_true", help="replace results that are already in --out")
-    models = parser.add_argument_group("models")
-    models.add_argument("--preset", metavar="P", help="sd14-vitb16 (default), pocket, ...; see `ovseg models`")
-    models.add_argument("--diffusion", metavar="D", help="instead: diffusers folder or hub id, of SD 1.x/2.x's shape")
-    models.add_argument("--device", default="auto", help="auto (a CUDA GPU, else the CPU), cpu, cuda, cuda:1, mps")
-    models.add_argument("--dtype", default="float32", choices=DTYPES, help="numbers in the networks (default float32)")
-    method = parser.add_argument_group("method (defaults: the preset's, and those of the EmerDiff paper)")
-    method.add_argument("--masks", type=int, metavar="K", help="masks per image (30; pocket: 20)")
-    method.add_argument("--steps", type=int, metavar="N", help="denoising steps of the whole schedule (50)")
-    method.add_argument("--t-f", type=int, metavar="T", help="timestep whose queries are clustered (1)")
-    method.add_argument("--t-m", type=int, metavar="T", help="timestep at which a mask is nudged (281)")
-    method.add_argument("--strength", type=float, metavar="X", help="lambda, how strongly it is nudged (10)")
-    method.add_argument("--no-injection", action="store_true", help="do not keep the attention maps while nudging")
-    method.add_argument("--sigma", type=float, metavar="PX", help="Gaussian smoothing of the difference maps")
-    method.add_argument("--upsampling", choices=("modulated", "naive"), help="naive: the quick, blocky baseline")
-    method.add_argument("--seed", type=int, metavar="S", help="of the noise and the clustering (0)")
 
 
 if __name__ == "__main__":

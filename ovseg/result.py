@@ -83,23 +83,37 @@ class Segmentation:
             rows.append({"index": index, "name": name, "pixels": pixels, "share": share, "score": score})
         return rows
 
+    def mask_rows(self) -> list[dict[str, Any]]:
+        """One row per mask in use: mask (its id in `segments`), class (index into names; None where a pixel of it has
+        no label), score (probability of that class, 0..1; None likewise), pixels."""
+        ids, first, pixels = np.unique(self.segments, return_index=True, return_counts=True)
+        rows = []
+        for mask, position, count in zip(ids.tolist(), first, pixels.tolist(), strict=True):
+            index = int(self.labels.flat[position])
+            known = index < len(self.names)
+            score = round(float(self.mask_scores[mask, index]), 6) if known else None
+            rows.append({"mask": mask, "class": index if known else None, "score": score, "pixels": count})
+        return rows
+
     def overlay(self, image: np.ndarray) -> Image.Image:
         """`image` (H, W, 3) uint8 under the coloured labels, with a legend; see `draw.overlay`."""
         return draw.overlay(image, self.labels, self.names, self.colours)
 
     def save(self, folder: str | Path, id: str, image: np.ndarray | None = None) -> None:
-        """Write `<id>.png` (exact indices) and `<id>.json` into `folder`; given the image, `<id>.overlay.png` too."""
+        """Write `<id>.png` (exact indices), `<id>.masks.png` (mask numbers) and `<id>.json` (size, a row per class, a
+        row per mask) into `folder`; given the image, (H, W, 3) uint8, `<id>.overlay.png` too."""
         folder = Path(folder)
         height, width = self.labels.shape
         facts = {
             "id": id,
             "width": width,
             "height": height,
-            "masks": int(np.unique(self.segments).size),
             "no_label_pixels": int((self.labels == no_label(len(self.names))).sum()),
             "classes": self.summary(),
+            "masks": self.mask_rows(),
         }
         write_atomically(folder / f"{id}.png", index_png(self.labels, self.colours))
+        write_atomically(folder / f"{id}.masks.png", masks_png(self.segments))
         write_atomically(folder / f"{id}.json", json_bytes(facts))
         if image is not None:
             write_atomically(folder / f"{id}.overlay.png", png_bytes(self.overlay(image)))
@@ -110,12 +124,17 @@ def save_masks(folder: str | Path, id: str, image: np.ndarray, segments: np.ndar
 
     image: (H, W, 3) uint8; segments: (H, W) int, ids from 0. Returns the number of masks.
     """
-    highest = int(segments.max())
-    colours = draw.distinct_colours(highest + 1)
-    index_type = np.uint8 if highest < MOST_NAMES_8_BIT else np.uint16
-    write_atomically(Path(folder) / f"{id}.png", index_png(segments.astype(index_type), colours))
+    colours = draw.distinct_colours(int(segments.max()) + 1)
     write_atomically(Path(folder) / f"{id}.overlay.png", png_bytes(draw.paint(image, segments, colours)))
+    write_atomically(Path(folder) / f"{id}.png", masks_png(segments))
     return int(np.unique(segments).size)
+
+
+def masks_png(segments: np.ndarray) -> bytes:
+    """Mask numbers (H, W) from 0 as PNG bytes, exact: 8-bit with a palette, 16-bit where there are over 254."""
+    highest = int(segments.max())
+    index_type = np.uint8 if highest < MOST_NAMES_8_BIT else np.uint16
+    return index_png(segments.astype(index_type), draw.distinct_colours(highest + 1))
 
 
 def index_png(labels: np.ndarray, colours: Sequence[draw.Colour]) -> bytes:
@@ -148,7 +167,8 @@ def png_bytes(picture: Image.Image) -> bytes:
 
 def json_bytes(value: object) -> bytes:
     """A value as UTF-8 JSON, indented, with a newline at the end."""
-    return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()
+    # Bytes of a file name that are no UTF-8 come as lone surrogates; "\udce9" in JSON reads back as the same one.
+    return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -23,7 +23,7 @@ import torch
 import prompts
 from emerdiff import EmerDiff, Options
 from ovseg import presets
-from ovseg.analysis import Analysis, Origin, image_sha256
+from ovseg.analysis import Analysis, AnalysisMismatch, Origin, image_sha256, small_maps
 from ovseg.classes import Background, ClassList, Vocabulary, build_vocabulary
 from ovseg.clip import Clip
 from ovseg.dense import View, cell_size
@@ -94,7 +94,7 @@ class Segmenter:
         Raises OSError for files that are missing, ValueError for ones that do not fit.
         """
         sentences = prompts.templates(templates)
-        place = choose_device(device)
+        place = find_device(device)
         model = EmerDiff.from_pretrained(diffusion, device=place, dtype=dtype)
         seer = Clip.from_pretrained(clip, device=place, dtype=dtype)
         return cls(
@@ -119,14 +119,37 @@ class Segmenter:
         """
         origin = self.origin(image, options)
         features = self.clip.dense_features(image, self.view)  # first: it takes seconds, and refuses a bad view
-        segments = self.emerdiff.segment(image, options or self.options, progress=progress)
+        options = options or self.options
+        keeping = replace(options, keep_difference_maps=options.upsampling != "naive")
+        segments = self.emerdiff.segment(image, keeping, progress=progress)
         return Analysis(
             segments=segments.labels,
             low_resolution_masks=segments.low_resolution_masks,
+            queries=segments.queries.astype(np.float16),
             features=features.astype(np.float16),
+            difference_maps=small_maps(segments.difference_maps),
+            network_size=segments.network_size,
             layer_rms=segments.layer_rms,
             origin=origin,
         )
+
+    def analyze_or_load(
+        self, image: np.ndarray, path: str | Path, *, progress: Progress | None = None, replacing: bool = False
+    ) -> tuple[Analysis, bool]:
+        """The kept analysis at `path`, or a new one if there is none; and whether it is new.
+
+        replacing: a kept one that does not fit gives way to a new one; otherwise it raises `AnalysisMismatch`.
+        Other errors: as `analyze` and `Analysis.load`.
+        """
+        if Path(path).is_file():
+            try:
+                kept = Analysis.load(path)
+                kept.check(self.origin(image))
+                return kept, False
+            except AnalysisMismatch as error:
+                if not replacing:
+                    raise AnalysisMismatch(f"{path}: {error}") from error
+        return self.analyze(image, progress=progress), True
 
     def origin(self, image: np.ndarray, options: Options | None = None) -> Origin:
         """What an analysis of this image would be made from, for `Analysis.check` of a kept one."""
@@ -202,7 +225,7 @@ def native_view(clip: Clip) -> View:
     return View(short_side=size * 3 // 2, window=size, stride=max(1, size // 2 // cell) * cell)
 
 
-def choose_device(name: str) -> torch.device:
+def find_device(name: str) -> torch.device:
     """ "auto" is a CUDA GPU if there is one, else the CPU; anything else as torch names it. ValueError if unusable."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")

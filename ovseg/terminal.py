@@ -1,4 +1,4 @@
-"""What a run says while it goes: rich progress bars and a table on a terminal, plain lines in a pipe.
+"""What a run says while it goes: rich progress bars on a terminal, plain lines in a pipe.
 
 Results go to standard output; notes, warnings and errors to standard error.
 """
@@ -6,13 +6,15 @@ Results go to standard output; notes, warnings and errors to standard error.
 from __future__ import annotations
 
 import sys
+import time
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from ovseg.batch import Item
+from ovseg.inputs import Item
+
+STOPPING = "stopping after this image; the same command goes on from there (Ctrl-C once more stops at once)"
 
 
 def say(text: str) -> None:
@@ -28,72 +30,82 @@ def duration(seconds: float) -> str:
 
 
 class PlainReport:
-    """One line an image."""
+    """One line an image, with the time that is left."""
 
-    def __init__(self) -> None:
-        self._place = ""
+    def __init__(self, finished: int, total: int) -> None:
+        self._done, self._total, self._first = finished, total, finished
+        self._begin = time.monotonic()
 
     def __enter__(self) -> PlainReport:
+        if self._done:
+            say(f"{self._done} of {self._total} images are finished already")
         return self
 
     def __exit__(self, *exception: object) -> None:
         pass
 
-    def image_started(self, number: int, total: int, item: Item) -> None:
-        self._place = f"[{number}/{total}]"
+    def image_started(self, item: Item) -> None:
+        self._done += 1
 
     def rows(self, done: int, total: int) -> None:
         pass
 
     def image_done(self, item: Item, summary: str, seconds: float) -> None:
-        print(f"{self._place} {item.id}: {summary} ({duration(seconds)})", flush=True)
+        left = ""
+        if self._done < self._total:
+            each = (time.monotonic() - self._begin) / (self._done - self._first)
+            left = f", {duration(each * (self._total - self._done))} left"
+        print(f"[{self._done}/{self._total}] {item.id}: {summary} ({duration(seconds)}{left})", flush=True)
 
     def image_failed(self, item: Item, error: str) -> None:
-        say(f"{self._place} {item.id}: failed: {error}")
+        say(f"[{self._done}/{self._total}] {item.id}: failed: {error}")
+
+    def stopping(self) -> None:
+        say(STOPPING)
 
 
 class RichReport:
-    """Two progress bars while the run goes, a table when it ends."""
+    """A line an image, over two progress bars: of the images, with rate and time left, and of the image at hand."""
 
-    def __init__(self) -> None:
+    def __init__(self, finished: int, total: int) -> None:
         self._console = Console()
-        self._table = Table("image", "result", "time")
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f}"))
-        self._bars = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=self._console)
-        self._images: TaskID | None = None
-        self._steps: TaskID | None = None
+        rate = TextColumn("{task.fields[rate]}")
+        self._bars = Progress(*columns, rate, TimeElapsedColumn(), TimeRemainingColumn(), console=self._console)
+        self._images = self._bars.add_task("images", total=total, completed=finished, rate="")
+        self._steps = self._bars.add_task("", total=1, rate="")
+        self._begin, self._first, self._done = time.monotonic(), finished, finished
 
     def __enter__(self) -> RichReport:
         self._bars.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self._bars.update(self._steps, visible=False)
         self._bars.stop()
-        if self._table.row_count:
-            self._console.print(self._table)
 
-    def image_started(self, number: int, total: int, item: Item) -> None:
-        if self._images is None or self._steps is None:
-            self._images = self._bars.add_task("images", total=total)
-            self._steps = self._bars.add_task("", total=1)
+    def image_started(self, item: Item) -> None:
         self._bars.reset(self._steps, total=1, description=f"denoising {escape(item.id)}")
 
     def rows(self, done: int, total: int) -> None:
-        if self._steps is not None:
-            self._bars.update(self._steps, completed=done, total=total)
+        self._bars.update(self._steps, completed=done, total=total)
 
     def image_done(self, item: Item, summary: str, seconds: float) -> None:
-        self._end(item, escape(summary), duration(seconds))
+        self._end(f"{escape(item.id)}: {escape(summary)} ({duration(seconds)})")
 
     def image_failed(self, item: Item, error: str) -> None:
-        self._end(item, f"[red]failed:[/red] {escape(error)}", "")
+        self._end(f"{escape(item.id)}: [red]failed:[/red] {escape(error)}")
 
-    def _end(self, item: Item, result: str, time: str) -> None:
-        self._table.add_row(escape(item.id), result, time)
-        if self._images is not None:
-            self._bars.advance(self._images)
+    def stopping(self) -> None:
+        self._console.print(STOPPING)
+
+    def _end(self, line: str) -> None:
+        self._console.print(line, highlight=False)
+        self._done += 1
+        each = (time.monotonic() - self._begin) / (self._done - self._first)
+        self._bars.update(self._images, completed=self._done, rate=f"{duration(each)} an image")
 
 
-def make_report() -> PlainReport | RichReport:
-    """Progress bars where standard output is a terminal, else plain lines."""
-    return RichReport() if sys.stdout.isatty() else PlainReport()
+def make_report(finished: int, total: int) -> PlainReport | RichReport:
+    """Progress bars where standard output is a terminal, else plain lines; `finished` of `total` images are already."""
+    return RichReport(finished, total) if sys.stdout.isatty() else PlainReport(finished, total)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
 from emerdiff import Cost, EmerDiff, Options
-from emerdiff.segment import _nearest, network_size
+from emerdiff.image import nearest, network_size
 
 OPTIONS = Options(masks=4, steps=10, base_size=32)
 
@@ -232,9 +232,9 @@ def test_network_size_keeps_the_aspect(short: int, aspect: float, base: int, mul
 
 def test_nearest_neighbour():
     labels = np.array([[0, 1], [2, 3]])
-    assert _nearest(labels, (4, 2)).tolist() == [[0, 1], [0, 1], [2, 3], [2, 3]]
-    assert _nearest(np.arange(6)[None], (1, 3)).tolist() == [[1, 3, 5]]
-    assert _nearest(np.arange(6)[None], (1, 2)).tolist() == [[1, 4]]
+    assert nearest(labels, (4, 2)).tolist() == [[0, 1], [0, 1], [2, 3], [2, 3]]
+    assert nearest(np.arange(6)[None], (1, 3)).tolist() == [[1, 3, 5]]
+    assert nearest(np.arange(6)[None], (1, 2)).tolist() == [[1, 4]]
 
 
 @settings(max_examples=30, deadline=None)
@@ -242,8 +242,8 @@ def test_nearest_neighbour():
 def test_nearest_neighbour_undoes_an_enlargement(height: int, width: int, factor: int):
     labels = np.arange(height * width).reshape(height, width)
     large = labels.repeat(factor, axis=0).repeat(factor, axis=1)
-    assert np.array_equal(_nearest(labels, large.shape), large)
-    assert np.array_equal(_nearest(large, labels.shape), labels)
+    assert np.array_equal(nearest(labels, large.shape), large)
+    assert np.array_equal(nearest(large, labels.shape), labels)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from ovseg.analysis import Analysis, AnalysisMismatch, image_sha256
 from ovseg.dense import View
 from ovseg.images import ImageError
 from ovseg.presets import PRESETS, Preset
-from ovseg.segmenter import Segmenter, choose_device, expected_seconds
+from ovseg.segmenter import Segmenter, find_device, expected_seconds
 
 OPTIONS = Options(masks=4, steps=10, base_size=32)
 CLASSES = "cat;kitten,dog,tree"
@@ -212,10 +212,10 @@ def test_what_cannot_be_used_is_said(segmenter: Segmenter, tiny_clip: Path) -> N
     with pytest.raises(ValueError, match="4:1"):
         segmenter.analyze(np.zeros((8, 80, 3), np.uint8))
     with pytest.raises(ValueError, match="device 'tpu'"):
-        choose_device("tpu")
+        find_device("tpu")
     with pytest.raises(OSError, match="/no/such"):
         Segmenter.from_pretrained("/no/such", tiny_clip, device="cpu")
-    assert choose_device("cpu") == torch.device("cpu")
+    assert find_device("cpu") == torch.device("cpu")
 
 
 def test_expected_time_grows_with_the_work(segmenter: Segmenter) -> None:

@@ -1,0 +1,45 @@
+"""An image between its own size and the network's: aspect kept, sides whole multiples, label maps back by nearest."""
+
+from __future__ import annotations
+
+from math import floor
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+MAX_ASPECT = 4
+
+
+def network_size(image_size: tuple[int, int], base_size: int, multiple: int) -> tuple[int, int]:
+    """Return the (H', W') at which an image of (H, W) goes through the network.
+
+    The shorter side becomes base_size, the aspect is kept, and both are rounded to the nearest multiple.
+    """
+    short, long = sorted(image_size)
+    if short < 1 or long > MAX_ASPECT * short:
+        height, width = image_size
+        raise ValueError(f"image: expected an aspect of at most {MAX_ASPECT}:1, got {width}x{height} (width x height)")
+    height, width = (multiple * max(1, floor(side * base_size / short / multiple + 0.5)) for side in image_size)
+    return height, width
+
+
+def checked_size(image: np.ndarray) -> tuple[int, int]:
+    """Return the (H, W) of an image; ValueError unless it is a (H, W, 3) uint8 array."""
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        got = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise ValueError(f"image: expected a (H, W, 3) uint8 array, got {got}")
+    return image.shape[0], image.shape[1]
+
+
+def to_tensor(image: np.ndarray, height: int, width: int) -> Tensor:
+    """(H, W, 3) uint8 -> (1, 3, H', W') float32 in [-1, 1]."""
+    resized = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.array(resized, dtype=np.float32) / 127.5 - 1).permute(2, 0, 1)[None]
+
+
+def nearest(labels: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    """Return an index map at another size, by nearest neighbour, pixel centres on pixel centres."""
+    rows, columns = (((2 * np.arange(new) + 1) * old // (2 * new)) for old, new in zip(labels.shape, size, strict=True))
+    return labels[rows[:, None], columns]

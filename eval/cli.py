@@ -1,0 +1,92 @@
+"""The grammar of `ovseg eval`: check a data set, predict, score, the unsupervised protocols, ablations.
+
+What a command does is loaded once it is known which one; nothing heavy is imported here.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from ovseg import flags
+
+EVAL_EXAMPLES = """\
+examples:
+  ovseg eval check voc21 --root data/VOCdevkit/VOC2012
+  ovseg eval predict voc21 --root data/VOCdevkit/VOC2012 --method maskclip+emerdiff --out runs/voc21
+  ovseg eval score voc21 --root data/VOCdevkit/VOC2012 --predictions runs/voc21
+  ovseg eval predict pocket --preset pocket --limit 20 --out runs/pocket                (works offline)"""
+PREDICT_EXAMPLES = """\
+examples:
+  ovseg eval predict ade20k --root data/ade/ADEChallengeData2016 --method maskclip --out runs/ade-maskclip
+  ovseg eval predict custom --root my-data --preset pocket --limit 50 --out runs/mine
+  ovseg eval predict voc20 --root R --out runs/e --keep-analysis
+  ovseg eval predict voc20 --root R --out runs/n --method maskclip+naive --analyses runs/e      (no diffusion again)
+  accelerate launch -m ovseg.cli eval predict voc20 --root R --out runs/e --score                (every GPU a part)
+
+methods:
+  maskclip            the dense features alone, every pixel by itself
+  maskclip+naive      pooled over the low-resolution masks, naively upsampled
+  maskclip+slic       pooled over SLIC superpixels, as many as masks
+  maskclip+emerdiff   pooled over EmerDiff's masks (default)
+protocols (image size, windows, logit scale, background rule; the published rows of one are never set beside another's):
+  sclip, tcl, maskclip   of these papers;   native   as `ovseg label` does it (default for pocket, camvid, custom)
+
+OUT is a run folder: run.json and, for each image, ID.png (class indices) and ID.masks.png. The same command once more
+does only what is left."""
+SCORE_EXAMPLES = """\
+examples:
+  ovseg eval score voc21 --root R --predictions runs/maskclip runs/emerdiff
+  ovseg eval score voc21 --root R --predictions runs/emerdiff --best-label     (the masks alone: reads labels)
+
+Writes results.json, table.md and classes.csv into --out. mIoU and its kin in percent, at the labels' own resolution."""
+METHODS = ("maskclip", "maskclip+naive", "maskclip+slic", "maskclip+emerdiff")
+
+
+def add_eval(commands: Any) -> None:
+    """Add `eval` and its commands to the command line's subparsers."""
+    plain = argparse.RawDescriptionHelpFormatter
+    eval_parser = commands.add_parser(
+        "eval", help="benchmarks: check, predict, score, ...", epilog=EVAL_EXAMPLES, formatter_class=plain
+    )
+    actions = eval_parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    check = actions.add_parser("check", help="is a data set complete on this disk?")
+    _add_dataset(check)
+    check.set_defaults(run="eval.check:run")
+
+    predict = actions.add_parser(
+        "predict", help="label a data set's images", epilog=PREDICT_EXAMPLES, formatter_class=plain
+    )
+    _add_dataset(predict)
+    _add_limit(predict)
+    _add_approach(predict)
+    flags.add_run(predict, None)
+    flags.add_analyses(predict)
+    flags.add_models(predict)
+    flags.add_method(predict)
+    predict.add_argument("--score", action="store_true", help="score when all is done (on the first process)")
+    predict.set_defaults(run="eval.predict:run")
+
+    score = actions.add_parser("score", help="score run folders", epilog=SCORE_EXAMPLES, formatter_class=plain)
+    _add_dataset(score)
+    score.add_argument("--predictions", nargs="+", required=True, metavar="RUN", help="folders that predict wrote")
+    score.add_argument("--best-label", action="store_true", help="give every mask its majority class first (an oracle)")
+    score.add_argument("--out", metavar="DIR", help="folder for the tables (default: the first RUN)")
+    score.set_defaults(run="eval.score:run")
+
+
+def _add_dataset(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", help="voc21, voc20, context60, ..., camvid, pocket, custom")
+    parser.add_argument("--root", metavar="DIR", help="where the data set lies (pocket: SPLIT/SEED, evaluation/0)")
+    parser.add_argument("--ignore", type=int, metavar="N", help="custom: label value that is not scored (255)")
+
+
+def _add_limit(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first N images")
+
+
+def _add_approach(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--method", choices=METHODS, default=METHODS[-1], help="see below")
+    parser.add_argument("--dense", metavar="V", help="maskclip (default), maskclip-plain, sclip, clearclip, naclip")
+    parser.add_argument("--protocol", metavar="P", help="see below")

@@ -1,0 +1,71 @@
+"""Which images a run is about: files and folders named by the user become items with ids."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ovseg.images import IMAGE_SUFFIXES
+from ovseg.run_folder import RUN_FILE, record_files
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image of a run. Its id is its path below the input folder, without the suffix, with "/" between parts."""
+
+    id: str
+    path: Path  # absolute, where it is a file
+
+
+def collect(inputs: Sequence[str | Path], out: str | Path, *, tell: Callable[[str], None] | None = None) -> list[Item]:
+    """The images of a run: files as they are, folders with all images below them. Links to folders are not followed.
+
+    Not those in hidden folders, in `out`, or in run folders below an input; `tell` gets a line that names the latter.
+    Bytes of a name that are no UTF-8 stand in its id as backslash escapes.
+    Raises ValueError for an input that is not there, a folder without images, or two images that share an id, OSError
+    for a folder that cannot be read.
+    """
+    items: dict[str, Item] = {}
+    runs: list[Path] = []
+    skipped = os.path.realpath(out)
+    for given in (Path(os.path.abspath(one)) for one in inputs):
+        if given.is_dir():
+            paths, runs_below = _images_below(given, skipped)
+            runs += runs_below
+            found = [Item(_id(path, given), path) for path in paths]
+            if not found:
+                raise ValueError(f"{given}: no images in this folder (looked for {', '.join(sorted(IMAGE_SUFFIXES))})")
+        elif given.exists():
+            found = [Item(_id(given, given.parent), given)]
+        else:
+            raise ValueError(f"{given}: no such file or folder")
+        for item in found:
+            other = items.setdefault(item.id, item)
+            if os.path.realpath(other.path) != os.path.realpath(item.path):
+                raise ValueError(f"{other.path} and {item.path} would both be written as {item.id!r}; rename one")
+    if runs and tell:
+        tell(f"left out, as results of other runs (they hold a {RUN_FILE}): {', '.join(map(str, runs))}")
+    return list(items.values())
+
+
+def _images_below(folder: Path, skipped: str) -> tuple[list[Path], list[Path]]:
+    """The images below a folder, and the run folders that were left out."""
+    found, runs = [], []
+    for root, folders, names in os.walk(folder, onerror=_raise):
+        below = [
+            Path(root, name) for name in folders if name[0] != "." and os.path.realpath(f"{root}/{name}") != skipped
+        ]
+        runs += [path for path in below if record_files(path)]
+        folders[:] = [path.name for path in below if path not in runs]
+        found += [Path(root, name) for name in names if name[0] != "." and Path(name).suffix.lower() in IMAGE_SUFFIXES]
+    return sorted(found), sorted(runs)
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _id(path: Path, root: Path) -> str:
+    return os.fsencode(path.relative_to(root).with_suffix("").as_posix()).decode("utf-8", "backslashreplace")

@@ -1,0 +1,136 @@
+"""A run folder as it lies on disk: what was run, which images were undertaken, and the files of each.
+
+`run.json` holds the facts of a run and the state of every id; a run shared between processes has one record a shard,
+`run-2-of-4.json`. Whoever predicts writes one (`ovseg.batch`); scoring, exports and reports read it here and need no
+model. The files of an id are named after it: `<id>.png`, `<id>.json`, `<id>.masks.png`, ...
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+FORMAT = "ovseg run 1"
+RUN_FILE = "run.json"
+SHARD_FILE = re.compile(r"run-(\d+)-of-(\d+)\.json")
+RECORD_KEYS = {"format", "shard", "versions", "timings", "ids"}  # of a record, beside its facts
+# Facts that may differ between the shards of a run and when it is resumed: where it ran does not say what was computed.
+FREE_FACTS = {"device", "sources", "root"}
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One part of a run that several processes share: every `count`-th image from the `number`-th (1-based) on."""
+
+    number: int
+    count: int
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """Read "2/4". Raises ValueError for anything that is not i/n with 1 <= i <= n."""
+        match = re.fullmatch(r"(\d+)/(\d+)", text.strip())
+        if match is None or not 1 <= int(match[1]) <= int(match[2]):
+            raise ValueError(f"--shard {text}: expected i/n with i from 1 to n, such as 2/4")
+        return cls(int(match[1]), int(match[2]))
+
+    def take(self, items: Sequence[T]) -> list[T]:
+        """The items of this shard, in their order."""
+        return list(items[self.number - 1 :: self.count])
+
+    @property
+    def file(self) -> str:
+        """The name of its record."""
+        return f"run-{self.number}-of-{self.count}.json"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run on disk, its shards merged."""
+
+    path: Path
+    facts: dict[str, Any]  # command, names, options, models, ...: what decides the results
+    ids: dict[str, dict[str, Any]]  # id -> file, state ("done", "failed", "pending"), and seconds or error
+    versions: dict[str, str]  # of the libraries
+
+    @property
+    def done(self) -> list[str]:
+        """The ids that are done, sorted."""
+        return sorted(id for id, entry in self.ids.items() if entry["state"] == "done")
+
+    def file(self, id: str, suffix: str) -> Path:
+        """The file of an id, by its ending: ".png", ".json", ".masks.png", ..."""
+        return self.path / f"{id}{suffix}"
+
+
+def read_run(folder: str | Path) -> RunFolder:
+    """Read a run's record, or those of all its shards.
+
+    Raises ValueError for a folder that holds no run, a damaged record, a shard that is missing, or shards that differ
+    in what they ran (it names the key); OSError for a file that cannot be read.
+    """
+    folder = Path(folder)
+    records = {path: read_record(path) for path in record_files(folder)}
+    if not records:
+        raise ValueError(f"{folder}: not a run folder, it holds no {RUN_FILE}")
+    first, record = next(iter(records.items()))
+    for path, other in list(records.items())[1:]:
+        if found := differences(facts_of(record), facts_of(other)):
+            raise ValueError(f"{first} and {path} are not of one run: {'; '.join(found)}")
+    if match := SHARD_FILE.fullmatch(first.name):
+        expected = [Shard(number, int(match[2])).file for number in range(1, int(match[2]) + 1)]
+        if missing := sorted(set(expected) - {path.name for path in records}):
+            raise ValueError(f"{folder}: {', '.join(missing)} missing; that shard has not been run, or not into here")
+    ids = {id: entry for other in records.values() for id, entry in other["ids"].items()}
+    return RunFolder(folder, facts_of(record), ids, record["versions"])
+
+
+def record_files(folder: Path) -> list[Path]:
+    """The records in a folder: `run.json` alone, or the shards' in order. Empty where there is none."""
+    if not folder.is_dir():
+        return []
+    shards = [path for path in folder.iterdir() if SHARD_FILE.fullmatch(path.name)]
+    whole = [folder / RUN_FILE] if (folder / RUN_FILE).is_file() else []
+    if whole and shards:
+        raise ValueError(
+            f"{folder}: holds {RUN_FILE} and {shards[0].name}; a folder is for one run, whole or in shards"
+        )
+    return whole or sorted(shards)
+
+
+def facts_of(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What a record says of the run as a whole."""
+    return {key: value for key, value in record.items() if key not in RECORD_KEYS}
+
+
+def differences(facts: Mapping[str, Any], others: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Where two runs' facts differ, "options.masks 20 and 30"; `FREE_FACTS` and the JSON spelling do not count."""
+    found = []
+    for key in sorted({*facts, *others} - (FREE_FACTS if not prefix else set())):
+        one, two = (json.loads(json.dumps(side.get(key))) for side in (facts, others))
+        if isinstance(one, dict) and isinstance(two, dict):
+            found += differences(one, two, f"{prefix}{key}.")
+        elif one != two:
+            found.append(f"{prefix}{key} {_short(one)} and {_short(two)}")
+    return found
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """One record as it lies on disk; ValueError if it is none."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if record["format"] != FORMAT or not isinstance(record["ids"], dict):
+            raise ValueError(f"expected the format {FORMAT!r}, got {record['format']!r}")
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: not the record of a run ({error})") from error
+    return record
