@@ -64,7 +64,7 @@ def add_eval(commands: Any) -> None:
     flags.add_run(predict, None)
     flags.add_analyses(predict)
     flags.add_models(predict)
-    flags.add_method(predict)
+    flags.add_method(predict, upsampling=False)
     predict.add_argument("--score", action="store_true", help="score when all is done (on the first process)")
     predict.set_defaults(run="eval.predict:run")
 
@@ -79,7 +79,7 @@ def add_eval(commands: Any) -> None:
 def _add_dataset(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="voc21, voc20, context60, ..., camvid, pocket, custom")
     parser.add_argument("--root", metavar="DIR", help="where the data set lies (pocket: SPLIT/SEED, evaluation/0)")
-    parser.add_argument("--ignore", type=int, metavar="N", help="custom: label value that is not scored (255)")
+    parser.add_argument("--ignore", type=int, default=255, metavar="N", help="custom: label value not scored (255)")
 
 
 def _add_limit(parser: argparse.ArgumentParser) -> None:
@@ -90,3 +90,4 @@ def _add_approach(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--method", choices=METHODS, default=METHODS[-1], help="see below")
     parser.add_argument("--dense", metavar="V", help="maskclip (default), maskclip-plain, sclip, clearclip, naclip")
     parser.add_argument("--protocol", metavar="P", help="see below")
+    parser.add_argument("--vocabulary", metavar="LIST", help="another list of class names, such as voc20-sclip")

@@ -85,6 +85,11 @@ class Clip:
         """The learned factor between cosine and logit (1 / temperature; 100 for OpenAI's models)."""
         return float(self.model.logit_scale.detach().float().exp())
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
     @torch.inference_mode()
     def encode_text(self, prompts: Sequence[str], templates: Sequence[str]) -> np.ndarray:
         """Text embeddings as in CLIP: over all templates, the mean of the normalised embeddings, normalised again.
@@ -103,9 +108,10 @@ class Clip:
             if "{}" not in template:
                 raise ValueError(f"a template needs '{{}}' where the name goes, got {template!r}")
         sentences = [template.replace("{}", prompt) for prompt in prompts for template in templates]
-        device = next(self.model.parameters()).device
         rows = [
-            F.normalize(self.model.encode_text(self.tokenizer(sentences[i : i + TEXT_BATCH]).to(device)).float(), dim=1)
+            F.normalize(
+                self.model.encode_text(self.tokenizer(sentences[i : i + TEXT_BATCH]).to(self.device)).float(), dim=1
+            )
             for i in range(0, len(sentences), TEXT_BATCH)
         ]
         mean = torch.cat(rows).unflatten(0, (len(prompts), len(templates))).mean(dim=1)
@@ -113,26 +119,26 @@ class Clip:
 
     @torch.inference_mode()
     def dense_features(self, image: np.ndarray, view: View) -> np.ndarray:
-        """MaskCLIP features of an image: (H, W, 3) uint8 RGB -> (C, h, w) float32 in the text space.
+        """Dense features of an image: (H, W, 3) uint8 RGB -> (C, h, w) float32 in the text space.
 
-        The image is resized (bicubic, as CLIP does) to whole cells with its shorter side near `view.short_side`,
-        normalised with the model's own mean and deviation, and seen as `view` says. For lengths and errors see
-        `ovseg.dense.view_features`.
+        The image is resized (bicubic, as CLIP does) to `resized_sides`, normalised with the model's own mean and
+        deviation, and seen as `view` says. For lengths and errors see `ovseg.dense.view_features`.
         """
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
             raise ValueError(f"image must be (H, W, 3) uint8, got {image.shape} {image.dtype}")
         tower = self.model.visual
-        height, width = resized_sides(image.shape[:2], view.short_side, cell_size(tower))
+        height, width = resized_sides(image.shape[:2], view, cell_size(tower))
         resized = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
         pixels = torch.from_numpy(resized.copy()).permute(2, 0, 1) / 255
         mean, deviation = (torch.tensor(values)[:, None, None] for values in (self.mean, self.deviation))
-        device = next(self.model.parameters()).device
-        return view_features(tower, ((pixels - mean) / deviation).to(device), view).cpu().numpy()
+        return view_features(tower, ((pixels - mean) / deviation).to(self.device), view).cpu().numpy()
 
 
-def resized_sides(sides: tuple[int, int], short_side: int, cell: tuple[int, int]) -> tuple[int, int]:
-    """(H, W) scaled so that the shorter one is `short_side`, each rounded to whole cells, at least one. Pixels."""
-    scale = short_side / min(sides)
+def resized_sides(sides: tuple[int, int], view: View, cell: tuple[int, int]) -> tuple[int, int]:
+    """(H, W) as `view` has it resized, each side rounded to whole cells, at least one. Pixels."""
+    scale = view.short_side / min(sides)
+    if view.long_side:
+        scale = min(scale, view.long_side / max(sides))
     height, width = (max(1, round(side * scale / unit)) * unit for side, unit in zip(sides, cell, strict=True))
     return height, width
 

@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -24,7 +25,7 @@ from ovseg.inputs import Item, collect
 from ovseg.launch import choose_shard, together
 from ovseg.loading import choose_device, choose_models, load_segmenter, method, provenance, snapped
 from ovseg.presets import DEFAULT, PRESETS, fetch, get_preset, identity, local_folder
-from ovseg.result import Segmentation, no_label, save_masks
+from ovseg.result import no_label, save_masks
 from ovseg.terminal import duration, make_report, say
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def run_label(given: Namespace) -> int:
             analysis.save(run.out / f"{item.id}{ANALYSIS_FILE}")
         result = segmenter.label_analysis(analysis, text)
         result.save(run.out, item.id, image)
-        return shares(result)
+        return shares(result.labels, result.names)
 
     return process(run, items, work, segmenter.emerdiff, segmenter.options)
 
@@ -139,10 +140,11 @@ def analyses_folder(flag: str | None) -> Path | None:
     return Path(flag) if flag else None
 
 
-def shares(result: Segmentation) -> str:
+def shares(labels: np.ndarray, names: Sequence[str]) -> str:
     """One line about a labelled image: its largest classes and their shares."""
-    rows = sorted(result.summary(), key=lambda row: -row["pixels"])
-    return ", ".join(f"{row['name']} {100 * row['share']:.0f}%" for row in rows[:6] if row["pixels"])
+    found, counts = np.unique(labels[labels < len(names)], return_counts=True)
+    largest = sorted(zip(-counts, found, strict=True))[:6]
+    return ", ".join(f"{names[index]} {-100 * count / labels.size:.0f}%" for count, index in largest)
 
 
 def process(

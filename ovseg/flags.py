@@ -41,8 +41,8 @@ def add_models(parser: ArgumentParser, *, clip: bool = True) -> None:
     models.add_argument("--dtype", default="float32", choices=DTYPES, help="numbers in the networks (default float32)")
 
 
-def add_method(parser: ArgumentParser) -> None:
-    """The settings of EmerDiff."""
+def add_method(parser: ArgumentParser, *, upsampling: bool = True) -> None:
+    """The settings of EmerDiff. upsampling: False where the command chooses it by other means."""
     method = parser.add_argument_group("method (defaults: the preset's, and those of the EmerDiff paper)")
     method.add_argument("--masks", type=int, metavar="K", help="masks per image (30; pocket: 20)")
     method.add_argument("--steps", type=int, metavar="N", help="denoising steps of the whole schedule (50)")
@@ -51,5 +51,8 @@ def add_method(parser: ArgumentParser) -> None:
     method.add_argument("--strength", type=float, metavar="X", help="lambda, how strongly it is nudged (10)")
     method.add_argument("--no-injection", action="store_true", help="do not keep the attention maps while nudging")
     method.add_argument("--sigma", type=float, metavar="PX", help="Gaussian smoothing of the difference maps")
-    method.add_argument("--upsampling", choices=("modulated", "naive"), help="naive: the quick, blocky baseline")
+    if upsampling:
+        method.add_argument("--upsampling", choices=("modulated", "naive"), help="naive: the quick, blocky baseline")
+    else:
+        parser.set_defaults(upsampling=None)
     method.add_argument("--seed", type=int, metavar="S", help="of the noise and the clustering (0)")

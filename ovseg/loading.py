@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
 
     from emerdiff import EmerDiff, Options
+    from ovseg.clip import Clip
     from ovseg.segmenter import Segmenter
 
 # Command line flag -> field of emerdiff.Options.
@@ -42,7 +43,7 @@ def choose_models(given: Namespace, kinds: tuple[str, ...]) -> Preset:
             raise ValueError("--preset brings its own models: give either it, or --diffusion and --clip")
         if absent:
             raise ValueError(f"{' and '.join(absent)} missing: without a preset every model must be named")
-        preset = Preset(name="", diffusion=given.diffusion, clip=given.clip or "")
+        preset = Preset(name="", diffusion=given.diffusion or "", clip=given.clip or "")
     else:
         preset = get_preset(given.preset or DEFAULT)
     if wanted := require(preset, kinds):
@@ -72,6 +73,14 @@ def load_segmenter(given: Namespace, preset: Preset) -> tuple[Segmenter, float]:
     )
     segmenter = replace(segmenter, options=snapped(segmenter.emerdiff, method(given, segmenter.options)))
     return segmenter, time.perf_counter() - start
+
+
+def load_clip(given: Namespace, preset: Preset) -> Clip:
+    """CLIP alone."""
+    from ovseg.clip import Clip
+
+    device, dtype = choose_device(given)
+    return Clip.from_pretrained(preset.clip, device=device, dtype=dtype)
 
 
 def choose_device(given: Namespace) -> tuple[torch.device, torch.dtype]:

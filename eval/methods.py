@@ -1,0 +1,139 @@
+"""The methods that are compared: dense CLIP features alone, or pooled over masks of four kinds.
+
+A method turns an image into features and masks (a `Look`), before any class names. Kept analyses are used where there
+are any, and refused where they were made from another image, by other models or with other settings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from emerdiff import Options, naive_segments
+from ovseg.analysis import Analysis, AnalysisMismatch, Origin, image_sha256
+from ovseg.batch import Progress
+from ovseg.clip import Clip
+from ovseg.dense import View
+from ovseg.label import label_masks, label_pixels, pool
+from ovseg.segmenter import Segmenter, Text
+
+SLIC_COMPACTNESS = 10.0  # scikit-image's default balance of colour and place
+SLIC_TRIES = 6  # SLIC gives fewer superpixels than asked for; it is asked again until the number fits
+
+
+@dataclass(frozen=True, eq=False)
+class Predictor:
+    """All that labels an image: the method, the models, how they see it, and the words."""
+
+    method: str  # a name in METHODS
+    clip: Clip
+    segmenter: Segmenter | None  # for the methods whose masks come from the diffusion model
+    options: Options  # of the masks
+    view: View
+    text: Text
+    logit_scale: float
+    facts: dict[str, Any]  # for the run's record
+
+    def look(self, image: np.ndarray, kept: Path, progress: Progress) -> Look:
+        """What the image gives before any class names; `kept`: the file of an analysis, used if it is there."""
+        return METHODS[self.method](self, image, kept, progress)
+
+    def label(self, look: Look, size: tuple[int, int]) -> np.ndarray:
+        """(H, W) int32, indices into the vocabulary's names."""
+        vocabulary, words = self.text.vocabulary, self.text.embeddings
+        if look.segments is None:
+            return label_pixels(look.features.astype(np.float32), words, vocabulary, self.logit_scale, size)
+        best = label_masks(pool(look.features, look.segments), words, vocabulary, self.logit_scale)[1]
+        return best[look.segments]
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """One image before any class names."""
+
+    features: np.ndarray  # (C, h, w) float16, dense CLIP features
+    segments: np.ndarray | None = None  # (H, W) int, the masks to pool over; None: every pixel by itself
+    analysis: Analysis | None = None  # what can be kept
+
+
+def look_by_pixels(predictor: Predictor, image: np.ndarray, kept: Path, progress: Progress) -> Look:
+    """No masks: MaskCLIP alone."""
+    return Look(_features(predictor, image, kept))
+
+
+def look_by_superpixels(predictor: Predictor, image: np.ndarray, kept: Path, progress: Progress) -> Look:
+    """SLIC superpixels, as many as there would be masks."""
+    return Look(_features(predictor, image, kept), superpixels(image, predictor.options.masks))
+
+
+def look_naively(predictor: Predictor, image: np.ndarray, kept: Path, progress: Progress) -> Look:
+    """EmerDiff's low-resolution masks, upsampled bilinearly: the paper's baseline."""
+    analysis = _analysis(predictor, image, kept, progress, ("naive", "modulated"))
+    segments = naive_segments(analysis.low_resolution_masks, analysis.network_size, image.shape[:2])
+    return Look(analysis.features, segments, analysis)
+
+
+def look_by_emerdiff(predictor: Predictor, image: np.ndarray, kept: Path, progress: Progress) -> Look:
+    """EmerDiff's masks."""
+    analysis = _analysis(predictor, image, kept, progress, ("modulated",))
+    return Look(analysis.features, analysis.segments, analysis)
+
+
+METHODS: dict[str, Callable[[Predictor, np.ndarray, Path, Progress], Look]] = {
+    "maskclip": look_by_pixels,
+    "maskclip+naive": look_naively,
+    "maskclip+slic": look_by_superpixels,
+    "maskclip+emerdiff": look_by_emerdiff,
+}
+DIFFUSION_METHODS = ("maskclip+naive", "maskclip+emerdiff")
+
+
+def _features(predictor: Predictor, image: np.ndarray, kept: Path) -> np.ndarray:
+    """Dense features (C, h, w) float16, of a kept analysis if there is one; whatever its masks are."""
+    if not kept.is_file():
+        return predictor.clip.dense_features(image, predictor.view).astype(np.float16)
+    analysis = Analysis.load(kept)
+    clip, dtype = predictor.facts["models"]["clip"], predictor.facts["dtype"]
+    here = {"image_sha256": image_sha256(image), "view": asdict(predictor.view), "clip": clip, "dtype": dtype}
+    return _checked(analysis, replace(analysis.origin, **here), kept).features
+
+
+def _analysis(
+    predictor: Predictor, image: np.ndarray, kept: Path, progress: Progress, upsamplings: Sequence[str]
+) -> Analysis:
+    """The kept analysis, made with one of these upsamplings, or a new one with the first of them."""
+    segmenter = predictor.segmenter
+    if segmenter is None:
+        raise ValueError(f"{predictor.method} needs a diffusion model")
+    if not kept.is_file():
+        return segmenter.analyze(image, replace(segmenter.options, upsampling=upsamplings[0]), progress=progress)
+    analysis = Analysis.load(kept)
+    found = analysis.origin.options["upsampling"]
+    options = replace(segmenter.options, upsampling=found if found in upsamplings else upsamplings[0])
+    return _checked(analysis, segmenter.origin(image, options), kept)
+
+
+def _checked(analysis: Analysis, expected: Origin, path: Path) -> Analysis:
+    try:
+        analysis.check(expected)
+    except AnalysisMismatch as error:
+        raise AnalysisMismatch(f"{path}: {error}") from error
+    return analysis
+
+
+def superpixels(image: np.ndarray, count: int) -> np.ndarray:
+    """SLIC superpixels (Achanta et al., 2012) by scikit-image: (H, W) int64 from 0, some `count` of them in fact."""
+    from skimage.segmentation import slic
+
+    tries, asked = [], float(count)
+    for _ in range(SLIC_TRIES):
+        tries.append(slic(image, round(asked), SLIC_COMPACTNESS, start_label=0, channel_axis=-1))
+        found = int(tries[-1].max()) + 1
+        if found == count:
+            break
+        asked = max(1.0, asked * count / found)
+    return min(tries, key=lambda segments: abs(int(segments.max()) + 1 - count))
