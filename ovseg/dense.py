@@ -1,8 +1,8 @@
-"""Dense CLIP features in the text space, without training: MaskCLIP (Zhou, Loy, Dai, ECCV 2022, arXiv 2112.01071).
+"""Dense CLIP features in the text space, without training: MaskCLIP (arXiv 2112.01071) and what followed it.
 
-The tower runs as it is up to its last block. There every token attends to itself alone, so the block passes on its
-value path instead of a mixture over the image; the final norm and projection then put each patch where the text
-embeddings are. A ResNet's attention pool becomes two 1x1 convolutions.
+The tower runs as it is up to its last block. What takes that block's place keeps patches apart instead of mixing them
+over the image (see `ovseg.variants`); the final norm and projection then put each patch where the text embeddings are.
+With MaskCLIP a ResNet's attention pool becomes two 1x1 convolutions.
 
 `dense_features` knows open_clip's VisionTransformer (class token, average pool, attentional pool) and ModifiedResNet at
 any size. It does not resize or normalise images (see `ovseg.clip`), does not smooth keys and does not denoise prompts
@@ -11,51 +11,36 @@ any size. It does not resize or normalise images (see `ovseg.clip`), does not sm
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import singledispatch
-from typing import Any
 
 import torch
 from open_clip.modified_resnet import ModifiedResNet
 from open_clip.timm_model import TimmModel
-from open_clip.transformer import AttentionalPooler, ResidualAttentionBlock, VisionTransformer
+from open_clip.transformer import AttentionalPooler, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ovseg.variants import VARIANTS, own_value
+
 RESNET_STRIDE = 32  # pixels per cell of ModifiedResNet's last feature map
 WINDOW_BATCH = 8  # windows per forward pass; fixed, so that results on the CPU are bit-equal
-
-
-def maskclip(block: Any, tokens: Tensor) -> Tensor:
-    """The block with identity attention, residual and MLP kept: the authors' code. (B, 1+N, D) -> (B, 1+N, D)."""
-    return block(tokens, attn_mask=_identity_attention(tokens))
-
-
-def maskclip_plain(block: Any, tokens: Tensor) -> Tensor:
-    """The value path alone, out_proj(v_proj(ln_1(x))): the paper's formula. (B, 1+N, D) -> (B, 1+N, D)."""
-    mask = _identity_attention(tokens)
-    normed = block.ln_1(tokens)
-    if isinstance(block, ResidualAttentionBlock):
-        return block.ls_1(block.attention(normed, attn_mask=mask))
-    return block.ls_1(block.ln_attn(block.attn(normed, attn_mask=mask)))
-
-
-# What takes the place of a ViT's last block (PyTorch modules: the block, its input tokens).
-VARIANTS: dict[str, Callable[[Any, Tensor], Tensor]] = {"maskclip": maskclip, "maskclip-plain": maskclip_plain}
 
 
 @dataclass(frozen=True)
 class View:
     """How an image is shown to the CLIP tower. Lengths are pixels of the resized image.
 
+    The aspect ratio is kept: the scale is short_side / the image's shorter side, or long_side / its longer side where
+    that is less (mmcv's rule). Unlike there, both sides are then rounded to whole cells.
     window and stride must be multiples of the tower's cell (patch) size; `ovseg.clip.Clip.dense_features` checks it.
     """
 
-    short_side: int  # the image's shorter side is resized to about this; both sides are rounded to whole cells
+    short_side: int  # the image's shorter side is resized to about this
     window: int = 0  # side of the square sliding windows; 0 = the whole image at once
     stride: int = 0  # step between windows; 0 where there are none
     variant: str = "maskclip"  # a name in VARIANTS
+    long_side: int = 0  # the longer side is resized to at most about this; 0 = no limit
 
     def __post_init__(self) -> None:
         if self.short_side < 1:
@@ -64,6 +49,11 @@ class View:
             raise ValueError(
                 "View needs 0 < stride <= window, or both 0 for the whole image at once, "
                 f"got window={self.window}, stride={self.stride}"
+            )
+        if self.long_side < 0 or 0 < self.long_side < self.short_side:
+            raise ValueError(
+                "View.long_side must be at least short_side, or 0 for no limit, "
+                f"got long_side={self.long_side}, short_side={self.short_side}"
             )
         _check_variant(self.variant)
 
@@ -75,12 +65,13 @@ def dense_features(tower: nn.Module, images: Tensor, variant: str = "maskclip") 
         tower: `model.visual` of an open_clip model, in eval mode.
         images: (B, 3, H, W) float, normalised with the model's mean and deviation, on the tower's device.
             H and W are any multiples of `cell_size(tower)`.
-        variant: a name in `VARIANTS`. Where the last layer is an attention pool (ResNet, attentional pool) there is no
-            residual and no MLP, and both variants are the same.
+        variant: a name in `VARIANTS`. Where the last layer is an attention pool (ResNet, attentional pool) only
+            MaskCLIP's two are defined; without residual and MLP they are the same.
     Returns:
         (B, C, h, w) float32, not L2-normalised; h, w = H, W divided by the cell size. Gradients flow if enabled.
     Raises:
-        ValueError: unknown variant, unsupported tower, tower in training mode, wrong shape or size of `images`.
+        ValueError: unknown variant or one that the tower cannot do, unsupported tower, tower in training mode, wrong
+            shape or size of `images`.
     """
     _check_variant(variant)
     height, width = cell_size(tower)
@@ -177,10 +168,11 @@ def _(tower: VisionTransformer, images: Tensor, variant: str) -> Tensor:
         tokens = block(tokens)
     if tower.attn_pool is not None:
         # Here the pool, not the last block, is what mixes the image into one vector.
+        _check_pool(tower.attn_pool, variant)
         tokens = tower.ln_post(_pool_value_path(tower, last(tokens)))
     else:
         # With final_ln_after_pool the tower norms the mean token; a patch standing for itself is its own mean.
-        tokens = tower.ln_post(VARIANTS[variant](last, tokens))
+        tokens = tower.ln_post(VARIANTS[variant].run(last, tokens, (h, w)))
     if tower.proj is not None:
         tokens = tokens @ tower.proj.to(tokens.dtype)
     return tokens[:, 1:].transpose(1, 2).unflatten(2, (h, w))
@@ -188,6 +180,7 @@ def _(tower: VisionTransformer, images: Tensor, variant: str) -> Tensor:
 
 @_features.register
 def _(tower: ModifiedResNet, images: Tensor, variant: str) -> Tensor:
+    _check_pool(tower.attnpool, variant)
     x = tower.stem(images.to(tower.conv1.weight.dtype))
     for layer in (tower.layer1, tower.layer2, tower.layer3, tower.layer4):
         x = layer(x)
@@ -242,3 +235,13 @@ def _pool_value_path(tower: VisionTransformer, tokens: Tensor) -> Tensor:
 def _check_variant(variant: str) -> None:
     if variant not in VARIANTS:
         raise ValueError(f"unknown dense variant {variant!r}, expected one of {', '.join(VARIANTS)}")
+
+
+def _check_pool(pool: nn.Module, variant: str) -> None:
+    """An attention pool has one query for the whole image: there is no self-attention among patches to change."""
+    if VARIANTS[variant].mix is not own_value:
+        known = " and ".join(name for name, one in VARIANTS.items() if one.mix is own_value)
+        raise ValueError(
+            f"dense variant {variant!r} changes the self-attention of a ViT's last block, but this tower ends in "
+            f"an attention pool ({type(pool).__name__}), for which only {known} are defined"
+        )

@@ -1,8 +1,9 @@
-"""From dense CLIP features and segments to one label a mask: pooling, softmax over prompts, the background rule.
+"""From dense CLIP features to labels, one a mask or one a pixel: pooling, softmax over prompts, the background rule.
 
-Follows EmerDiff's use with CLIP (arXiv 2401.11739): the mean feature of a mask, its cosine with the text embeddings,
-softmax with CLIP's logit scale, best class. With aliases the softmax runs over all prompts and a class takes its best
-one, as SCLIP (arXiv 2312.01597) and its successors score. Arrays in, arrays out: no network, no file, no image.
+Labels of masks follow EmerDiff's use with CLIP (arXiv 2401.11739): the mean feature of a mask, its cosine with the text
+embeddings, softmax with CLIP's logit scale, best class. Labels of pixels, and aliases in both, are scored as SCLIP
+(arXiv 2312.01597) and its successors do: softmax over all prompts, and a class takes its best one. Arrays in, arrays
+out: no network, no file, no image.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 import numpy as np
 
 from ovseg.classes import Vocabulary
+
+BAND_VALUES = 2**18  # prompts times pixels that `label_pixels` works on at once, in some seven arrays of float64
 
 
 def pool(features: np.ndarray, segments: np.ndarray) -> np.ndarray:
@@ -88,15 +91,59 @@ def label_masks(
         )
     features = mask_features.astype(np.float64)
     features /= np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
-    logits = logit_scale * features @ text.astype(np.float64).T
-    prompt_probabilities = np.exp(logits - logits.max(axis=1, keepdims=True))
-    prompt_probabilities /= prompt_probabilities.sum(axis=1, keepdims=True)
-    by_name = np.zeros((len(vocabulary.names), len(features)))
-    np.maximum.at(by_name, np.asarray(vocabulary.owners), prompt_probabilities.T)
-    probabilities = by_name.T
-    best = probabilities.argmax(axis=1)
+    probabilities, best = _decide(logit_scale * text.astype(np.float64) @ features.T, vocabulary)
+    if 0 not in vocabulary.owners:
+        probabilities[0] = vocabulary.threshold
+    return probabilities.T.astype(np.float32), best.astype(np.int32)
+
+
+def label_pixels(
+    features: np.ndarray, text: np.ndarray, vocabulary: Vocabulary, logit_scale: float, size: tuple[int, int]
+) -> np.ndarray:
+    """The label of every pixel, without masks: cosine maps upsampled to the image, then softmax and the best name.
+
+    Args:
+        features: (C, h, w) float, as `Clip.dense_features` gives them. Not normalised here: where windows overlap
+            their lengths are below 1, and the dot product with a text embedding is the mean of the windows' cosines.
+        text, vocabulary, logit_scale: as in `label_masks`.
+        size: (H, W) of the image; upsampling is bilinear, align_corners=False.
+    Returns:
+        (H, W) int32, index into `vocabulary.names`; background as in `label_masks`. Worked out in float64.
+    Raises:
+        ValueError: text that does not fit the vocabulary or the features.
+    """
+    if features.ndim != 3 or text.shape != (len(vocabulary.prompts), features.shape[0]):
+        raise ValueError(
+            f"text must be ({len(vocabulary.prompts)} prompts, C) and features (C, h, w), "
+            f"got {text.shape} and {features.shape}"
+        )
+    (height, width), (h, w) = size, features.shape[1:]
+    logits = logit_scale * np.einsum("pc,chw->phw", text.astype(np.float64), features.astype(np.float64), optimize=True)
+    (above, above_share), (below, below_share) = _neighbours(height, h)
+    (left, left_share), (right, right_share) = _neighbours(width, w)
+    labels, rows = [], max(1, BAND_VALUES // (len(text) * width))
+    for top in range(0, height, rows):
+        band = slice(top, top + rows)
+        part = logits[:, above[band]] * above_share[band, None] + logits[:, below[band]] * below_share[band, None]
+        part = part[:, :, left] * left_share + part[:, :, right] * right_share
+        _, best = _decide(part.reshape(len(text), -1), vocabulary)
+        labels.append(best.astype(np.int32).reshape(-1, width))
+    return np.concatenate(labels)
+
+
+def _decide(logits: np.ndarray, vocabulary: Vocabulary) -> tuple[np.ndarray, np.ndarray]:
+    """Logits of P prompts for n things, (P, n), to each name's probability (L, n) and the best name (n,).
+
+    Softmax over prompts; a name has the probability of its best prompt, 0 if it has none. The background is best
+    where no other name reaches the threshold, whatever its own words say.
+    """
+    probabilities = np.exp(logits - logits.max(axis=0))
+    probabilities /= probabilities.sum(axis=0)
+    order = np.argsort(vocabulary.owners, kind="stable")
+    named, first = np.unique(np.asarray(vocabulary.owners)[order], return_index=True)
+    by_name = np.zeros((len(vocabulary.names), logits.shape[1]))
+    by_name[named] = np.maximum.reduceat(probabilities[order], first)
+    best = by_name.argmax(axis=0)
     if vocabulary.threshold is not None:
-        best[probabilities[:, 1:].max(axis=1) < vocabulary.threshold] = 0
-        if 0 not in vocabulary.owners:
-            probabilities[:, 0] = vocabulary.threshold
-    return probabilities.astype(np.float32), best.astype(np.int32)
+        best[by_name[1:].max(axis=0) < vocabulary.threshold] = 0
+    return by_name, best

@@ -12,6 +12,8 @@ import pytest
 import torch
 from clip_folder import TINY_CHANNELS, save_tiny_clip
 from huggingface_hub.errors import LocalEntryNotFoundError
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -113,20 +115,51 @@ def test_dense_features_repeat_bit_for_bit(clip: Clip) -> None:
     assert np.array_equal(clip.dense_features(scene(48, 64), view), first)
 
 
-@pytest.mark.parametrize("pool", [{}, {"attentional_pool": True, "attn_pooler_queries": 1, "attn_pooler_heads": 2}])
-def test_half_precision_is_near_full_precision(tmp_path: Path, pool: dict[str, Any]) -> None:
+POOL = {"attentional_pool": True, "attn_pooler_queries": 1, "attn_pooler_heads": 2}
+
+
+@pytest.mark.parametrize(("variant", "pool"), [("maskclip", {}), ("sclip", {}), ("naclip", {}), ("maskclip", POOL)])
+def test_half_precision_is_near_full_precision(tmp_path: Path, variant: str, pool: dict[str, Any]) -> None:
     folder = save_tiny_clip(tmp_path, **pool)
     full, half = Clip.from_pretrained(folder), Clip.from_pretrained(folder, dtype=torch.bfloat16)
-    a, b = (clip.dense_features(scene(32, 48), View(short_side=32)) for clip in (full, half))
+    a, b = (clip.dense_features(scene(32, 48), View(short_side=32, variant=variant)) for clip in (full, half))
     assert b.dtype == np.float32
     assert (a * b).sum(axis=0).min() > 0.99
     assert (full.encode_text(["cat"], ["{}"]) * half.encode_text(["cat"], ["{}"])).sum() > 0.99
 
 
 def test_resized_sides_by_hand() -> None:
-    assert resized_sides((480, 640), 336, (16, 16)) == (336, 448)
-    assert resized_sides((500, 375), 336, (16, 16)) == (448, 336)
-    assert resized_sides((1, 4), 3, (16, 16)) == (16, 16)
+    assert resized_sides((480, 640), View(336), (16, 16)) == (336, 448)
+    assert resized_sides((500, 375), View(336), (16, 16)) == (448, 336)
+    assert resized_sides((1, 4), View(3), (16, 16)) == (16, 16)
+
+
+def test_resized_sides_with_a_limit_on_the_long_side_by_hand() -> None:
+    # Cityscapes: 1024x2048 to 560x1120 stays under the limit.
+    assert resized_sides((1024, 2048), View(560, long_side=2048), (16, 16)) == (560, 1120)
+    # 100x1000: the short side alone would ask for 3360 pixels, so 2048 decide; 204.8 rounds to 13 cells of 16.
+    assert resized_sides((100, 1000), View(336, long_side=2048), (16, 16)) == (208, 2048)
+    # Both sides within 520: a 500x375 image becomes 520x390, in whole cells (32.5 goes to the even number) 512x384.
+    assert resized_sides((500, 375), View(520, long_side=520), (16, 16)) == (512, 384)
+
+
+@given(
+    height=st.integers(1, 3000),
+    width=st.integers(1, 3000),
+    short=st.integers(16, 600),
+    extra=st.integers(0, 2000),
+    cell=st.integers(1, 32),
+)
+def test_resized_sides_obey_both_limits_to_half_a_cell(
+    height: int, width: int, short: int, extra: int, cell: int
+) -> None:
+    view = View(short, long_side=short + extra)
+    sides = resized_sides((height, width), view, (cell, cell))
+    assert all(side % cell == 0 and side >= cell for side in sides)
+    for side, limit in ((min(sides), view.short_side), (max(sides), view.long_side)):
+        assert side <= max(limit + cell / 2, cell)
+    reached = [abs(min(sides) - view.short_side) <= cell / 2, abs(max(sides) - view.long_side) <= cell / 2]
+    assert any(reached)
 
 
 def test_what_a_call_refuses(clip: Clip) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from typing import Any
 
 import pytest
@@ -14,7 +15,8 @@ from open_clip.transformer import QuickGELU, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ovseg.dense import VARIANTS, View, cell_size, dense_features, view_features, window_starts
+from ovseg.dense import View, cell_size, dense_features, view_features, window_starts
+from ovseg.variants import VARIANTS, nearness
 
 
 def seeded(tower: nn.Module) -> Any:
@@ -55,18 +57,51 @@ def norm(tokens: Tensor, layer: nn.LayerNorm) -> Tensor:
     return centred / (centred.pow(2).mean(-1, keepdim=True) + layer.eps).sqrt() * layer.weight + layer.bias
 
 
+def softmax(logits: Tensor) -> Tensor:
+    weights = (logits - logits.amax(-1, keepdim=True)).exp()
+    return weights / weights.sum(-1, keepdim=True)
+
+
+def closeness(grid: tuple[int, int]) -> Tensor:
+    """NACLIP's w, pair by pair; the class token, token 0, is close to nothing."""
+    places = [(row, column) for row in range(grid[0]) for column in range(grid[1])]
+    w = torch.zeros(len(places) + 1, len(places) + 1)
+    for i, (y, x) in enumerate(places, 1):
+        w[i, 1:] = torch.tensor([((y - v) ** 2 + (x - u) ** 2) / -50 for v, u in places]).exp()
+    return w
+
+
+def one_head(query: Tensor, key: Tensor, value: Tensor, variant: str, grid: tuple[int, int]) -> Tensor:
+    """The formulas as published, (B, 1+N, d) each."""
+    s = query.shape[-1] ** -0.5
+    like_queries, like_keys = s * query @ query.transpose(1, 2), s * key @ key.transpose(1, 2)
+    match variant:
+        case "maskclip" | "maskclip-plain":
+            return value
+        case "sclip":
+            return (softmax(like_queries) + softmax(like_keys)) @ value
+        case "clearclip":
+            return softmax(like_queries) @ value
+        case "naclip":
+            return softmax(like_keys + closeness(grid)) @ value
+    raise NotImplementedError(variant)
+
+
 def oracle(tower: VisionTransformer, images: Tensor, variant: str) -> Tensor:
-    """MaskCLIP of a ViT without attentional pool, from the last block's matrices."""
+    """A variant of a ViT without attentional pool, from the last block's matrices."""
     tokens, block = last_block_input(tower, images), tower.transformer.resblocks[-1]
-    width = tokens.shape[-1]
-    value = norm(tokens, block.ln_1) @ block.attn.in_proj_weight[2 * width :].T + block.attn.in_proj_bias[2 * width :]
-    out = value @ block.attn.out_proj.weight.T + block.attn.out_proj.bias
-    if variant == "maskclip":
+    h, w = images.shape[2] // tower.patch_size[0], images.shape[3] // tower.patch_size[1]
+    width, d = tokens.shape[-1], tokens.shape[-1] // block.attn.num_heads
+    projected = norm(tokens, block.ln_1) @ block.attn.in_proj_weight.T + block.attn.in_proj_bias
+    query, key, value = projected[..., :width], projected[..., width : 2 * width], projected[..., 2 * width :]
+    heads = [slice(first, first + d) for first in range(0, width, d)]
+    mixed = [one_head(query[..., one], key[..., one], value[..., one], variant, (h, w)) for one in heads]
+    out = torch.cat(mixed, dim=-1) @ block.attn.out_proj.weight.T + block.attn.out_proj.bias
+    if variant in ("maskclip", "sclip"):
         out = tokens + out
         hidden = norm(out, block.ln_2) @ block.mlp.c_fc.weight.T + block.mlp.c_fc.bias
         out = out + block.mlp.gelu(hidden) @ block.mlp.c_proj.weight.T + block.mlp.c_proj.bias
     out = norm(out, tower.ln_post) @ tower.proj
-    h, w = images.shape[2] // tower.patch_size[0], images.shape[3] // tower.patch_size[1]
     return out[:, 1:].transpose(1, 2).reshape(len(images), -1, h, w)
 
 
@@ -100,6 +135,7 @@ def test_rn50_equals_two_1x1_convolutions(size: tuple[int, int]) -> None:
     torch.testing.assert_close(features, expected, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize(
     "options",
     [
@@ -108,9 +144,10 @@ def test_rn50_equals_two_1x1_convolutions(size: tuple[int, int]) -> None:
         {"no_ln_pre": True, "patch_dropout": 0.9},
     ],
 )
-def test_other_pools_take_the_same_path(options: dict[str, Any]) -> None:
+def test_other_pools_take_the_same_path(options: dict[str, Any], variant: str) -> None:
     tower, images = tiny_vit(**options), noise(2, 3, 24, 40)
-    torch.testing.assert_close(dense_features(tower, images), oracle(tower, images, "maskclip"), rtol=1e-4, atol=1e-5)
+    expected = oracle(tower, images, variant)
+    torch.testing.assert_close(dense_features(tower, images, variant), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("output_dim", [10, 24])  # 24 = width: PyTorch then packs q, k and v in one matrix
@@ -138,20 +175,64 @@ def test_attentional_pool_of_one_repeated_token_is_the_image_embedding() -> None
     torch.testing.assert_close(dense_features(tower, images), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_custom_blocks_with_query_norm_and_layer_scale() -> None:
-    tower, images = tiny_vit(qk_norm=True, scale_attn=True, ls_init_value=0.5), noise(1, 3, 32, 32)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_custom_blocks_with_query_norm_and_scales(variant: str) -> None:
+    options = {"qk_norm": True, "scale_heads": True, "scale_attn_inner": True, "scale_attn": True, "ls_init_value": 0.5}
+    tower, images = tiny_vit(**options), noise(2, 3, 24, 40)
     tokens, block = last_block_input(tower, images), tower.transformer.resblocks[-1]
-    value = block.ln_1(tokens) @ block.attn.in_proj_weight[48:].T + block.attn.in_proj_bias[48:]
-    branch = block.ls_1.gamma * norm(block.attn.out_proj(value), block.ln_attn)
-    plain = (norm(branch, tower.ln_post) @ tower.proj)[:, 1:].transpose(1, 2).reshape(1, -1, 4, 4)
-    torch.testing.assert_close(dense_features(tower, images, "maskclip-plain"), plain, rtol=1e-4, atol=1e-5)
-    kept = tokens + branch
-    kept = kept + block.ls_2(block.mlp(block.ln_2(kept)))
-    kept = (norm(kept, tower.ln_post) @ tower.proj)[:, 1:].transpose(1, 2).reshape(1, -1, 4, 4)
-    torch.testing.assert_close(dense_features(tower, images), kept, rtol=1e-4, atol=1e-5)
+    attention, mixed = block.attn, []
+    projected = norm(tokens, block.ln_1) @ attention.in_proj_weight.T + attention.in_proj_bias
+    for head in range(3):
+        query, key, value = (projected[..., start + 8 * head : start + 8 * head + 8] for start in (0, 24, 48))
+        query, key = norm(query, attention.ln_q), norm(key, attention.ln_k)
+        mixed.append(one_head(query, key, value, variant, (3, 5)) * attention.head_scale[head])
+    out = norm(attention.out_proj(norm(torch.cat(mixed, dim=-1), attention.ln_inner)), block.ln_attn)
+    out = block.ls_1.gamma * out
+    if variant in ("maskclip", "sclip"):
+        out = tokens + out
+        out = out + block.ls_2.gamma * block.mlp(norm(out, block.ln_2))
+    expected = (norm(out, tower.ln_post) @ tower.proj)[:, 1:].transpose(1, 2).reshape(2, -1, 3, 5)
+    torch.testing.assert_close(dense_features(tower, images, variant), expected, rtol=1e-4, atol=1e-5)
 
 
-@given(rows=st.integers(1, 7), columns=st.integers(1, 7), variant=st.sampled_from(sorted(VARIANTS)))
+def sharp_vit() -> Any:
+    """A tiny ViT whose last block attends to few tokens instead of to all alike."""
+    tower = tiny_vit()
+    tower.transformer.resblocks[-1].attn.in_proj_weight[:48].mul_(6)
+    return tower
+
+
+@given(
+    rows=st.integers(1, 9), columns=st.integers(1, 9), batch=st.integers(1, 3), variant=st.sampled_from(list(VARIANTS))
+)
+@settings(max_examples=40, deadline=None)
+def test_every_grid_equals_the_oracle(rows: int, columns: int, batch: int, variant: str) -> None:
+    tower, images = sharp_vit(), noise(batch, 3, 8 * rows, 8 * columns)
+    expected = oracle(tower, images, variant)
+    torch.testing.assert_close(dense_features(tower, images, variant), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_nearness_by_hand() -> None:
+    near = torch.tensor(-1 / 50).exp()
+    torch.testing.assert_close(nearness((1, 2)), torch.tensor([[0, 0, 0], [0, 1, near], [0, near, 1]]))
+    w = nearness((2, 4))
+    assert w.shape == (9, 9)
+    # From the upper left patch to the lower right one it is 1 down and 3 across, whichever way the grid is read.
+    assert w[1, 8] == pytest.approx(torch.tensor(-10 / 50).exp().item())
+    assert w[1, 4] == pytest.approx(torch.tensor(-9 / 50).exp().item())
+    assert not w[0].any() and not w[:, 0].any()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_block_runs_at_most_once(variant: str) -> None:
+    tower, calls = tiny_vit(layers=4), []
+    for index, block in enumerate(tower.transformer.resblocks):
+        block.register_forward_hook(lambda *_, index=index: calls.append(index))
+    dense_features(tower, noise(1, 3, 32, 32), variant)
+    assert calls == [0, 1, 2]
+
+
+@given(rows=st.integers(1, 7), columns=st.integers(1, 7), variant=st.sampled_from(list(VARIANTS)))
 @settings(max_examples=10, deadline=None)
 def test_any_grid_works_and_the_tower_stays_as_it_was(rows: int, columns: int, variant: str) -> None:
     tower, images = tiny_vit(), noise(2, 3, 8 * rows, 8 * columns)
@@ -163,14 +244,30 @@ def test_any_grid_works_and_the_tower_stays_as_it_was(rows: int, columns: int, v
     assert all(torch.equal(value, before[name]) for name, value in tower.state_dict().items())
 
 
-def test_the_two_variants_differ() -> None:
-    tower, images = tiny_vit(), noise(1, 3, 32, 32)
-    assert not torch.allclose(dense_features(tower, images), dense_features(tower, images, "maskclip-plain"), atol=0.1)
+@pytest.mark.parametrize(("one", "other"), list(combinations(VARIANTS, 2)))
+def test_any_two_variants_differ(one: str, other: str) -> None:
+    tower, images = sharp_vit(), noise(1, 3, 32, 32)
+    a, b = (F.normalize(dense_features(tower, images, variant), dim=1) for variant in (one, other))
+    assert (a * b).sum(dim=1).min() < 0.99
+
+
+@pytest.mark.parametrize("variant", ["sclip", "clearclip", "naclip"])
+def test_attention_pools_refuse_what_is_not_defined_for_them(variant: str) -> None:
+    resnet = seeded(ModifiedResNet([1, 1, 1, 1], output_dim=8, heads=2, image_size=32, width=4))
+    pooled = tiny_vit(attentional_pool=True, attn_pooler_queries=1, attn_pooler_heads=2)
+    for tower, pool in ((resnet, "AttentionPool2d"), (pooled, "AttentionalPooler")):
+        message = rf"'{variant}' changes .*{pool}.*only maskclip and maskclip-plain are defined"
+        with pytest.raises(ValueError, match=message):
+            dense_features(tower, noise(1, 3, 32, 32), variant)
+        same = dense_features(tower, noise(1, 3, 32, 32), "maskclip")
+        assert torch.equal(same, dense_features(tower, noise(1, 3, 32, 32), "maskclip-plain"))
 
 
 def test_what_is_refused() -> None:
     tower, images = tiny_vit(), noise(1, 3, 32, 32)
-    with pytest.raises(ValueError, match="unknown dense variant 'clip', expected one of maskclip, maskclip-plain"):
+    with pytest.raises(
+        ValueError, match="unknown dense variant 'clip', expected one of maskclip, maskclip-plain, sclip, clearclip"
+    ):
         dense_features(tower, images, "clip")
     with pytest.raises(ValueError, match=r"H a multiple of 8 and W of 8, got \(1, 3, 32, 30\)"):
         dense_features(tower, images[..., :30])
@@ -193,6 +290,13 @@ def test_a_view_checks_its_numbers(arguments: tuple[Any, ...]) -> None:
         View(*arguments)
 
 
+@pytest.mark.parametrize("long_side", [-1, 1, 31])
+def test_the_long_side_is_not_under_the_short_one(long_side: int) -> None:
+    with pytest.raises(ValueError, match=f"long_side={long_side}, short_side=32"):
+        View(32, long_side=long_side)
+    assert View(32, long_side=32).long_side == 32
+
+
 def test_window_starts_by_hand() -> None:
     assert window_starts(336, 224, 112) == [0, 112]
     assert window_starts(352, 224, 112) == [0, 112, 128]
@@ -208,12 +312,13 @@ def test_windows_cover_the_side_and_stay_inside(side: int, window: int, stride: 
     assert len(set(starts)) == len(starts)
 
 
-def test_windows_are_averaged_cell_by_cell() -> None:
-    tower, image, view = tiny_vit(), noise(3, 40, 72), View(short_side=40, window=32, stride=16)
+@pytest.mark.parametrize("variant", ["maskclip", "naclip"])
+def test_windows_are_averaged_cell_by_cell(variant: str) -> None:
+    tower, image, view = tiny_vit(), noise(3, 40, 72), View(short_side=40, window=32, stride=16, variant=variant)
     corners = [(y, x) for y in (0, 8) for x in (0, 16, 32, 40)]
     cells: dict[tuple[int, int], list[Tensor]] = {}
     for y, x in corners:
-        feature = F.normalize(dense_features(tower, image[None, :, y : y + 32, x : x + 32])[0], dim=0)
+        feature = F.normalize(dense_features(tower, image[None, :, y : y + 32, x : x + 32], variant)[0], dim=0)
         for row in range(4):
             for column in range(4):
                 cells.setdefault((y // 8 + row, x // 8 + column), []).append(feature[:, row, column])

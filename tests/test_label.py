@@ -1,6 +1,8 @@
-"""Pooling against upsampling and averaging, and the label rule with checkable numbers."""
+"""Pooling against upsampling and averaging, labels of pixels against whole maps, and the label rule by hand."""
 
 from __future__ import annotations
+
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -8,8 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ovseg.classes import Vocabulary, build_vocabulary
-from ovseg.label import grid_weights, label_masks, pool
+import ovseg.label
+from ovseg.classes import Background, Vocabulary, build_vocabulary
+from ovseg.label import grid_weights, label_masks, label_pixels, pool
 
 SIDE = st.integers(1, 12)
 
@@ -99,3 +102,114 @@ def test_one_alias_each_gives_a_distribution(seed: int, scale: float) -> None:
 def test_text_must_fit_the_vocabulary() -> None:
     with pytest.raises(ValueError, match=r"text must be \(2 prompts, C\)"):
         label_masks(TEXT, TEXT, build_vocabulary("cat,dog", "none"), 100.0)
+
+
+def one_go(
+    features: np.ndarray, text: np.ndarray, vocabulary: Vocabulary, scale: float, size: tuple[int, int]
+) -> np.ndarray:
+    """Labels of pixels with whole maps: torch's own upsampling and softmax, a name's best prompt, the threshold."""
+    cosines = torch.einsum("pc,chw->phw", torch.tensor(text).double(), torch.tensor(features).double())
+    upsampled = torch.nn.functional.interpolate(cosines[None], size, mode="bilinear", align_corners=False)[0]
+    probabilities = (scale * upsampled).softmax(0)
+    by_name = torch.zeros(len(vocabulary.names), *size, dtype=torch.float64)
+    for prompt, owner in enumerate(vocabulary.owners):
+        by_name[owner] = torch.maximum(by_name[owner], probabilities[prompt])
+    best = by_name.argmax(0)
+    if vocabulary.threshold is not None:
+        best[by_name.amax(0) < vocabulary.threshold] = 0  # as published: over all names, the background among them
+    return best.numpy()
+
+
+# Four prompts each: plain, with aliases, background words, a threshold, both.
+VOCABULARIES = (
+    build_vocabulary("a,b,c,d", "none"),
+    build_vocabulary("a;b,c;d", "none"),
+    build_vocabulary("a,b", "c,d"),
+    build_vocabulary("a;b,c,d", "threshold=0.4"),
+    build_vocabulary(["a", "b"], Background(words=("c", "d"), threshold=0.4)),
+    Vocabulary(("a", "b"), ("a", "b", "aa", "bb"), (0, 1, 0, 1)),  # a name's prompts need not stand together
+)
+
+
+def maps(seed: int, h: int, w: int) -> tuple[np.ndarray, np.ndarray]:
+    """Random features (5, h, w), of length 1 or less as windows' averages are, and four unit text embeddings."""
+    rng = np.random.default_rng(seed)
+    features = rng.normal(size=(5, h, w))
+    features *= rng.uniform(0.3, 1, (h, w)) / np.linalg.norm(features, axis=0)
+    text = rng.normal(size=(4, 5))
+    return features.astype(np.float32), (text / np.linalg.norm(text, axis=1, keepdims=True)).astype(np.float32)
+
+
+@given(
+    h=SIDE,
+    w=SIDE,
+    height=st.integers(1, 40),
+    width=st.integers(1, 40),
+    seed=st.integers(0, 999),
+    vocabulary=st.sampled_from(VOCABULARIES),
+    scale=st.floats(1, 100),
+)
+@settings(max_examples=60, deadline=None)
+def test_pixels_equal_whole_maps_to_the_last_label(
+    h: int, w: int, height: int, width: int, seed: int, vocabulary: Vocabulary, scale: float
+) -> None:
+    features, text = maps(seed, h, w)
+    labels = label_pixels(features, text, vocabulary, scale, (height, width))
+    assert labels.shape == (height, width)
+    assert labels.dtype == np.int32
+    assert np.array_equal(labels, one_go(features, text, vocabulary, scale, (height, width)))
+
+
+@pytest.mark.parametrize("values", [1, 4 * 30 * 7, 2**40])  # one row at a time, seven, all at once
+@pytest.mark.parametrize("vocabulary", VOCABULARIES)
+def test_the_number_of_bands_does_not_matter(
+    vocabulary: Vocabulary, values: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features, text = maps(values % 97, 6, 5)
+    labels = label_pixels(features, text, vocabulary, 40.0, (40, 30))
+    assert len(np.unique(labels)) > 1
+    monkeypatch.setattr(ovseg.label, "BAND_VALUES", values)
+    assert np.array_equal(label_pixels(features, text, vocabulary, 40.0, (40, 30)), labels)
+
+
+def test_pixels_by_hand() -> None:
+    # Cosines of the four pixels with three prompts; 1 is a logit of ln 8, so it beats two 0s with 0.8 against 0.1.
+    cosines = np.array([[[1, 0], [0, 0.5]], [[0, 1], [0, 0.5]], [[0, 0], [1, 0.0]]])
+    scale = float(np.log(8.0))
+    plain, alias = build_vocabulary("cat,dog,cow", "none"), build_vocabulary("cat;kitten,cow", "none")
+    assert label_pixels(cosines, TEXT, plain, scale, (2, 2)).tolist() == [[0, 1], [2, 0]]
+    assert label_pixels(cosines, TEXT, alias, scale, (2, 2)).tolist() == [[0, 0], [1, 0]]
+    # The last pixel's best is sqrt 8 of 1 + 2 sqrt 8, so 0.42.
+    for threshold, label in ((0.42, 1), (0.43, 0)):
+        vocabulary = build_vocabulary("cat,dog,cow", f"threshold={threshold}")
+        assert label_pixels(cosines, TEXT, vocabulary, scale, (2, 2)).tolist() == [[1, 2], [3, label]]
+    both = build_vocabulary(["cow"], Background(words=("sky", "wall"), threshold=0.81))
+    assert label_pixels(cosines, TEXT, both, scale, (2, 2)).tolist() == [[0, 0], [0, 0]]
+
+
+def test_pixels_keep_the_lengths_of_averaged_windows() -> None:
+    # Where windows disagree their mean is short and less sure: 8 / 10 at length 1, sqrt 8 / (2 + sqrt 8) = 0.59 at 1/2.
+    vocabulary = build_vocabulary("cat,dog,cow", "threshold=0.6")
+    features = np.zeros((3, 1, 2), np.float32)
+    features[0] = (1, 0.5)
+    assert label_pixels(features, TEXT, vocabulary, float(np.log(8.0)), (1, 2)).tolist() == [[1, 0]]
+
+
+def test_pixels_need_little_memory() -> None:
+    rng = np.random.default_rng(0)
+    features, text = rng.normal(size=(64, 28, 37)), rng.normal(size=(171, 64))
+    vocabulary = build_vocabulary([f"class {n}" for n in range(171)], "none")
+    tracemalloc.start()
+    labels = label_pixels(features, text, vocabulary, 1.0, (480, 640))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert labels.shape == (480, 640)
+    assert peak < 40e6  # bytes; the whole maps are 171 * 480 * 640 * 8 = 420e6, several times over
+
+
+def test_pixels_need_text_that_fits() -> None:
+    vocabulary = build_vocabulary("cat,dog", "none")
+    with pytest.raises(ValueError, match=r"text must be \(2 prompts, C\) and features \(C, h, w\), got \(3, 3\)"):
+        label_pixels(np.zeros((3, 2, 2)), TEXT, vocabulary, 40.0, (4, 4))
+    with pytest.raises(ValueError, match=r"got \(2, 3\) and \(3, 2\)"):
+        label_pixels(np.zeros((3, 2)), TEXT[:2], vocabulary, 40.0, (4, 4))

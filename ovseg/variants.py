@@ -1,0 +1,98 @@
+"""What takes the place of a CLIP ViT's last block, so that every patch keeps a meaning of its own.
+
+A published variant is a choice of two things: what a token attends to in the block's self-attention, and whether the
+rest of the block (the residual and the MLP) is kept. The blocks before it run as trained, so each costs one forward
+pass. Q, K and V are the block's own projections of its normed input, s = 1/sqrt(d) with d the channels of one head:
+
+    maskclip        V                                          kept      MaskCLIP, the authors' code (arXiv 2112.01071)
+    maskclip-plain  V                                          dropped   MaskCLIP, the paper's formula
+    sclip           [softmax(s QQ^T) + softmax(s KK^T)] V      kept      SCLIP (arXiv 2312.01597)
+    clearclip       softmax(s QQ^T) V                          dropped   ClearCLIP (arXiv 2407.12442)
+    naclip          softmax(s KK^T + w) V                      dropped   NACLIP (arXiv 2404.08181)
+
+Knows open_clip's two kinds of block; which towers can use a variant is `ovseg.dense`'s matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from open_clip.transformer import ResidualAttentionBlock
+from torch import Tensor
+from torch.nn import functional as F
+
+NEIGHBOURHOOD = 5.0  # patches: standard deviation of NACLIP's Gaussian
+
+Mix = Callable[[Tensor, Tensor, Tensor, tuple[int, int]], Tensor]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A last block by its mixing of tokens and by what else of it is kept."""
+
+    mix: Mix  # (queries, keys, values, grid) -> mixed values; all (B, heads, 1+N, d), grid (h, w) of the N patches
+    residual: bool  # add the block's input and run its MLP, as trained; else the attention's output alone
+
+    def run(self, block: Any, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        """The block's output, (B, 1+N, D) -> (B, 1+N, D); the class token comes first, then N = h * w patches."""
+        attended = _attend(block, tokens, self.mix, grid)
+        if not self.residual:
+            return attended
+        tokens = tokens + attended
+        return tokens + block.ls_2(block.mlp(block.ln_2(tokens)))
+
+
+def own_value(query: Tensor, key: Tensor, value: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Every token attends to itself alone."""
+    return value
+
+
+def like_queries_and_keys(query: Tensor, key: Tensor, value: Tensor, grid: tuple[int, int]) -> Tensor:
+    """To tokens with a like query, and to tokens with a like key; the two sums are added, not averaged."""
+    attention = F.scaled_dot_product_attention
+    return attention(query, query, value) + attention(key, key, value)
+
+
+def like_queries(query: Tensor, key: Tensor, value: Tensor, grid: tuple[int, int]) -> Tensor:
+    """To tokens with a like query."""
+    return F.scaled_dot_product_attention(query, query, value)
+
+
+def like_keys_nearby(query: Tensor, key: Tensor, value: Tensor, grid: tuple[int, int]) -> Tensor:
+    """To tokens with a like key, near ones before others."""
+    return F.scaled_dot_product_attention(key, key, value, attn_mask=nearness(grid).to(key))
+
+
+VARIANTS: dict[str, Variant] = {
+    "maskclip": Variant(own_value, residual=True),
+    "maskclip-plain": Variant(own_value, residual=False),
+    "sclip": Variant(like_queries_and_keys, residual=True),
+    "clearclip": Variant(like_queries, residual=False),
+    "naclip": Variant(like_keys_nearby, residual=False),
+}
+
+
+def nearness(grid: tuple[int, int]) -> Tensor:
+    """NACLIP's w, (1+N, 1+N) float32: exp(-distance^2 / (2 * 5^2)) between patches of the grid, row by row.
+
+    Distances are in patches. The class token has no place on the grid: its row and column are 0.
+    """
+    rows, columns = (torch.arange(length, dtype=torch.float32) for length in grid)
+    down, across = (torch.exp(-(place[:, None] - place).square() / (2 * NEIGHBOURHOOD**2)) for place in (rows, columns))
+    return F.pad(torch.kron(down, across), (1, 0, 1, 0))
+
+
+def _attend(block: Any, tokens: Tensor, mix: Mix, grid: tuple[int, int]) -> Tensor:
+    """The block's attention branch with `mix` for the attention itself, as it would be added to the residual."""
+    attention = block.attn
+    projected = F.linear(block.ln_1(tokens), attention.in_proj_weight, attention.in_proj_bias)
+    query, key, value = projected.unflatten(2, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    if isinstance(block, ResidualAttentionBlock):
+        return block.ls_1(attention.out_proj(mix(query, key, value, grid).transpose(1, 2).flatten(2)))
+    mixed = mix(attention.ln_q(query), attention.ln_k(key), value, grid)
+    if attention.head_scale is not None:
+        mixed = mixed * attention.head_scale
+    return block.ls_1(block.ln_attn(attention.out_proj(attention.ln_inner(mixed.transpose(1, 2).flatten(2)))))
