@@ -40,6 +40,29 @@ examples:
   ovseg eval score voc21 --root R --predictions runs/emerdiff --best-label     (the masks alone: reads labels)
 
 Writes results.json, table.md and classes.csv into --out. mIoU and its kin in percent, at the labels' own resolution."""
+UNSUPERVISED_EXAMPLES = """\
+examples:
+  ovseg eval predict coco-stuff27 --root R --out runs/e --keep-analysis
+  ovseg eval unsupervised coco-stuff27 --root R --predictions runs/e
+
+protocols, of the masks' embeddings alone, without class names:
+  traditional   k-means into as many concepts as classes, matched with the classes
+  modified      a class's concept is the mean embedding of its pixels: reads the labels of the same images
+
+Writes unsupervised.json and unsupervised.md into --out. No model is run."""
+ABLATE_EXAMPLES = """\
+examples:
+  ovseg eval ablate pocket --preset pocket --limit 20 --over masks=10,20,30 --out runs/ablation      (works offline)
+  ovseg eval ablate voc20 --root R --limit 100 --over t_m=181,281,381 --over injection=on,off --out runs/ablation
+
+settings, one varied at a time (several --over: several tables):
+  masks, t_f, t_m, strength, sigma, steps, seed   numbers, as the flags of the method
+  injection                                       on, off
+  feature_layer, modulated_layer                  a module's full name, or up1.0 for
+                                                  up_blocks.1.attentions.0.transformer_blocks.0.attn2
+
+OUT gets a run folder for each value (`masks=10`, and `default`), ablation.json, ablation.md and ablation.png. The same
+command once more does only what is left."""
 METHODS = ("maskclip", "maskclip+naive", "maskclip+slic", "maskclip+emerdiff")
 
 
@@ -72,8 +95,43 @@ def add_eval(commands: Any) -> None:
     _add_dataset(score)
     score.add_argument("--predictions", nargs="+", required=True, metavar="RUN", help="folders that predict wrote")
     score.add_argument("--best-label", action="store_true", help="give every mask its majority class first (an oracle)")
-    score.add_argument("--out", metavar="DIR", help="folder for the tables (default: the first RUN)")
+    score.add_argument("--out", metavar="DIR", help="folder for results (default: in each RUN, the table in the first)")
     score.set_defaults(run="eval.score:run")
+    _add_unsupervised(actions)
+    _add_ablate(actions)
+
+
+def _add_unsupervised(actions: Any) -> None:
+    parser = actions.add_parser(
+        "unsupervised",
+        help="the masks without class names, by their embeddings",
+        epilog=UNSUPERVISED_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_dataset(parser)
+    parser.add_argument("--predictions", required=True, metavar="RUN", help="a folder made with --keep-analysis")
+    parser.add_argument("--protocol", choices=("traditional", "modified", "both"), default="both", help="see below")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of k-means (0)")
+    parser.add_argument("--out", metavar="DIR", help="folder for the table (default: RUN)")
+    parser.set_defaults(run="eval.unsupervised:run")
+
+
+def _add_ablate(actions: Any) -> None:
+    parser = actions.add_parser(
+        "ablate",
+        help="vary one setting of the masks at a time",
+        epilog=ABLATE_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_dataset(parser)
+    parser.add_argument("--over", action="append", required=True, metavar="S=V,V", help="a setting and its values")
+    _add_limit(parser)
+    _add_rules(parser)
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder for the runs and the tables")
+    parser.add_argument("--overwrite", action="store_true", help="replace what --out holds, instead of going on there")
+    flags.add_models(parser)
+    flags.add_method(parser, upsampling=False)
+    parser.set_defaults(run="eval.ablate:run", method=METHODS[-1])
 
 
 def _add_dataset(parser: argparse.ArgumentParser) -> None:
@@ -88,6 +146,10 @@ def _add_limit(parser: argparse.ArgumentParser) -> None:
 
 def _add_approach(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--method", choices=METHODS, default=METHODS[-1], help="see below")
+    _add_rules(parser)
+
+
+def _add_rules(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dense", metavar="V", help="maskclip (default), maskclip-plain, sclip, clearclip, naclip")
-    parser.add_argument("--protocol", metavar="P", help="see below")
+    parser.add_argument("--protocol", metavar="P", help="sclip, tcl, maskclip or native")
     parser.add_argument("--vocabulary", metavar="LIST", help="another list of class names, such as voc20-sclip")

@@ -1,7 +1,8 @@
 """Confusion matrices and what is read off them. Integer counts first, ratios once at the end, so that parts add up.
 
 A matrix is (L, L + 1) int64: rows are true classes, columns predicted ones, and the last column counts pixels with a
-true class that were given none; they are in every union and in every accuracy's denominator.
+true class that were given none; they are in every union and in every accuracy's denominator. The IoUs need less of it,
+*class counts* (L, 3) int64: for each class its true pixels, its predicted pixels, and the pixels that are both.
 """
 
 from __future__ import annotations
@@ -10,16 +11,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
+RESAMPLES = 1000  # of the bootstrap, over images
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class Scores:
     """All in percent. Classes that are neither in the truth nor predicted are NaN, and left out of the means."""
 
     mIoU: float  # noqa: N815 - the field's spelling
     pixel_accuracy: float
-    mean_accuracy: float
+    mean_accuracy: float  # over the classes that are in the truth
+    fwIoU: float  # noqa: N815 - the mean of the IoUs weighted by the classes' true pixels
     class_IoU: np.ndarray  # noqa: N815 - (L,) float64
-    class_accuracy: np.ndarray  # (L,) float64
+    class_accuracy: np.ndarray  # (L,) float64; NaN for classes that are not in the truth
 
 
 def confusion_matrix(truth: np.ndarray, predicted: np.ndarray, classes: int, ignore: int = 255) -> np.ndarray:
@@ -39,34 +43,81 @@ def confusion_matrix(truth: np.ndarray, predicted: np.ndarray, classes: int, ign
     return np.bincount(rows * (classes + 1) + columns, minlength=classes * (classes + 1)).reshape(classes, classes + 1)
 
 
-def scores(confusion: np.ndarray) -> Scores:
-    """mIoU and its kin of a matrix (L, L + 1); IoU = intersection / union over all pixels that were counted."""
-    intersection = confusion.diagonal().astype(np.float64)
-    true, predicted = confusion.sum(1), confusion[:, :-1].sum(0)
+def class_counts(confusion: np.ndarray) -> np.ndarray:
+    """The class counts (L, 3) int64 of a matrix (L, L + 1): true, predicted, both."""
+    return np.stack([confusion.sum(1), confusion[:, :-1].sum(0), confusion.diagonal()], axis=1)
+
+
+def class_iou(counts: np.ndarray) -> np.ndarray:
+    """IoU = both / (true + predicted - both) in percent, (..., L) float64, of class counts (..., L, 3).
+
+    NaN for classes that are neither true nor predicted anywhere.
+    """
+    true, predicted, both = np.moveaxis(counts, -1, 0)
     with np.errstate(invalid="ignore"):
-        class_iou = 100 * intersection / (true + predicted - intersection)
-        class_accuracy = 100 * intersection / true
+        return 100 * both / (true + predicted - both)
+
+
+def mean_iou(counts: np.ndarray) -> np.ndarray:
+    """Mean IoU over the classes that are there, in percent: (...,) of class counts (..., L, 3); NaN without any."""
+    values = class_iou(counts)
+    there = ~np.isnan(values)
+    with np.errstate(invalid="ignore"):
+        return np.where(there, values, 0).sum(-1) / there.sum(-1)
+
+
+def scores(confusion: np.ndarray) -> Scores:
+    """mIoU and its kin of a matrix (L, L + 1), over all pixels that were counted. NaN where no pixel was."""
+    counts = class_counts(confusion)
+    true, _, both = counts.T
+    class_ious = class_iou(counts)
+    with np.errstate(invalid="ignore"):
+        class_accuracy = 100 * both / true
+        shares = true / true.sum()
+        accuracy = 100 * both.sum() / true.sum()
     return Scores(
-        mIoU=_mean(class_iou),
-        pixel_accuracy=_mean(100 * intersection.sum(keepdims=True) / max(true.sum(), 1)),
-        mean_accuracy=_mean(class_accuracy),
-        class_IoU=class_iou,
+        mIoU=float(mean_iou(counts)),
+        pixel_accuracy=float(accuracy),
+        mean_accuracy=float(class_accuracy[true > 0].mean()) if true.any() else float("nan"),
+        fwIoU=float((shares * class_ious)[true > 0].sum()) if true.any() else float("nan"),
+        class_IoU=class_ious,
         class_accuracy=class_accuracy,
     )
+
+
+def interval(counts: np.ndarray, baseline: np.ndarray | None = None, seed: int = 0) -> tuple[float, float]:
+    """95 % bootstrap interval, over images, of the mIoU in percent, or of its lead over a baseline on the same images.
+
+    counts, baseline: class counts of every image, (images, L, 3) int64. Images are drawn with replacement, the same
+    ones for both, 1000 times; the ends are percentiles of the resampled values.
+    """
+    rng = np.random.default_rng(seed)
+    images = len(counts)
+    draws = np.stack([np.bincount(rng.integers(0, images, images), minlength=images) for _ in range(RESAMPLES)])
+    values = _resampled(draws, counts)
+    if baseline is not None:
+        values = values - _resampled(draws, baseline)
+    values = values[~np.isnan(values)]
+    if not values.size:
+        return float("nan"), float("nan")
+    low, high = np.percentile(values, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def _resampled(draws: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """The mIoU of every draw; float64 holds the sums exactly (they are far below 2^53) and multiplies faster."""
+    sums = draws.astype(np.float64) @ counts.reshape(len(counts), -1).astype(np.float64)
+    return mean_iou(sums.reshape(len(draws), *counts.shape[1:]))
 
 
 def best_labels(segments: np.ndarray, truth: np.ndarray, classes: int, ignore: int = 255) -> np.ndarray:
     """Every segment with the class that most of its pixels have: an oracle that measures the masks alone.
 
-    segments, truth: (H, W) integers, ids from 0. Returns (H, W) int64; a segment without any valid pixel gets class 0.
+    segments, truth: (H, W) integers, ids from 0. Returns (H, W) int64. Of classes with as many pixels, the one with the
+    lowest index wins; a segment without any valid pixel, which no score sees, gets class 0.
     """
     segments = segments.astype(np.int64)
     counted = truth != ignore
     pairs = segments[counted] * classes + truth[counted]
     votes = np.bincount(pairs, minlength=(int(segments.max()) + 1) * classes).reshape(-1, classes)
     return votes.argmax(1)[segments]
-
-
-def _mean(values: np.ndarray) -> float:
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if known.size else float("nan")

@@ -1,92 +1,243 @@
-"""Scores a run folder of `ovseg label` or `ovseg masks` against a folder of index maps.
+"""Scores run folders against a data set: `ovseg eval score`. It reads files alone, no model.
 
-    python -m eval.score RUN --labels scenes/labels --classes scenes/classes.txt
-    python -m eval.score RUN --labels scenes/labels --classes scenes/classes.txt --best-label
-
-Reads files alone, no model. Labels are compared at the truth's own resolution. `--best-label` gives every segment its
-majority class first, so it measures masks, of any number and without names. Intervals are bootstrapped over images.
+Labels are compared at the truth's own resolution, over the images that the run's record says were undertaken, one image
+after the other; what is kept of an image are counts. With `best_label` the masks are scored instead: each takes the
+class that most of its valid pixels have, so this *reads labels* and measures masks alone, of any number, without names.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
+import math
 import sys
-from collections.abc import Sequence
+from argparse import Namespace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from rich.console import Console
+from rich.progress import track as rich_track
 
-from eval.confusion import best_labels, confusion_matrix, scores
-from ovseg.classes import read_classes
-from ovseg.result import read_index_png
+from eval.boundaries import boundary_counts, boundary_f
+from eval.confusion import Scores, best_labels, class_counts, confusion_matrix, interval, mean_iou, scores
+from eval.datasets import Dataset, open_dataset
+from eval.tables import classes_csv, run_sheet
+from ovseg.result import json_bytes, read_index_png, write_atomically
+from ovseg.run_folder import RunFolder, read_run
 
-RESAMPLES = 1000  # of the bootstrap, over images
+Track = Callable[[Sequence[str]], Iterable[str]]
 
 
-def undertaken(run: Path) -> list[str]:
-    """The ids of a run folder; ValueError where one of them is not done."""
-    ids = json.loads((run / "run.json").read_text(encoding="utf-8"))["ids"]
-    unfinished = [one for one, entry in ids.items() if entry["state"] != "done"]
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """A run's counts on a data set."""
+
+    run: RunFolder
+    dataset: str
+    names: tuple[str, ...]  # L class names
+    images: int  # of the whole data set, by its official number where it has one
+    ids: tuple[str, ...]  # n images that were undertaken, and scored, sorted
+    best_label: bool
+    confusion: np.ndarray  # (L, L + 1) int64
+    image_counts: np.ndarray  # (n, L, 3) int64, class counts of each image
+    boundaries: np.ndarray  # (L, 3) int64, class counts of boundary pixels
+    image_boundary_f: np.ndarray  # (n,) float64, percent; NaN: no boundary, or not `best_label`
+
+    @property
+    def scores(self) -> Scores:
+        """mIoU and its kin."""
+        return scores(self.confusion)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Percent, NaN where undefined: mIoU, pixel_accuracy, mean_accuracy, fwIoU, boundary_IoU; with `best_label`
+        also boundary_F, the mean over the images that have boundaries."""
+        found = self.scores
+        metrics = {name: getattr(found, name) for name in ("mIoU", "pixel_accuracy", "mean_accuracy", "fwIoU")}
+        metrics["boundary_IoU"] = float(mean_iou(self.boundaries))
+        if self.best_label:
+            known = self.image_boundary_f[~np.isnan(self.image_boundary_f)]
+            metrics["boundary_F"] = float(known.mean()) if known.size else math.nan
+        return metrics
+
+    @cached_property
+    def interval(self) -> tuple[float, float]:
+        """95 % bootstrap interval of the mIoU, over images, in percent."""
+        return interval(self.image_counts)
+
+    def lead(self, baseline: Scored) -> tuple[float, float, float]:
+        """The mIoU minus that of a baseline on the same images, and its 95 % interval (the same draws for both).
+
+        Raises ValueError where the images are not the same.
+        """
+        if self.ids != baseline.ids:
+            raise ValueError(f"{self.run.path} and {baseline.run.path} hold different images")
+        return self.scores.mIoU - baseline.scores.mIoU, *interval(self.image_counts, baseline.image_counts)
+
+    def results(self) -> dict[str, Any]:
+        """What `results.json` holds; percent, None for what is undefined."""
+        facts, found = self.run.facts, self.scores
+        columns = (self.names, found.class_IoU, found.class_accuracy, self.confusion.sum(1))
+        return {
+            "dataset": self.dataset,
+            "method": facts.get("method") or facts.get("command"),
+            "best_label": self.best_label,
+            "protocol": facts.get("protocol"),
+            "counts": {"scored": len(self.ids), "undertaken": len(self.run.ids), "dataset": self.images},
+            "metrics": {name: json_number(value) for name, value in self.metrics.items()},
+            "mIoU_interval": [json_number(end) for end in self.interval],
+            "classes": [
+                {"name": name, "IoU": json_number(iou), "accuracy": json_number(accuracy), "pixels": int(pixels)}
+                for name, iou, accuracy, pixels in zip(*columns, strict=True)
+            ],
+            "vocabulary_sha256": facts.get("vocabulary_sha256"),
+            "models": facts.get("models"),
+            "options": facts.get("options"),
+            "view": facts.get("view"),
+            "versions": self.run.versions,
+            "confusion": self.confusion.tolist(),
+        }
+
+
+def score_run(run: str | Path, dataset: Dataset, best_label: bool = False, *, track: Track = iter) -> Scored:
+    """Score a run folder of `ovseg label`, `ovseg masks` (with `best_label`) or `ovseg eval predict`.
+
+    track: wraps the ids that are gone through, to show progress.
+    Raises ValueError, naming the folder or file: an image that is not done or not of the data set, names that are not
+    the data set's, a prediction that is missing, unreadable, of the wrong size, or with indices out of range; OSError
+    and ValueError as `read_run` and the data set.
+    """
+    folder = read_run(run)
+    check_images(folder, dataset)
+    if not best_label:
+        _check_names(folder, dataset)
+    classes = len(dataset.names)
+    suffix = ".masks.png" if best_label and folder.facts.get("command") != "masks" else ".png"
+    confusion = np.zeros((classes, classes + 1), np.int64)
+    boundaries = np.zeros((classes, 3), np.int64)
+    image_counts, boundary_fs = [], []
+    for id in track(sorted(folder.ids)):
+        truth = dataset.truth(id)
+        predicted = _read(folder.file(id, suffix), truth.shape)
+        if best_label:
+            boundary_fs.append(boundary_f(predicted, truth))
+            predicted = best_labels(predicted, truth, classes)
+        else:
+            _check_indices(folder, id, predicted, classes)
+        one = confusion_matrix(truth, predicted, classes)
+        confusion += one
+        image_counts.append(class_counts(one))
+        boundaries += boundary_counts(truth, predicted, classes)
+    return Scored(
+        run=folder,
+        dataset=dataset.name,
+        names=tuple(dataset.names),
+        images=dataset.expected or len(dataset.ids),
+        ids=tuple(sorted(folder.ids)),
+        best_label=best_label,
+        confusion=confusion,
+        image_counts=np.stack(image_counts),
+        boundaries=boundaries,
+        image_boundary_f=np.array(boundary_fs if best_label else [math.nan] * len(image_counts)),
+    )
+
+
+def run(given: Namespace) -> int:
+    """`ovseg eval score`; returns the exit code."""
+    dataset = open_dataset(given.name, given.root, ignore=given.ignore, part=True)
+    folders = [Path(folder) for folder in given.predictions]
+    outs = _out_folders(folders, given.out)
+    stem = "best-label" if given.best_label else "results"
+    for folder, out in zip(folders, outs, strict=True):
+        if out.resolve() == folder.resolve() and stem in read_run(folder).ids:
+            raise ValueError(f"{folder / stem}.json is the file of an image called {stem!r}; choose another --out")
+    found = [score_run(folder, dataset, given.best_label, track=progress(folder)) for folder in folders]
+    table = run_sheet(found)
+    prefix = "best-label-" if given.best_label else ""
+    for scored, out in zip(found, outs, strict=True):
+        results = scored.results()
+        write_atomically(out / f"{stem}.json", json_bytes(results))
+        write_atomically(out / f"{prefix}classes.csv", classes_csv(results["classes"]).encode())
+    table_folder = Path(given.out) if given.out else folders[0]
+    write_atomically(table_folder / f"{prefix}table.md", table.markdown().encode())
+    table.show()
+    return 0
+
+
+def check_images(folder: RunFolder, dataset: Dataset) -> None:
+    """ValueError unless a run has images, all of them done and all of the data set."""
+    unfinished = sorted(set(folder.ids) - set(folder.done))
     if unfinished:
-        raise ValueError(f"{run}: {len(unfinished)} of {len(ids)} images are not done, such as {unfinished[0]}")
-    return sorted(ids)
+        entry = folder.ids[unfinished[0]]
+        said = f"{entry['state']}: {entry['error']}" if entry.get("error") else entry["state"]
+        share = f"{len(unfinished)} of {len(folder.ids)}"
+        raise ValueError(f"{folder.path}: {share} images are not done, such as {unfinished[0]} ({said})")
+    if not folder.ids:
+        raise ValueError(f"{folder.path}: no image was undertaken in this run, nothing can be scored")
+    strangers = sorted(set(folder.ids) - set(dataset.ids))
+    if strangers:
+        raise ValueError(f"{folder.path}: {strangers[0]} is no image of {dataset.name} at {dataset.root}")
 
 
-def confusions(run: Path, labels: Path, classes: Sequence[str], best_label: bool) -> np.ndarray:
-    """One confusion matrix an image, (images, L, L + 1) int64."""
-    names = json.loads((run / "run.json").read_text(encoding="utf-8")).get("names")
-    if not best_label and list(names or ()) != list(classes):
-        raise ValueError(f"{run}/run.json: its names are not those of the class list, in its order")
-    matrices = []
-    for one in undertaken(run):
-        truth, predicted = read_index_png(labels / f"{one}.png"), read_index_png(run / f"{one}.png")
-        try:
-            if best_label and truth.shape == predicted.shape:
-                predicted = best_labels(predicted, truth, len(classes))
-            matrices.append(confusion_matrix(truth, predicted, len(classes)))
-        except ValueError as error:
-            raise ValueError(f"{one}: {error}") from error
-    return np.stack(matrices)
+def _check_names(folder: RunFolder, dataset: Dataset) -> None:
+    """ValueError unless a run's names are the data set's."""
+    names, expected = folder.facts.get("names"), list(dataset.names)
+    if names is None:
+        raise ValueError(f"{folder.path}: holds masks without names; --best-label scores those")
+    if len(names) != len(expected):
+        raise ValueError(f"{folder.path}: has {len(names)} names, {dataset.name} has {len(expected)}")
+    for index, (name, wanted) in enumerate(zip(names, expected, strict=True)):
+        if name != wanted:
+            raise ValueError(f"{folder.path}: its name {index} is {name!r}, that of {dataset.name} is {wanted!r}")
 
 
-def interval(matrices: np.ndarray, baseline: np.ndarray | None = None, seed: int = 0) -> tuple[float, float]:
-    """95 % bootstrap interval, over images, of the mIoU, or of its lead over a baseline on the same images."""
-    rng = np.random.default_rng(seed)
-    values = []
-    for _ in range(RESAMPLES):
-        picks = rng.integers(0, len(matrices), len(matrices))
-        value = scores(matrices[picks].sum(0)).mIoU
-        values.append(value - (scores(baseline[picks].sum(0)).mIoU if baseline is not None else 0.0))
-    low, high = np.percentile(values, [2.5, 97.5])
-    return float(low), float(high)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m eval.score", description="Score a run folder on exact labels.")
-    parser.add_argument("run", type=Path, help="a folder written by `ovseg label` or `ovseg masks`")
-    parser.add_argument("--labels", type=Path, required=True, help="index PNGs with the images' ids; 255 is ignored")
-    parser.add_argument("--classes", type=Path, required=True, help="class list, in the order of the indices")
-    parser.add_argument("--best-label", action="store_true", help="give every segment its majority class first")
-    parser.add_argument("--against", type=Path, help="a second run folder, for the difference in mIoU")
-    given = parser.parse_args()
+def _read(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """A prediction, checked against the truth's size."""
+    if not path.is_file():
+        hint = "; this run kept no masks, which --best-label needs" if path.name.endswith(".masks.png") else ""
+        raise ValueError(f"{path}: missing, though the run's record says that it is done{hint}")
     try:
-        classes = read_classes(given.classes).names
-        if given.against and undertaken(given.against) != undertaken(given.run):
-            raise ValueError(f"{given.against} holds other images than {given.run}")
-        matrices = confusions(given.run, given.labels, classes, given.best_label)
-        other = confusions(given.against, given.labels, classes, given.best_label) if given.against else None
-    except (OSError, ValueError, KeyError) as error:
-        print(f"eval.score: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
-    result, (low, high) = scores(matrices.sum(0)), interval(matrices)
-    print(f"{len(matrices)} images, {len(classes)} classes{', best label per segment' if given.best_label else ''}")
-    print(f"mIoU {result.mIoU:.2f} [{low:.2f}, {high:.2f}]  pixel accuracy {result.pixel_accuracy:.2f}")
-    if other is not None:
-        low, high = interval(matrices, other)
-        lead = result.mIoU - scores(other.sum(0)).mIoU
-        print(f"mIoU lead over {given.against}: {lead:+.2f} [{low:+.2f}, {high:+.2f}]")
+        predicted = read_index_png(path)
+    except (OSError, SyntaxError) as error:  # the latter is Pillow's for a broken PNG
+        raise ValueError(f"{path}: cannot be read as an index map ({error})") from error
+    if predicted.shape != shape:
+        (height, width), (rows, columns) = predicted.shape, shape
+        raise ValueError(f"{path}: is {width}x{height} pixels, the labels of this image are {columns}x{rows}")
+    return predicted
 
 
-if __name__ == "__main__":
-    main()
+def _check_indices(folder: RunFolder, id: str, predicted: np.ndarray, classes: int) -> None:
+    unlabelled = folder.facts.get("no_label", 255)
+    wrong = predicted[(predicted >= classes) & (predicted != unlabelled)]
+    if wrong.size:
+        raise ValueError(
+            f"{folder.file(id, '.png')}: holds index {wrong[0]}, expected 0..{classes - 1} or {unlabelled} (no label)"
+        )
+
+
+def _out_folders(folders: Sequence[Path], out: str | None) -> list[Path]:
+    """Where each run's results go: into the run, into --out, or, several runs, into a folder of --out each."""
+    if out is None:
+        return list(folders)
+    if len(folders) == 1:
+        return [Path(out)]
+    names = [folder.resolve().name for folder in folders]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"--out {out}: two runs are called {twice[0]!r}, their results would be one folder's")
+    return [Path(out) / name for name in names]
+
+
+def progress(folder: Path) -> Track:
+    """A progress bar on a terminal, nothing elsewhere."""
+    console = Console(stderr=True)
+    return lambda ids: rich_track(
+        ids, f"scoring {folder}", console=console, transient=True, disable=not sys.stderr.isatty()
+    )
+
+
+def json_number(value: float) -> float | None:
+    """For JSON, which has no NaN."""
+    return None if math.isnan(value) else float(value)

@@ -16,7 +16,7 @@ MAY_IMPORT = {
     "emerdiff": set(),
     "prompts": set(),
     "ovseg": {"emerdiff", "prompts", "pocket"},
-    "eval": {"ovseg", "prompts"},
+    "eval": {"ovseg", "emerdiff", "prompts", "pocket"},
     "pocket": {"prompts"},  # only where it trains; see the next test
 }
 
@@ -34,7 +34,8 @@ def imported(path: Path) -> set[str]:
 @pytest.mark.parametrize("room", sorted(ROOMS))
 def test_imports_go_one_way(room):
     for path in (ROOT / room).rglob("*.py"):
-        assert imported(path) - {room} <= MAY_IMPORT[room], path
+        front_door = {"eval"} if path == ROOT / "ovseg/cli.py" else set()  # the one command has rooms of all kinds
+        assert imported(path) - {room} <= MAY_IMPORT[room] | front_door, path
 
 
 def test_pocket_imports_nothing_of_ours_at_run_time():

@@ -1,0 +1,173 @@
+"""What is shown of scored runs: a table with a row a run, and below it published rows of the same set and protocol.
+
+Markdown for files and pipes, a rich table for terminals, CSV for the classes. Numbers of different protocols cannot be
+compared, so the protocol is a column, and published rows appear only beside a run of their own protocol.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+import rich.table
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+
+if TYPE_CHECKING:
+    from eval.score import Scored
+
+PUBLISHED_FILE = "published.json"
+METRICS = {
+    "pixel_accuracy": "pixel acc.",
+    "mean_accuracy": "mean acc.",
+    "fwIoU": "fwIoU",
+    "boundary_IoU": "boundary IoU",
+    "boundary_F": "boundary F",
+}
+NO_PROTOCOL = "none"  # shown for runs of `ovseg label` and `ovseg masks`, which follow none
+NOT_STATED = "not stated"  # shown for published rows whose source does not say
+PUBLISHED_NOTE = (
+    "numbers of the papers, not ours; CLIP ViT-B/16 of OpenAI and no training, unless the row says otherwise; "
+    f"compare within a protocol alone ({NOT_STATED}: the source names none)"
+)
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """Rows of text under a header, and notes on them; a row whose first cell is "published" is set back."""
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]  # as many cells as the header
+    notes: Sequence[str]
+    below: Sheet | None = None  # another one to show after it
+
+    def markdown(self) -> str:
+        """All of it as Markdown."""
+        lines = [self.header, ["---"] * len(self.header), *self.rows]
+        table = "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n" for cells in lines)
+        text = f"## {self.title}\n\n{table}\n" + "".join(f"- {note}\n" for note in self.notes)
+        return f"{text}\n{self.below.markdown()}" if self.below else text
+
+    def show(self) -> None:
+        """To standard output: a rich table on a terminal, else Markdown."""
+        if not sys.stdout.isatty():
+            print(self.markdown(), end="")
+            return
+        table = rich.table.Table(title=escape(self.title), box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+        for index, name in enumerate(self.header):
+            longest = max((len(word) for row in self.rows for word in row[index].split()), default=0)
+            # Numbers stay whole; what may be folded are names of runs and methods.
+            table.add_column(escape(name), overflow="fold", min_width=longest if index > 1 else None)
+        for row in self.rows:
+            table.add_row(*map(escape, row), style="dim" if row[0] == "published" else None)
+        console = Console(highlight=False)
+        console.print(table)
+        for note in self.notes:
+            console.print(f"- {escape(note)}")
+        if self.below:
+            console.print()
+            self.below.show()
+
+
+def run_sheet(runs: Sequence[Scored]) -> Sheet:
+    """Runs scored on one data set, all with or all without best labels; the first is the baseline of the leads."""
+    first, several = runs[0], len(runs) > 1
+    metrics = [name for name in METRICS if name in first.metrics]
+    header = ["run", "method", "dense CLIP", "protocol", "images", "mIoU", *(["lead"] if several else [])]
+    rows = []
+    for scored in runs:
+        facts, values = scored.run.facts, scored.metrics
+        row = [str(scored.run.path), str(facts.get("method") or facts.get("command") or ""), dense_variant(facts)]
+        row += [protocol_name(facts), f"{len(scored.ids)} of {scored.images}"]
+        row += [with_interval(values["mIoU"], *scored.interval)]
+        if several:
+            comparable = scored is not first and scored.ids == first.ids
+            row += [with_interval(*scored.lead(first), sign="+") if comparable else ""]
+        rows.append(row + [number(values[name]) for name in metrics])
+    return Sheet(
+        title=f"{first.dataset}, {len(first.names)} classes" + (", best label per mask" if first.best_label else ""),
+        header=header + [METRICS[name] for name in metrics],
+        rows=rows,
+        notes=_notes(runs),
+        below=None if first.best_label else published_sheet(first.dataset, {protocol_name(s.run.facts) for s in runs}),
+    )
+
+
+def published_sheet(dataset: str, protocols: set[str]) -> Sheet | None:
+    """The published rows of a data set by these protocols' rules; None where there are none."""
+    rows = [[method, protocol, f"{value:.1f}"] for method, protocol, value in published(dataset, protocols)]
+    return Sheet(f"{dataset}, published", ["method", "protocol", "mIoU"], rows, [PUBLISHED_NOTE]) if rows else None
+
+
+def published(dataset: str, protocols: set[str]) -> list[tuple[str, str, float]]:
+    """Published rows (method, protocol, mIoU in percent) of a data set, by the given protocols' rules, in their order.
+
+    Rows whose source does not state its protocol come last, marked so; they are left out where none of the given
+    protocols has published rows at all.
+    """
+    table = json.loads((files("eval") / PUBLISHED_FILE).read_text(encoding="utf-8"))
+    rows = [row for row in table["rows"] if row["protocol"] in protocols]
+    if rows:
+        rows += [row for row in table["rows"] if row["protocol"] is None]
+    found = [(row["method"], row["protocol"] or NOT_STATED, row["mIoU"].get(dataset)) for row in rows]
+    return sorted((row for row in found if row[2] is not None), key=lambda row: (row[1] == NOT_STATED, row[1]))
+
+
+def protocol_name(facts: dict[str, Any]) -> str:
+    """The protocol a run followed, by its record's facts: "sclip", "tcl", ..., "none"."""
+    protocol = facts.get("protocol")
+    return str(protocol["name"]) if protocol else NO_PROTOCOL
+
+
+def dense_variant(facts: dict[str, Any]) -> str:
+    """The dense CLIP variant of a run, by its record's facts; empty for runs without CLIP."""
+    return str((facts.get("view") or {}).get("variant", ""))
+
+
+def classes_csv(classes: Sequence[Mapping[str, Any]]) -> str:
+    """The rows `classes` of `Scored.results` (name, IoU, accuracy, pixels; empty where undefined) as CSV text."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["name", "IoU", "accuracy", "pixels"])
+    for row in classes:
+        writer.writerow([row["name"], _cell(row["IoU"]), _cell(row["accuracy"]), row["pixels"]])
+    return text.getvalue()
+
+
+def _notes(runs: Sequence[Scored]) -> list[str]:
+    notes = ["percent; mIoU with its 95 % bootstrap interval over images"]
+    if runs[0].best_label:
+        notes.append("reads labels: every mask takes the class of most of its pixels, so this measures the masks alone")
+    if len(runs) > 1:
+        notes.append(f"lead: mIoU minus that of {runs[0].run.path}, with its interval over pairs of the same images")
+        others = [str(scored.run.path) for scored in runs[1:] if scored.ids != runs[0].ids]
+        if others:
+            notes.append(f"no lead, because the images are not the first run's: {', '.join(others)}")
+        if len({protocol_name(scored.run.facts) for scored in runs}) > 1:
+            notes.append("these runs follow different protocols: their numbers cannot be compared")
+    if any(len(scored.ids) < scored.images for scored in runs):
+        notes.append("not all images of the data set were undertaken: not comparable to results on all of them")
+    return notes
+
+
+def with_interval(value: float, low: float, high: float, sign: str = "") -> str:
+    """A value with its interval, "75.00 [58.33, 100.00]"; sign "+" shows signs. A dash for NaN."""
+    return f"{value:{sign}.2f} [{low:{sign}.2f}, {high:{sign}.2f}]" if not math.isnan(value) else "-"
+
+
+def number(value: float) -> str:
+    """A value with two decimals; a dash for NaN."""
+    return "-" if math.isnan(value) else f"{value:.2f}"
+
+
+def _cell(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"

@@ -1,0 +1,136 @@
+"""The tables of scored runs: what is set beside what, and what is not."""
+
+from __future__ import annotations
+
+import csv
+import io
+import sys
+
+import numpy as np
+import pytest
+from test_score import DATASET, LABELS, MASKS, TRUTH, Truth, change, write_run
+
+from eval.score import score_run
+from eval.tables import Sheet, classes_csv, published, run_sheet
+
+ADE = Truth(DATASET.maps, name="ade20k")
+
+
+def rows(table: Sheet) -> list[dict[str, str]]:
+    """The rows of the runs in Markdown, by their header."""
+    return read(table.markdown().partition(", published\n")[0])
+
+
+def published_rows(table: Sheet) -> list[dict[str, str]]:
+    return read(table.markdown().partition(", published\n")[2])
+
+
+def read(markdown: str) -> list[dict[str, str]]:
+    lines = [line for line in markdown.splitlines() if line.startswith("|")]
+    if not lines:
+        return []
+    header, _, *body = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert all(len(cells) == len(header) for cells in body)
+    return [dict(zip(header, cells, strict=True)) for cells in body]
+
+
+def test_a_run_and_the_published_rows_of_its_protocol(tmp_path):
+    table = run_sheet([score_run(write_run(tmp_path / "run", LABELS), ADE)])
+    (ours,) = rows(table)
+    assert ours["run"] == str(tmp_path / "run") and ours["method"] == "maskclip" and ours["dense CLIP"] == "naclip"
+    assert ours["protocol"] == "sclip" and ours["images"] == "2 of 3"
+    # Image a alone has both IoUs at 2 of 3 and 1 of 2, image b/c is right: every draw lies between.
+    assert ours["mIoU"].startswith("75.00 [58.33, 100.00]") and ours["fwIoU"] == "75.00"
+    others = published_rows(table)
+    assert [row["protocol"] for row in others] == ["sclip"] * 11 + ["not stated"] * 3
+    assert {row["method"]: row["mIoU"] for row in others}["SCLIP"] == "16.1"
+    assert "CLIP ViT-B/16" in table.markdown() and "not ours" in table.markdown()
+    assert any("not all images" in note for note in table.notes)
+
+
+def test_published_rows_are_those_of_the_data_set_and_the_protocol_alone():
+    voc = published("voc21", {"tcl"})
+    assert voc == [("MaskCLIP, re-run by TCL", "tcl", 38.8), ("OVDiff", "tcl", 66.3)]
+    assert published("voc20", {"maskclip"}) == [("MaskCLIP, its paper", "maskclip", 49.5)]
+    assert ("NACLIP, PAMR", "sclip", 38.3) in published("cityscapes", {"sclip"})
+    assert published("context60", {"sclip"})[-1] == ("OV-Stitcher", "sclip", 43.9)
+    assert ("TCL, a trained model, with EmerDiff masks (alone: 28.9)", "not stated", 35.4) in published(
+        "context59", {"tcl"}
+    )
+    assert published("ade20k", {"native", "none"}) == published("custom", {"sclip"}) == []
+
+
+def test_published_rows_have_the_means_that_were_published_with_them():
+    means = {"CLIP": 13.6, "MaskCLIP, re-run by TCL": 27.9, "MaskCLIP, re-run": 30.3, "SCLIP": 38.2, "ClearCLIP": 38.1}
+    means |= {"NACLIP, no PAMR": 39.4, "NACLIP, PAMR": 42.5, "OVDiff": 37.8, "ProxyCLIP (adds DINO)": 42.3}
+    means |= {"SC-CLIP (no other model)": 43.9, "Trident (adds DINO, SAM)": 45.8, "CorrCLIP (adds DINO, SAM 2)": 48.7}
+    means |= {"OV-Stitcher": 50.7}
+    values: dict[str, list[float]] = {}
+    datasets = ["voc21", "context60", "coco-object", "voc20", "context59", "coco-stuff171", "cityscapes", "ade20k"]
+    for dataset in datasets:
+        for method, _, value in published(dataset, {"sclip", "tcl"}):
+            values.setdefault(method, []).append(value)
+    for method, mean in means.items():
+        assert len(values[method]) == 8
+        assert sum(values[method]) / 8 == pytest.approx(mean, abs=0.0501)
+
+
+def test_several_runs_have_a_lead_over_the_first_where_the_images_are_the_same(tmp_path):
+    worse = {"a": [[0, 0], [0, 0]], "b/c": [[0, 1], [0, 1]]}
+    runs = [write_run(tmp_path / name, maps) for name, maps in (("worse", worse), ("better", LABELS))]
+    runs.append(write_run(tmp_path / "fewer", {"a": LABELS["a"]}))
+    table = run_sheet([score_run(run, DATASET) for run in runs])
+    first, second, third = rows(table)
+    # worse: cat 3 of 5, dog 2 of 4 (mIoU 55); image a drawn twice gives a lead of 58.33 - 25, image b/c none.
+    assert first["mIoU"].startswith("55.00") and first["lead"] == ""
+    assert second["lead"] == "+20.00 [+0.00, +33.33]"
+    assert third["lead"] == "" and third["images"] == "1 of 3"
+    assert any(str(tmp_path / "fewer") in note for note in table.notes)
+
+
+def test_runs_of_different_protocols_are_told_apart_and_each_brings_its_published_rows(tmp_path):
+    runs = [write_run(tmp_path / name, LABELS, protocol={"name": name}) for name in ("sclip", "tcl")]
+    runs.append(write_run(tmp_path / "label", LABELS, command="label", method=None, protocol=None))
+    table = run_sheet([score_run(run, ADE) for run in runs])
+    found = rows(table)
+    assert [row["protocol"] for row in found[:3]] == ["sclip", "tcl", "none"] and found[2]["method"] == "label"
+    assert list(dict.fromkeys(row["protocol"] for row in published_rows(table))) == ["sclip", "tcl", "not stated"]
+    assert any("different protocols" in note for note in table.notes)
+
+
+def test_an_oracle_says_so_and_stands_beside_no_published_row(tmp_path):
+    run = write_run(tmp_path / "masks", MASKS, command="masks", method=None, view=None)
+    table = run_sheet([score_run(run, ADE, best_label=True)])
+    (only,) = rows(table)
+    assert table.below is None
+    assert only["boundary F"] == "50.00" and only["dense CLIP"] == "" and only["method"] == "masks"
+    assert "best label" in table.title and any("reads labels" in note for note in table.notes)
+
+
+def test_a_terminal_gets_a_drawn_table_and_a_pipe_markdown(tmp_path, monkeypatch, capsys):
+    table = run_sheet([score_run(write_run(tmp_path / "run [b]", LABELS), ADE)])
+    table.show()
+    assert capsys.readouterr().out == table.markdown()
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "300")
+    table.show()
+    shown = capsys.readouterr().out
+    assert "─" in shown and "75.00" in shown and "run [b]" in shown and "NACLIP" in shown and "| --- |" not in shown
+
+
+def test_undefined_numbers_are_a_dash(tmp_path):
+    dataset = Truth({"a": np.full((2, 2), 255)})
+    (only,) = rows(run_sheet([score_run(write_run(tmp_path, {"a": TRUTH["a"]}), dataset)]))
+    assert only["mIoU"] == only["pixel acc."] == only["boundary IoU"] == "-"
+
+
+def test_class_rows_as_csv(tmp_path):
+    dataset = Truth(DATASET.maps, ("cat", "dog, wolf", "cow"))
+    run = change(write_run(tmp_path, LABELS), names=["cat", "dog, wolf", "cow"])
+    text = classes_csv(score_run(run, dataset).results()["classes"])
+    assert list(csv.reader(io.StringIO(text))) == [
+        ["name", "IoU", "accuracy", "pixels"],
+        ["cat", "75.0000", "100.0000", "3"],
+        ["dog, wolf", "75.0000", "75.0000", "4"],
+        ["cow", "", "", "0"],
+    ]
