@@ -1,7 +1,8 @@
-"""Words that do not belong in code: prompt templates and word lists, one text file each, read by two accessors.
+"""Words that do not belong in code: prompt templates, word lists and class lists, one text file each.
 
 A line is an entry; blank lines and lines that begin with `#` are not. Templates: `templates-NAME.txt`, with "{}" where
-the class name goes. Word lists: `words-NAME.txt`.
+the class name goes. Word lists: `words-NAME.txt`. Class lists: `classes-NAME.txt`, `name; alias; alias`, in the order
+of a data set's indices and without its background; the names of published code, quirks and all, are lists of their own.
 """
 
 from __future__ import annotations
@@ -18,8 +19,19 @@ def templates(name: str) -> tuple[str, ...]:
 
 
 def words(name: str) -> tuple[str, ...]:
-    """A word list by name: "background" (stuff that competes with a user's classes). ValueError for an unknown name."""
+    """A word list by name: "background" (stuff that competes with a user's classes), "background-sclip", ...
+
+    Raises ValueError for an unknown name.
+    """
     return _read("words", name)
+
+
+def classes(name: str) -> tuple[str, ...]:
+    """A data set's classes by the list's name, each "name" or "name; alias; alias": "voc20", "voc20-sclip", ...
+
+    Raises ValueError for an unknown name.
+    """
+    return _read("classes", name)
 
 
 def _read(kind: str, name: str) -> tuple[str, ...]:

@@ -1,0 +1,59 @@
+"""`ovseg eval check`: whether a data set lies complete on this disk, and what is missing where it does not."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+
+from eval.datasets import Dataset, from_survey, look, open_dataset
+from eval.layouts import expected_tree
+from eval.survey import Survey
+
+SAMPLE = 16  # label files whose values are looked at
+
+
+def run(given: Namespace) -> int:
+    """The command. given: name, root, ignore (None is 255). Returns 0 when all is there, 1 when not.
+
+    Raises ValueError for an unknown name or a root that is no folder.
+    """
+    if given.name == "pocket":
+        scenes = open_dataset("pocket", given.root)
+        print(f"pocket: complete: {len(scenes.ids)} scenes of {scenes.root}, painted when they are asked for")
+        return 0
+    found, classes = look(given.name, given.root, ignore=given.ignore)
+    dataset = from_survey(given.name, found, classes)
+    sample = dataset.ids[:: max(len(dataset.ids) // SAMPLE, 1)][:SAMPLE]
+    wrong = wrong_labels(dataset, sample)
+    problems = [*found.problems, *wrong]
+    if not problems and not found.miscount:
+        count = f"{len(dataset.ids)} images with labels ({found.form.pattern})"
+        print(f"{given.name}: complete: {count} in {found.root}; {len(sample)} label files looked into")
+        return 0
+    print(f"{given.name}: incomplete or wrong, in {found.root}")
+    for line in [*_counts(found), *problems]:
+        print(f"  {line}")
+    print(expected_tree(found.layout))
+    return 1
+
+
+def wrong_labels(dataset: Dataset, ids: tuple[str, ...]) -> list[str]:
+    """What is wrong with the labels of these images, a line for each that cannot be used."""
+    lines = []
+    for id in ids:
+        try:
+            dataset.truth(id)
+        except (ValueError, OSError) as error:
+            lines.append(str(error))
+    return lines
+
+
+def _counts(found: Survey) -> list[str]:
+    """What was looked for, and how much of it there is."""
+    layout = found.layout
+    of = f" of {layout.expected}" if layout.expected else ""
+    images = sum(id in found.images for id in found.ids)
+    labels = sum(id in found.labels for id in found.ids)
+    lines = [f"images {layout.images}: {images}{of}", f"labels {found.form.pattern}: {labels}{of}"]
+    if layout.split and (found.root / layout.split).is_file():
+        lines.append(f"list {layout.split}: {len(found.ids)}{of}")
+    return lines

@@ -1,0 +1,211 @@
+"""Benchmark data sets as they lie on disk: images, and truth maps in the classes' own indices.
+
+`open_dataset("voc21", root)` looks for the tree (`layouts`) and reads nothing more; images and label files are read one
+at a time, and label values become class indices by the set's rule (`label_rules`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+import prompts
+from eval import coco, label_rules
+from eval.layouts import LAYOUTS, Layout, custom, expected_tree
+from eval.survey import Survey, survey
+from ovseg.classes import BACKGROUND, read_classes
+from ovseg.images import read_image, read_size
+from ovseg.result import read_index_png
+
+NAMES = (*LAYOUTS, "pocket", "custom")
+CUSTOM_CLASSES = "classes.txt"
+POCKET_ROOT = "evaluation/0"
+POCKET_SCENES = 200
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A data set that is there in full, or a part that the user asked for."""
+
+    name: str
+    root: str  # the folder that holds the tree; pocket: "SPLIT/SEED"
+    ids: tuple[str, ...] = field(repr=False)  # sorted; the part of an image's path in which images differ
+    names: tuple[str, ...]  # L names by index, "background" first where `background`
+    background: bool
+    vocabulary: str  # the class list's name in `prompts`; "classes.txt" for custom, "pocket.world" for pocket
+    classes: tuple[str, ...] = field(repr=False)  # "name; alias; alias" without the background, for `build_vocabulary`
+    expected: int | None  # the official number of images, where there is one
+    _images: Mapping[str, Path] = field(repr=False)
+    _labels: Mapping[str, Path] = field(repr=False)
+    _rule: np.ndarray = field(repr=False)
+
+    def file(self, id: str) -> str:
+        """The image's file, below the root as it was given; "pocket:SPLIT/SEED/NUMBER" for a scene of pocket."""
+        return str(self._images[id])
+
+    def image(self, id: str) -> np.ndarray:
+        """The image, (H, W, 3) uint8 RGB. Raises `ovseg.ImageError` (a ValueError) naming the file."""
+        return read_image(self._images[id])
+
+    def truth(self, id: str) -> np.ndarray:
+        """The truth map, (H, W) uint8, indices into `names`; 255 where the pixel is not scored.
+
+        Raises ValueError or OSError naming the file: colours instead of indices, values that the set's files never
+        hold, another size than the image's, a damaged file.
+        """
+        path = self._labels[id]
+        values = coco.instance_map(path, id) if path.suffix == ".json" else _read_labels(path)
+        try:
+            truth = label_rules.apply(self._rule, values)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+        image = self._images[id]
+        # The header is quick to read, but says nothing of a rotation by EXIF.
+        if truth.shape != read_size(image) and truth.shape != (size := read_image(image).shape[:2]):
+            raise ValueError(f"{path}: labels of {_size(truth.shape)}, but {image} has {_size(size)} (width x height)")
+        return truth
+
+
+class PocketScenes(Dataset):
+    """Scenes of the pocket world, painted when they are asked for; ids end in the scene's number."""
+
+    def file(self, id: str) -> str:
+        return f"pocket:{self.root}/{int(id.rpartition('-')[2])}"
+
+    def image(self, id: str) -> np.ndarray:
+        return self._scene(id)[0]
+
+    def truth(self, id: str) -> np.ndarray:
+        return self._scene(id)[1]
+
+    def _scene(self, id: str) -> tuple[np.ndarray, np.ndarray]:
+        from pocket.world import scene
+
+        split, seed, number = id.rsplit("-", 2)
+        one = scene(split, int(seed), int(number))
+        return one.image, one.labels
+
+
+def open_dataset(name: str, root: str | Path | None, *, ignore: int | None = None, part: bool = False) -> Dataset:
+    """Open a data set of this machine.
+
+    Args:
+        name: one of `NAMES`.
+        root: the folder with the set's tree, or mmsegmentation's `data` folder; pocket: "SPLIT/SEED" or None.
+        ignore: custom alone: the label value of pixels that are not scored, 0..65535; None is 255.
+        part: take any number of images instead of the official one. Each still needs its labels, and each label its
+            image; where a split file lists the ids, it lists the part.
+    Raises:
+        ValueError: unknown name; no such folder; a tree that is not there or incomplete (with the tree that is
+            expected, over several lines); custom: a class list that cannot be.
+        OSError: what cannot be read.
+    """
+    if name == "pocket":
+        return _pocket(root)
+    found, classes = look(name, root, ignore=ignore)
+    problems = list(found.problems)
+    if not problems and not part and found.miscount:
+        problems.append(found.miscount)
+    if problems:
+        raise ValueError(f"{name}: {found.root}: {'; '.join(problems)}\n{expected_tree(found.layout)}")
+    return from_survey(name, found, classes)
+
+
+def look(name: str, root: str | Path | None, *, ignore: int | None = None) -> tuple[Survey, tuple[str, ...]]:
+    """What is there of a set other than pocket, and its classes as `Dataset.classes`. Raises as `open_dataset`."""
+    if name not in NAMES:
+        raise ValueError(f"unknown data set {name!r}, expected one of {', '.join(NAMES)}")
+    ignore = label_rules.IGNORED if ignore is None else ignore
+    if ignore != label_rules.IGNORED and name != "custom":
+        raise ValueError(f"--ignore is for custom data sets; the label values of {name} are fixed")
+    if not 0 <= ignore <= 65535:
+        raise ValueError(f"--ignore: expected a label value from 0 to 65535, got {ignore}")
+    if root is None:
+        layout = LAYOUTS[name] if name in LAYOUTS else custom(1, False, ignore)
+        raise ValueError(f"--root: {name} needs the folder it lies in\n{expected_tree(layout)}")
+    root = Path(root)
+    if not root.is_dir():
+        raise ValueError(f"--root: {root}: {'not a folder' if root.exists() else 'no such folder'}")
+    if name == "custom":
+        layout, classes = _custom(root, ignore)
+    else:
+        layout, classes = LAYOUTS[name], prompts.classes(LAYOUTS[name].vocabulary)
+    return survey(layout, root), classes
+
+
+def from_survey(name: str, found: Survey, classes: tuple[str, ...]) -> Dataset:
+    """The images that have labels, as a data set."""
+    layout = found.layout
+    names = tuple(entry.split(";")[0].strip() for entry in classes)
+    return Dataset(
+        name=name,
+        root=str(found.root),
+        ids=tuple(found.both),
+        names=(BACKGROUND, *names) if layout.background else names,
+        background=layout.background,
+        vocabulary=layout.vocabulary,
+        classes=classes,
+        expected=layout.expected,
+        _images=found.images,
+        _labels=found.labels,
+        _rule=found.form.rule,
+    )
+
+
+def _custom(root: Path, ignore: int) -> tuple[Layout, tuple[str, ...]]:
+    """The tree of a user's own set and the classes of its classes.txt, whose first may be the background."""
+    path = root / CUSTOM_CLASSES
+    if not path.is_file():
+        raise ValueError(f"custom: {root}: no {CUSTOM_CLASSES}\n{expected_tree(custom(1, False, ignore))}")
+    groups = read_classes(path).aliases
+    if len(groups) > label_rules.MOST_CLASSES:
+        raise ValueError(f"{path}: {len(groups)} classes, at most {label_rules.MOST_CLASSES} can be scored")
+    background = groups[0][0].casefold() == BACKGROUND
+    if background and len(groups[0]) > 1:
+        raise ValueError(f"{path}: the background has aliases; give such words with --background instead")
+    classes = tuple("; ".join(group) for group in (groups[1:] if background else groups))
+    if not classes:
+        raise ValueError(f"{path}: no class besides the background")
+    return custom(len(groups), background, ignore), classes
+
+
+def _pocket(root: str | Path | None) -> PocketScenes:
+    """The first scenes of a block of the pocket world. `root`: "SPLIT/SEED"."""
+    from pocket.world import NAMES as names
+    from pocket.world import SPLITS
+
+    text = POCKET_ROOT if root is None else str(root)
+    split, _, seed = text.partition("/")
+    if split not in SPLITS or not (seed.isascii() and seed.isdigit()):
+        splits = ", ".join(SPLITS)
+        raise ValueError(f"--root: pocket takes SPLIT/SEED, such as {POCKET_ROOT} (of {splits}), got {text!r}")
+    return PocketScenes(
+        name="pocket",
+        root=f"{split}/{int(seed)}",
+        ids=tuple(f"{split}-{int(seed)}-{number:06d}" for number in range(POCKET_SCENES)),
+        names=names,
+        background=False,
+        vocabulary="pocket.world",
+        classes=names,
+        expected=POCKET_SCENES,
+        _images={},
+        _labels={},
+        _rule=label_rules.indices(len(names)),
+    )
+
+
+def _read_labels(path: Path) -> np.ndarray:
+    """The values of a label file, (H, W) uint8 or uint16."""
+    try:
+        return read_index_png(path)
+    except ValueError as error:
+        raise ValueError(f"{error}; converted to colours? Take the label files as downloaded") from error
+    except (OSError, SyntaxError) as error:
+        raise OSError(f"{path}: labels that cannot be read ({error})") from error
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return f"{shape[1]} x {shape[0]}"

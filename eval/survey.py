@@ -1,0 +1,125 @@
+"""What of a data set's tree is there on this disk. Nothing is downloaded, converted or written."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from eval import coco
+from eval.layouts import Labels, Layout
+from ovseg.images import IMAGE_SUFFIXES
+
+SHOWN = 3  # missing files that a message names
+
+
+@dataclass(frozen=True, eq=False)
+class Survey:
+    """What is there of a tree. `ids` are the split's, or all that have an image or a label; sorted."""
+
+    root: Path
+    layout: Layout
+    form: Labels  # of the labels; the first one where there are none
+    ids: tuple[str, ...]
+    images: dict[str, Path]
+    labels: dict[str, Path]  # the JSON for every id, where that is the form
+    problems: tuple[str, ...]  # what is missing, a line each
+
+    @property
+    def both(self) -> list[str]:
+        """The ids that have an image and a label."""
+        return [id for id in self.ids if id in self.images and id in self.labels]
+
+    @property
+    def miscount(self) -> str | None:
+        """What to say when the number of ids is not the official one."""
+        if self.layout.expected in (None, len(self.ids)):
+            return None
+        return f"{len(self.ids)} images, expected {self.layout.expected}"
+
+
+def survey(layout: Layout, root: Path) -> Survey:
+    """Look for a tree in `root`, or where mmsegmentation's `data` folder, given as `root`, has it.
+
+    Of several forms of labels, the first that has one for every image is taken; if none has, the first of which there
+    is any. Raises ValueError for an instances JSON that is none, a split that lists an id twice or two images of one
+    id, OSError for what cannot be read.
+    """
+    folder = layout.images.split("/")[0]
+    if not (root / folder).is_dir() and (root / layout.home / folder).is_dir():
+        root = root / layout.home
+    images = _find(root, layout.images)
+    problems = [] if images else [f"no images: no {layout.images}"]
+    listed = None
+    if layout.split and (root / layout.split).is_file():
+        listed = _listed(root / layout.split)
+    elif layout.split:
+        problems.append(f"no list of ids: no {layout.split}")
+    form, labels = _labels(root, layout, images if listed is None else listed)
+    if not labels:
+        problems.append(f"no labels: no {' or '.join(one.pattern for one in layout.labels)}")
+    ids = tuple(sorted({*images, *labels} if listed is None else listed))
+    if not problems:
+        problems += _missing("image", ids, images, root, layout.images)
+        problems += _missing("label", ids, labels, root, form.pattern)
+    return Survey(root, layout, form, ids, images, labels, tuple(problems))
+
+
+def _labels(root: Path, layout: Layout, images: Collection[str]) -> tuple[Labels, dict[str, Path]]:
+    """The form of the labels that counts, and its files by id."""
+    chosen = layout.labels[0], dict[str, Path]()
+    for form in layout.labels:
+        files = _files(root, form, images)
+        if files and files.keys() >= set(images):
+            return form, files
+        if files and not chosen[1]:
+            chosen = form, files
+    return chosen
+
+
+def _files(root: Path, form: Labels, images: Collection[str]) -> dict[str, Path]:
+    """The label files of one form, by id. Of a JSON, only what it says of these images."""
+    if form.pattern.endswith(".json"):
+        path = root / form.pattern
+        return {id: path for id in coco.instance_images(path) if id in images} if path.is_file() else {}
+    files = _find(root, form.pattern)
+    return {id: path for id, path in files.items() if form.others is None or not path.name.endswith(form.others)}
+
+
+def _missing(kind: str, ids: Collection[str], found: Mapping[str, Path], root: Path, pattern: str) -> list[str]:
+    """A line about the ids of which there is none, by the names that their files would have."""
+    lost = [id for id in ids if id not in found]
+    if not lost:
+        return []
+    before, stars, rest = pattern.partition("*")
+    suffix = rest.rpartition("*")[2] or ".*"
+    names = [f"{root / before}/{id}{suffix}" if stars else id for id in lost[:SHOWN]]
+    within = "" if stars else f" in {root / pattern}"
+    more = ", ..." if len(lost) > SHOWN else ""
+    return [f"{len(lost)} of {len(ids)} {kind}s missing{within}: {', '.join(names)}{more}"]
+
+
+def _find(root: Path, pattern: str) -> dict[str, Path]:
+    """Files by id: the part of their path that the stars of the pattern stand for. What is hidden is left out."""
+    before, _, rest = pattern.partition("*")
+    suffix = rest.rpartition("*")[2]
+    found: dict[str, Path] = {}
+    for path in sorted((root / before).glob(f"*{rest}")):
+        below = path.relative_to(root / before)
+        hidden = any(part.startswith(".") for part in below.parts)
+        if hidden or (not suffix and path.suffix.lower() not in IMAGE_SUFFIXES):
+            continue
+        id = below.as_posix().removesuffix(suffix) if suffix else below.with_suffix("").as_posix()
+        if id in found:
+            raise ValueError(f"{found[id]} and {path} have the same id {id!r}; rename one")
+        found[id] = path
+    return found
+
+
+def _listed(path: Path) -> list[str]:
+    """The ids of a split file, one a line."""
+    ids = path.read_text(encoding="utf-8").split()
+    if len(set(ids)) < len(ids):
+        twice = next(id for id in ids if ids.count(id) > 1)
+        raise ValueError(f"{path}: lists {twice!r} twice")
+    return ids
