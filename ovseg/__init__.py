@@ -15,10 +15,14 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ovseg.analysis import Analysis as Analysis
+    from ovseg.figure import explain_figure as explain_figure
     from ovseg.images import ImageError as ImageError
     from ovseg.images import read_image as read_image
     from ovseg.presets import PRESETS as PRESETS
     from ovseg.presets import Preset as Preset
+    from ovseg.refinement import Refined as Refined
+    from ovseg.refinement import refine as refine
+    from ovseg.refinement import refine_image as refine_image
     from ovseg.result import Segmentation as Segmentation
     from ovseg.segmenter import Segmenter as Segmenter
 
@@ -32,9 +36,13 @@ _HOMES = {
     "ImageError": "ovseg.images",
     "PRESETS": "ovseg.presets",
     "Preset": "ovseg.presets",
+    "Refined": "ovseg.refinement",
     "Segmentation": "ovseg.result",
     "Segmenter": "ovseg.segmenter",
+    "explain_figure": "ovseg.figure",
     "read_image": "ovseg.images",
+    "refine": "ovseg.refinement",
+    "refine_image": "ovseg.refinement",
 }
 __all__ = sorted(_HOMES)
 

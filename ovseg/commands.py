@@ -22,8 +22,8 @@ from ovseg.classes import build_vocabulary, parse_classes, read_classes
 from ovseg.draw import class_colours
 from ovseg.images import read_image, read_size
 from ovseg.inputs import Item, collect
-from ovseg.launch import choose_shard, together
-from ovseg.loading import choose_device, choose_models, load_segmenter, method, provenance, snapped
+from ovseg.launch import choose_shard, total
+from ovseg.loading import choose_models, load_emerdiff, load_segmenter, provenance
 from ovseg.presets import DEFAULT, PRESETS, fetch, get_preset, identity, local_folder
 from ovseg.result import no_label, save_masks
 from ovseg.terminal import duration, make_report, say
@@ -63,14 +63,14 @@ def run_label(given: Namespace) -> int:
 
     def work(item: Item, progress: Progress) -> str:
         image, path = read_image(item.path), kept / f"{item.id}{ANALYSIS_FILE}"
-        analysis, _ = segmenter.analyze_or_load(image, path, progress=progress, replacing=kept == run.out)
-        if given.keep_analysis:
+        analysis, new = segmenter.analyze_or_load(image, path, progress=progress, replacing=kept == run.out)
+        if given.keep_analysis and (new or kept != run.out):
             analysis.save(run.out / f"{item.id}{ANALYSIS_FILE}")
         result = segmenter.label_analysis(analysis, text)
         result.save(run.out, item.id, image)
         return shares(result.labels, result.names)
 
-    return process(run, items, work, segmenter.emerdiff, segmenter.options)
+    return process(run, items, work, segmenter.emerdiff, segmenter.options, kept=kept)
 
 
 def run_masks(given: Namespace) -> int:
@@ -79,14 +79,9 @@ def run_masks(given: Namespace) -> int:
     preset = choose_models(given, ("diffusion",))
 
     start = time.perf_counter()
-    from emerdiff import EmerDiff
-    from ovseg.segmenter import native_options
-
-    method(given, preset.options)  # mistakes in the flags show before anything is loaded
-    device, dtype = choose_device(given)
-    model = EmerDiff.from_pretrained(preset.diffusion, device=device, dtype=dtype)
-    options = snapped(model, method(given, preset.options if preset.name else native_options(model)))
+    model, options = load_emerdiff(given, preset)
     models = {"diffusion": identity("diffusion", preset.diffusion)}
+    device = model.diffusion.device
     run.facts = {"command": "masks", "options": asdict(options), **provenance(given, preset, models, device)}
     run.loading_seconds = time.perf_counter() - start
 
@@ -153,22 +148,25 @@ def process(
     work: Callable[[Item, Progress], str],
     model: EmerDiff | None = None,
     options: Options | None = None,
+    kept: Path | None = None,
 ) -> int:
     """Process all items that are not finished, with a report that fits the terminal; returns the exit code.
 
     model, options: what segments the images, to say beforehand how long that will take on a CPU.
+    kept: where analyses lie that need not be made again.
+    The code is the same in all processes launched together: 1 if any image of any of them failed.
     """
-    with together():
-        todo = run.open(items)
-        if model is not None and options is not None and model.diffusion.device.type == "cpu":
-            _announce_long_run(todo, model, options)
-        with make_report(len(items) - len(todo), len(items)) as report:
-            failed = run.process(todo, work, report)
-        say(f"results in {run.out}" + (f"; {failed} of {len(items)} images failed" if failed else ""))
-    return 1 if failed else 0
+    todo = run.open(items)
+    if model is not None and options is not None and model.diffusion.device.type == "cpu":
+        new = [item for item in todo if kept is None or not (kept / f"{item.id}{ANALYSIS_FILE}").exists()]
+        announce_long_run(new, model, options)
+    with make_report(len(items) - len(todo), len(items)) as report:
+        failed = run.process(todo, work, report)
+    say(f"results in {run.out}" + (f"; {failed} of {len(items)} images failed" if failed else ""))
+    return 1 if total(failed) else 0
 
 
-def _announce_long_run(items: Sequence[Item], model: EmerDiff, options: Options) -> None:
+def announce_long_run(items: Sequence[Item], model: EmerDiff, options: Options) -> None:
     """Say how long it will take, where that is long: as if every image had the size of the first usable one."""
     from ovseg.segmenter import expected_seconds
 

@@ -75,6 +75,17 @@ def load_segmenter(given: Namespace, preset: Preset) -> tuple[Segmenter, float]:
     return segmenter, time.perf_counter() - start
 
 
+def load_emerdiff(given: Namespace, preset: Preset) -> tuple[EmerDiff, Options]:
+    """The diffusion model alone, and the flags' options as it uses them."""
+    from emerdiff import EmerDiff
+    from ovseg.segmenter import native_options
+
+    method(given, preset.options)  # mistakes in the flags show before anything is loaded
+    device, dtype = choose_device(given)
+    model = EmerDiff.from_pretrained(preset.diffusion, device=device, dtype=dtype)
+    return model, snapped(model, method(given, preset.options if preset.name else native_options(model)))
+
+
 def load_clip(given: Namespace, preset: Preset) -> Clip:
     """CLIP alone."""
     from ovseg.clip import Clip

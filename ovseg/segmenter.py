@@ -138,8 +138,8 @@ class Segmenter:
     ) -> tuple[Analysis, bool]:
         """The kept analysis at `path`, or a new one if there is none; and whether it is new.
 
-        replacing: a kept one that does not fit gives way to a new one; otherwise it raises `AnalysisMismatch`.
-        Other errors: as `analyze` and `Analysis.load`.
+        replacing: a kept one that is damaged or does not fit gives way to a new one, instead of an error.
+        Raises `AnalysisMismatch` for a kept one of something else, and as `analyze` and `Analysis.load`.
         """
         if Path(path).is_file():
             try:
@@ -149,6 +149,9 @@ class Segmenter:
             except AnalysisMismatch as error:
                 if not replacing:
                     raise AnalysisMismatch(f"{path}: {error}") from error
+            except ValueError:
+                if not replacing:
+                    raise
         return self.analyze(image, progress=progress), True
 
     def origin(self, image: np.ndarray, options: Options | None = None) -> Origin:
@@ -198,15 +201,19 @@ class Segmenter:
         image and options may be any.
         """
         analysis.check(replace(analysis.origin, **self._made_with()))
+        return self.label_segments(analysis.segments, analysis.features, text)
+
+    def label_segments(self, segments: np.ndarray, features: np.ndarray, text: Text) -> Segmentation:
+        """Give any masks (H, W) int32, ids from 0, their best classes, by dense features (C, h, w) of this CLIP."""
         vocabulary = text.vocabulary
-        features = pool(analysis.features, analysis.segments)
-        scores, best = label_masks(features, text.embeddings, vocabulary, self.clip.logit_scale)
+        pooled = pool(features, segments)
+        scores, best = label_masks(pooled, text.embeddings, vocabulary, self.clip.logit_scale)
         index_type = np.uint8 if no_label(len(vocabulary.names)) == 255 else np.uint16
         return Segmentation(
-            labels=best.astype(index_type)[analysis.segments],
+            labels=best.astype(index_type)[segments],
             names=vocabulary.names,
             colours=class_colours(vocabulary.names),
-            segments=analysis.segments,
+            segments=segments,
             mask_scores=scores,
             notes=vocabulary.notes,
         )
