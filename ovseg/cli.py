@@ -1,4 +1,4 @@
-"""The command line: `ovseg label`, `ovseg masks`, `ovseg models`.
+"""The command line: `ovseg label`, `masks`, `explain`, `export`, `report`, `models`, and `eval` (see `eval.cli`).
 
 Exit codes: 0 all went well, 1 some images failed, 2 a mistake in the call or missing weights (one line says which).
 Here is the grammar and its help; what a command does is loaded once it is known which one (`run`: module:function).
@@ -21,6 +21,7 @@ examples:
   ovseg label photo.jpg --classes "cat;kitten,dog;puppy" --background none
   ovseg label photos/ --classes-file classes.txt --out run1 --masks 20
   ovseg label scene.png --classes cat,grass --preset pocket          (works offline)
+  ovseg label photos/ --classes cat,dog --format coco --format cvat  (exports, too; see `ovseg export`)
   ovseg label photos/ --classes cat,dog --out run1 --keep-analysis
   ovseg label photos/ --classes cow,pig --out run2 --analyses run1   (other classes, in seconds)
   ovseg label photos/ --classes cat --out run1 --shard 1/4           (and 2/4, 3/4, 4/4 on other machines)
@@ -48,6 +49,45 @@ MODELS_EXAMPLES = """\
 examples:
   ovseg models                        which presets there are, and whether their weights are on this machine
   ovseg models fetch sd14-vitb16      download a preset's weights (once; they stay in the hub's cache)"""
+
+EXPLAIN_EXAMPLES = """\
+examples:
+  ovseg explain photo.jpg
+  ovseg explain photo.jpg --classes "cat,dog,sofa" --out photo.png --out photo.svg
+  ovseg explain scene.png --classes cat,grass --preset pocket          (works offline)
+
+The figure shows the image, its low-resolution masks, what naive and modulated upsampling make of them, the labels if
+there are classes, and the difference maps of the largest masks."""
+EXPORT_EXAMPLES = """\
+examples:
+  ovseg export ovseg-labels --format coco
+  ovseg export ovseg-labels --format cvat --format yolo --out exports
+  ovseg export ovseg-labels --format voc --unsure 0.5 --images copy
+  ovseg export ovseg-labels --format coco-panoptic --components
+
+formats:
+  png            index PNGs and legend.json (names, colours, no label)
+  npz            NumPy arrays: labels, confidence, names
+  coco           COCO JSON with run-length masks
+  coco-panoptic  COCO panoptic JSON and PNGs of segment ids
+  voc            PASCAL VOC tree: SegmentationClass, SegmentationObject, ImageSets
+  cvat           a zip for CVAT's import "Segmentation mask 1.1"
+  yolo           polygons for Ultralytics' YOLO segmentation, data.yaml
+  labelme        a JSON with polygons an image
+  label-studio   tasks.json with brush predictions, labeling_config.xml
+
+png, npz, coco, coco-panoptic and voc keep pixels without a label apart from background; in the other formats both are
+what nothing is drawn on. Each format goes into a folder of its own, OUT/FORMAT. Images that failed or are not finished
+are left out."""
+
+REPORT_EXAMPLES = """\
+examples:
+  ovseg report ovseg-labels                                   then open ovseg-labels/report.html
+  ovseg report ovseg-labels --out today.html --title "Street scenes"
+
+The page needs no server and fetches nothing. Up to some 30 MB the images are inside it; where they take more they are
+in a folder beside it, report-files, which is to be copied along. Runs of `ovseg masks` and `ovseg eval predict` work
+as well. Difference maps show where the run kept its analyses (--keep-analysis)."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -92,6 +132,9 @@ def _parser() -> argparse.ArgumentParser:
     flags.add_models(label)
     flags.add_method(label)
     flags.add_analyses(label)
+    label.add_argument(
+        "--format", action="append", default=[], metavar="F", help="also `ovseg export` it to --out/exports"
+    )
     label.set_defaults(run="ovseg.commands:run_label")
 
     masks = commands.add_parser(
@@ -111,8 +154,59 @@ def _parser() -> argparse.ArgumentParser:
     fetch = actions.add_parser("fetch", help="download a preset's weights into the hub's cache")
     fetch.add_argument("preset", metavar="PRESET", help="a name that `ovseg models` lists")
     fetch.set_defaults(run="ovseg.commands:run_fetch")
+    _add_explain(commands)
+    _add_export(commands)
+    _add_report(commands)
     add_eval(commands)
     return parser
+
+
+def _add_explain(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    explain = commands.add_parser(
+        "explain",
+        help="a figure of how one image's masks and labels came about",
+        epilog=EXPLAIN_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    explain.add_argument("image", metavar="IMAGE", help="an image file")
+    classes = explain.add_mutually_exclusive_group()
+    classes.add_argument("--classes", metavar="LIST", help='class names, such as "cat;kitten,dog"')
+    classes.add_argument("--classes-file", metavar="FILE", help="class names, one a line")
+    explain.add_argument("--background", metavar="RULE", help="with classes, as in `ovseg label` (default words)")
+    explain.add_argument(
+        "--out", action="append", default=[], metavar="FILE", help="PNG or SVG; repeatable (default NAME.explain.png)"
+    )
+    explain.add_argument("--overwrite", action="store_true", help="replace the figure if it is there")
+    flags.add_models(explain)
+    flags.add_method(explain, upsampling=False)
+    explain.set_defaults(run="ovseg.explain:run")
+
+
+def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    plain = argparse.RawDescriptionHelpFormatter
+    export = commands.add_parser(
+        "export", help="a run's labels as files of other tools", epilog=EXPORT_EXAMPLES, formatter_class=plain
+    )
+    export.add_argument("folder", metavar="RUN", help="run folder, as `ovseg label` wrote it")
+    export.add_argument("--format", action="append", required=True, metavar="F", help="see below; may be repeated")
+    export.add_argument("--out", default="ovseg-export", metavar="DIR", help="folder for them (default ovseg-export)")
+    export.add_argument("--unsure", type=float, metavar="T", help="no label for pixels with a score under T, in 0..1")
+    export.add_argument("--components", action="store_true", help="a region for each connected part of a class")
+    export.add_argument("--images", choices=("none", "copy"), default="none", help="copy the images too (default none)")
+    export.add_argument("--overwrite", action="store_true", help="replace an earlier export of the format in --out")
+    export.set_defaults(run="ovseg.export.command:run")
+
+
+def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    plain = argparse.RawDescriptionHelpFormatter
+    report = commands.add_parser(
+        "report", help="a run as one HTML page to look through", epilog=REPORT_EXAMPLES, formatter_class=plain
+    )
+    report.add_argument("run_folder", metavar="RUN", help="run folder, as `ovseg label` wrote it")
+    report.add_argument("--out", metavar="FILE", help="the page (default RUN/report.html)")
+    report.add_argument("--title", metavar="TEXT", help="its heading (default the run folder's name)")
+    report.add_argument("--overwrite", action="store_true", help="replace an earlier report")
+    report.set_defaults(run="ovseg.report:run")
 
 
 if __name__ == "__main__":

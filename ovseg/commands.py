@@ -22,7 +22,7 @@ from ovseg.classes import build_vocabulary, parse_classes, read_classes
 from ovseg.draw import class_colours
 from ovseg.images import read_image, read_size
 from ovseg.inputs import Item, collect
-from ovseg.launch import choose_shard, total
+from ovseg.launch import choose_shard, launched, total
 from ovseg.loading import choose_models, load_emerdiff, load_segmenter, provenance
 from ovseg.presets import DEFAULT, PRESETS, fetch, get_preset, identity, local_folder
 from ovseg.result import no_label, save_masks
@@ -41,6 +41,7 @@ def run_label(given: Namespace) -> int:
     unlabelled = no_label(len(vocabulary.names))
     for note in vocabulary.notes:
         say(f"note: {note}")
+    formats = _formats(given.format)
     files = (*LABEL_FILES, ANALYSIS_FILE) if given.keep_analysis else LABEL_FILES
     items, run = _plan(given, files)
     kept = analyses_folder(given.analyses) or run.out
@@ -70,7 +71,10 @@ def run_label(given: Namespace) -> int:
         result.save(run.out, item.id, image)
         return shares(result.labels, result.names)
 
-    return process(run, items, work, segmenter.emerdiff, segmenter.options, kept=kept)
+    code = process(run, items, work, segmenter.emerdiff, segmenter.options, kept=kept)
+    if formats:
+        _export(run, formats)
+    return code
 
 
 def run_masks(given: Namespace) -> int:
@@ -126,6 +130,26 @@ def _plan(given: Namespace, files: Sequence[str]) -> tuple[list[Item], Run]:
     items = shard.take(items) if shard else items
     out = prepare(given.out, items, files, overwrite=given.overwrite, shard=shard)
     return items, Run(out, {}, files, shard=shard, overwrite=given.overwrite)
+
+
+def _formats(names: Sequence[str]) -> list[str]:
+    """The export formats asked for; ValueError for one that there is not."""
+    if not names:
+        return []  # without loading what exports need
+    from ovseg.export.command import check_formats
+
+    return check_formats(names)
+
+
+def _export(run: Run, formats: Sequence[str]) -> None:
+    """Export a run that is whole to its folder `exports`, in place of what an earlier call left there."""
+    from ovseg.export import open_images
+    from ovseg.export.command import export
+
+    if run.shard and not launched():
+        say(f"not exported, this is one shard: when all are done, `ovseg export {run.out}`")
+    elif not run.shard or run.shard.number == 1:
+        export(open_images(run.out), formats, run.out / "exports", overwrite=True)
 
 
 def analyses_folder(flag: str | None) -> Path | None:

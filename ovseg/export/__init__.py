@@ -1,0 +1,36 @@
+"""Run folders as the files of other tools: a dict of writers, one small file a format.
+
+A writer is a function of (images, folder): it reads the images one at a time and writes the format's files below the
+folder, which is new and empty; `ovseg.export.command` renames it when all is there. What becomes of "background", of
+pixels without a label, of holes and of regions in several parts stands in each format's file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from ovseg.export.coco import write_coco
+from ovseg.export.cvat import write_cvat
+from ovseg.export.image import ImageSet as ImageSet
+from ovseg.export.image import LabelledImage as LabelledImage
+from ovseg.export.image import open_images as open_images
+from ovseg.export.label_studio import write_label_studio
+from ovseg.export.labelme import write_labelme
+from ovseg.export.npz import write_npz
+from ovseg.export.panoptic import write_panoptic
+from ovseg.export.png import write_png
+from ovseg.export.voc import write_voc
+from ovseg.export.yolo import write_yolo
+
+WRITERS: dict[str, Callable[[ImageSet, Path], None]] = {
+    "png": write_png,
+    "npz": write_npz,
+    "coco": write_coco,
+    "coco-panoptic": write_panoptic,
+    "voc": write_voc,
+    "cvat": write_cvat,
+    "yolo": write_yolo,
+    "labelme": write_labelme,
+    "label-studio": write_label_studio,
+}

@@ -1,0 +1,176 @@
+"""The labelled images of a run folder, read one at a time: what every export format is written from.
+
+It needs neither the networks nor the original images: sizes come from the label maps. Pixels with a confidence under
+`unsure` count as pixels without a label, in every format alike.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy import ndimage
+
+from ovseg.draw import Colour
+from ovseg.images import IMAGE_SUFFIXES
+from ovseg.result import read_index_png
+from ovseg.run_folder import RunFolder, read_run
+
+
+@dataclass(frozen=True, eq=False)
+class Region:
+    """The pixels of one class in an image, or one connected part of them."""
+
+    index: int  # of the class
+    mask: np.ndarray  # (H, W) bool
+    score: float | None  # mean confidence of its pixels, 0..1; None where the run kept none
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledImage:
+    """One image of a run.
+
+    labels: (H, W) uint8, or uint16 for over 254 names; indices into `names`, or `no_label`.
+    confidence: (H, W) float32 in 0..1, the score that each pixel's mask has for its class, 0 without a label; None
+        where the run kept no masks.
+    source: the image's file as the run was given it; it may be gone, or relative to where the run was started.
+    """
+
+    id: str
+    source: str
+    labels: np.ndarray
+    confidence: np.ndarray | None
+    names: tuple[str, ...]
+    colours: tuple[Colour, ...]
+    no_label: int
+
+    @property
+    def file_name(self) -> str:
+        """The image's name in an export, its id with the source's ending: "sub/a.jpg"; ".png" where it has none."""
+        suffix = Path(self.source).suffix
+        return self.id + (suffix if suffix.lower() in IMAGE_SUFFIXES else ".png")
+
+    def regions(self, *, components: bool = False, background: bool = True) -> Iterator[Region]:
+        """One region a class that occurs, by index; with `components` one for each of its 4-connected parts.
+
+        The background is never divided, and left out without `background`. Pixels without a label are in no region.
+        """
+        for index in np.unique(self.labels).tolist():
+            is_background = has_background(self.names) and index == 0
+            if index == self.no_label or (is_background and not background):
+                continue
+            mask = self.labels == index
+            if not components or is_background:
+                yield Region(index, mask, self._score(mask))
+                continue
+            parts, count = ndimage.label(mask)
+            for part in range(1, count + 1):
+                here = parts == part
+                yield Region(index, here, self._score(here))
+
+    def _score(self, mask: np.ndarray) -> float | None:
+        return None if self.confidence is None else round(float(self.confidence[mask].mean(dtype=np.float64)), 6)
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """The finished images of a run, and what was asked of the export. Iterating reads one image after the other.
+
+    names, colours, no_label: the run's; see `ovseg.result.Segmentation`.
+    unsure: a pixel with a confidence under it (0..1) has no label; None: all keep theirs.
+    components: one region for each connected part of a class, in formats that tell regions apart.
+    copy_images: put copies of the original images where the format has a place for them.
+    """
+
+    run: RunFolder
+    names: tuple[str, ...]
+    colours: tuple[Colour, ...]
+    no_label: int
+    unsure: float | None = None
+    components: bool = False
+    copy_images: bool = False
+
+    def __len__(self) -> int:
+        return len(self.run.done)
+
+    def __iter__(self) -> Iterator[LabelledImage]:
+        for id in self.run.done:
+            yield self._read(id)
+
+    def _read(self, id: str) -> LabelledImage:
+        labels = _read_map(self.run.file(id, ".png"))
+        if wrong := set(np.unique(labels).tolist()) - {*range(len(self.names)), self.no_label}:
+            raise ValueError(f"{self.run.file(id, '.png')}: index {min(wrong)}, but {len(self.names)} names in the run")
+        confidence = _confidence(self.run, id, labels, self.no_label)
+        if self.unsure is not None:
+            if confidence is None:
+                raise ValueError(f"--unsure needs {self.run.file(id, '.masks.png')}, which this run did not write")
+            labels = np.where(confidence < self.unsure, self.no_label, labels).astype(labels.dtype)
+            confidence = np.where(labels == self.no_label, np.float32(0), confidence)
+        source = str(self.run.ids[id]["file"])
+        return LabelledImage(id, source, labels, confidence, self.names, self.colours, self.no_label)
+
+    def place(self, image: LabelledImage, target: Path) -> None:
+        """With `copy_images`: copy the original file to `target` as it is; ValueError if it is not there any more."""
+        if not self.copy_images:
+            return
+        if not Path(image.source).is_file():
+            raise ValueError(f"--images copy: {image.source} is not there (any more, or not from this folder)")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(image.source, target)
+
+
+def open_images(
+    folder: str | Path, *, unsure: float | None = None, components: bool = False, copy_images: bool = False
+) -> ImageSet:
+    """The images of a run folder; see `ImageSet`.
+
+    Raises ValueError for a folder that holds no run, a run without class names, one with no finished image, or an
+    `unsure` outside 0..1.
+    """
+    run = read_run(folder)
+    if absent := [key for key in ("names", "colours", "no_label") if key not in run.facts]:
+        command = run.facts.get("command", "?")
+        raise ValueError(f"{folder}: a run of `ovseg {command}` without {', '.join(absent)}; expected `ovseg label`'s")
+    if not run.done:
+        raise ValueError(f"{folder}: none of the run's {len(run.ids)} images is done, there is nothing to export")
+    if unsure is not None and not 0 <= unsure <= 1:
+        raise ValueError(f"--unsure {unsure:g}: expected a score from 0 to 1")
+    names = tuple(run.facts["names"])
+    colours = tuple((int(red), int(green), int(blue)) for red, green, blue in run.facts["colours"])
+    return ImageSet(run, names, colours, int(run.facts["no_label"]), unsure, components, copy_images)
+
+
+def has_background(names: tuple[str, ...]) -> bool:
+    """Whether index 0 is the background, as a run's names have it in front."""
+    return names[:1] == ("background",)
+
+
+def _read_map(path: Path) -> np.ndarray:
+    try:
+        return read_index_png(path)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise ValueError(f"{path}: cannot be read as an index map ({error})") from error
+
+
+def _confidence(run: RunFolder, id: str, labels: np.ndarray, no_label: int) -> np.ndarray | None:
+    """Each pixel's score of its class, from the mask it is in; None where the run kept no masks."""
+    path, facts = run.file(id, ".masks.png"), run.file(id, ".json")
+    if not path.exists():
+        return None
+    masks = _read_map(path)
+    if masks.shape != labels.shape:
+        raise ValueError(f"{path}: size {masks.shape}, but the label map beside it has {labels.shape}")
+    try:
+        rows = {int(row["mask"]): row["score"] for row in json.loads(facts.read_bytes())["masks"]}
+        scores = np.array([rows.get(mask) for mask in range(int(masks.max()) + 1)], np.float32)  # None: nan
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{facts}: expected rows of masks with their scores ({error})") from error
+    confidence = np.where(labels == no_label, np.float32(0), scores[masks])
+    if np.isnan(confidence).any():
+        raise ValueError(f"{facts}: no score for mask {int(masks[np.isnan(confidence)][0])} of {path.name}")
+    return confidence

@@ -1,0 +1,298 @@
+"""`ovseg export`: what is read from a run folder, what is refused, and folders that are whole or not there."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import weakref
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from run_folders import blobs, write_run
+
+from ovseg import export
+from ovseg.cli import main
+from ovseg.export import WRITERS, LabelledImage, open_images
+from ovseg.export import image as export_image
+from ovseg.result import index_png, read_index_png
+
+ROOT = Path(__file__).parent.parent
+NAMES = ("background", "cat", "dog")
+LABELS = np.array([[0, 1, 1], [2, 2, 255]])
+ALL = [part for name in WRITERS for part in ("--format", name)]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run of two images, of which one failed and one is not finished besides."""
+    maps, states = {"a": LABELS, "sub/b": LABELS[::-1]}, {"bad": "failed", "later": "pending"}
+    return write_run(tmp_path / "run", maps, NAMES, scores={1: 0.25}, states=states)
+
+
+def tree(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def test_an_image_is_one_value(run: Path) -> None:
+    first, second = open_images(run)
+    assert (first.id, first.source, first.file_name) == ("a", "/photos/a.jpg", "a.jpg")
+    assert (second.id, second.file_name) == ("sub/b", "sub/b.jpg")
+    assert first.names == NAMES and first.no_label == 255 and len(first.colours) == 3
+    assert first.labels.dtype == np.uint8 and (first.labels == LABELS).all()
+    assert first.confidence.dtype == np.float32
+    assert first.confidence.tolist() == [[0.75, 0.25, 0.25], [0.75, 0.75, 0]]
+
+
+def test_unsure_pixels_have_no_label(run: Path) -> None:
+    image = next(iter(open_images(run, unsure=0.5)))
+    assert image.labels.dtype == np.uint8 and image.labels.tolist() == [[0, 255, 255], [2, 2, 255]]
+    assert image.confidence.tolist() == [[0.75, 0, 0], [0.75, 0.75, 0]]
+    assert (next(iter(open_images(run, unsure=0.25))).labels == LABELS).all()  # under it, not at it
+
+
+def test_regions_of_an_image(run: Path) -> None:
+    image = next(iter(open_images(run)))
+    assert [(region.index, region.score, int(region.mask.sum())) for region in image.regions()] == [
+        (0, 0.75, 1),
+        (1, 0.25, 2),
+        (2, 0.75, 2),
+    ]
+    assert [region.index for region in image.regions(background=False)] == [1, 2]
+
+
+def test_the_images_name_comes_from_its_source(tmp_path: Path) -> None:
+    sources = {"a": "x/a.JPG", "b": "pocket:evaluation/0/17", "c": "c.dat"}
+    run = write_run(tmp_path / "run", dict.fromkeys(sources, LABELS), NAMES, sources=sources)
+    assert [image.file_name for image in open_images(run)] == ["a.JPG", "b.png", "c.png"]
+
+
+def test_a_run_without_mask_files_has_no_confidence(run: Path) -> None:
+    for path in run.rglob("*.masks.png"):
+        path.unlink()
+    assert main(["export", str(run), *ALL, "--out", str(run.parent / "out")]) == 0  # none of them needs it
+    assert next(iter(open_images(run))).confidence is None
+    with pytest.raises(ValueError, match=r"--unsure needs .*a\.masks\.png"):
+        next(iter(open_images(run, unsure=0.5)))
+
+
+def test_damaged_runs_are_told_by_file(run: Path) -> None:
+    (run / "sub/b.png").write_bytes((run / "sub/b.png").read_bytes()[:200])
+    with pytest.raises(ValueError, match=r"sub/b\.png: cannot be read as an index map"):
+        list(open_images(run))
+    (run / "sub/b.png").write_bytes(index_png(np.full((2, 3), 3, np.uint8), []))
+    with pytest.raises(ValueError, match=r"sub/b\.png: index 3, but 3 names"):
+        list(open_images(run))
+    facts = json.loads((run / "a.json").read_text())
+    (run / "a.json").write_text(json.dumps(facts | {"masks": facts["masks"][1:]}))
+    with pytest.raises(ValueError, match=r"a\.json: no score for mask 0 of a\.masks\.png"):
+        list(open_images(run))
+    (run / "a.json").write_text("{")
+    with pytest.raises(ValueError, match=r"a\.json: expected rows of masks"):
+        list(open_images(run))
+    (run / "a.masks.png").write_bytes(index_png(np.zeros((2, 2), np.uint8), []))
+    with pytest.raises(ValueError, match=r"a\.masks\.png: size \(2, 2\)"):
+        list(open_images(run))
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_images_are_read_one_at_a_time(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Path) -> None:
+    alive: weakref.WeakSet[LabelledImage] = weakref.WeakSet()
+    most, read = 0, export_image.ImageSet._read
+
+    def watched(images: export_image.ImageSet, id: str) -> LabelledImage:
+        nonlocal most
+        image = read(images, id)
+        alive.add(image)
+        most = max(most, len(alive))
+        return image
+
+    monkeypatch.setattr(export_image.ImageSet, "_read", watched)
+    run = write_run(tmp_path / "long", {f"{number}": LABELS for number in range(6)}, NAMES)
+    (tmp_path / name).mkdir()
+    WRITERS[name](open_images(run), tmp_path / name)
+    assert 1 <= most <= 2  # the next one is read while the last one is still at hand
+
+
+def test_every_format_in_a_process_of_its_own(run: Path, tmp_path: Path) -> None:
+    def call(out: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "ovseg.cli", "export", str(run), *ALL, "--out", str(tmp_path / out)],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        )
+
+    done = call("one")
+    assert done.returncode == 0, done.stderr
+    lines = done.stderr.splitlines()
+    assert lines[0] == "left out: 2 of 4 images (1 failed, 1 unfinished)"
+    assert lines[1] == f"png: 2 images in {tmp_path / 'one/png'}"
+    assert len(lines) == 1 + len(WRITERS) and done.stdout == ""
+    assert sorted(path.name for path in (tmp_path / "one").iterdir()) == sorted([*WRITERS, "export.json"])
+    assert tree(tmp_path / "one/png") == ["a.png", "legend.json", "sub/b.png"]
+    assert tree(tmp_path / "one/voc") == [
+        "ImageSets/Segmentation/default.txt",
+        "SegmentationClass/a.png",
+        "SegmentationClass/sub/b.png",
+        "SegmentationObject/a.png",
+        "SegmentationObject/sub/b.png",
+        "labelmap.txt",
+    ]
+    assert zipfile.ZipFile(tmp_path / "one/cvat/ovseg.zip").namelist() == [
+        "labelmap.txt",
+        "ImageSets/Segmentation/default.txt",
+        "SegmentationClass/a.png",
+        "SegmentationObject/a.png",
+        "SegmentationClass/sub/b.png",
+        "SegmentationObject/sub/b.png",
+    ]
+    assert call("two").returncode == 0
+    for name in tree(tmp_path / "one"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
+
+
+def test_help_names_every_format(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["export", "--help"])
+    shown = capsys.readouterr().out
+    assert [line.split()[0] for line in shown.split("formats:\n")[1].split("\n\n")[0].splitlines()] == list(WRITERS)
+
+
+def test_unsure_reaches_the_files(run: Path, tmp_path: Path) -> None:
+    arguments = ["export", str(run), "--format", "png", "--format", "cvat", "--unsure", "0.5"]
+    assert main([*arguments, "--out", str(tmp_path / "out")]) == 0
+    assert read_index_png(tmp_path / "out/png/a.png").tolist() == [[0, 255, 255], [2, 2, 255]]
+    with zipfile.ZipFile(tmp_path / "out/cvat/ovseg.zip").open("SegmentationClass/a.png") as file:
+        assert [pixel.any() for pixel in np.array(Image.open(file))[0]] == [False, False, False]  # background
+    record = json.loads((tmp_path / "out/export.json").read_text())
+    assert record["cvat"]["unsure"] == 0.5 and record["png"]["run"] == str(run) and record["png"]["images"] == 2
+
+
+def test_an_export_is_replaced_only_when_asked(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["export", str(run), "--format", "png", "--out", str(tmp_path / "out")]
+    assert main(arguments) == 0
+    (tmp_path / "out/png/old.png").touch()
+    assert main(arguments) == 2
+    assert capsys.readouterr().err.endswith("png: already there; choose another --out, or --overwrite to replace it\n")
+    assert (tmp_path / "out/png/old.png").exists()
+    assert main([*arguments, "--overwrite"]) == 0
+    assert tree(tmp_path / "out") == ["export.json", "png/a.png", "png/legend.json", "png/sub/b.png"]
+    assert main(["export", str(run), "--format", "npz", "--out", str(tmp_path / "out")]) == 0
+    assert sorted(json.loads((tmp_path / "out/export.json").read_text())) == ["npz", "png"]
+
+
+def test_a_folder_of_someone_elses_is_never_replaced(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out/png").mkdir(parents=True)
+    (tmp_path / "out/png/mine.png").touch()
+    assert main(["export", str(run), "--format", "png", "--out", str(tmp_path / "out"), "--overwrite"]) == 2
+    assert "does not name it as an export" in capsys.readouterr().err
+    assert tree(tmp_path / "out") == ["png/mine.png"]
+
+
+def test_a_failed_export_leaves_the_old_one_and_nothing_else(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["export", str(run), "--format", "png", "--out", str(tmp_path / "out")]
+
+    def fail(images: export.ImageSet, folder: Path) -> None:
+        (folder / "half").touch()
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setitem(WRITERS, "png", fail)
+        assert main(arguments) == 2
+    assert list((tmp_path / "out").iterdir()) == []
+    assert main(arguments) == 0
+    before = tree(tmp_path / "out")
+    monkeypatch.setitem(WRITERS, "png", fail)
+    assert main([*arguments, "--overwrite"]) == 2
+    assert tree(tmp_path / "out") == before and sorted(os.listdir(tmp_path / "out")) == ["export.json", "png"]
+
+
+def test_a_folder_that_cannot_take_its_place_brings_the_old_one_back(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["export", str(run), "--format", "png", "--out", str(tmp_path / "out")]
+    assert main(arguments) == 0
+    rename, before = os.rename, tree(tmp_path / "out")
+
+    def fail(source: Path, target: Path) -> None:
+        if str(source).endswith(".tmp"):
+            raise OSError("disk full")
+        rename(source, target)
+
+    monkeypatch.setattr("os.rename", fail)
+    assert main([*arguments, "--overwrite"]) == 2
+    assert tree(tmp_path / "out") == before and sorted(os.listdir(tmp_path / "out")) == ["export.json", "png"]
+
+
+def test_images_are_copied_where_a_format_has_a_place(tmp_path: Path) -> None:
+    photo = tmp_path / "photo.jpg"
+    Image.fromarray(blobs(0, 2, 3, range(256)).astype(np.uint8)).save(photo)
+    run = write_run(tmp_path / "run", {"sub/a": LABELS}, NAMES, sources={"sub/a": photo})
+    assert main(["export", str(run), *ALL, "--images", "copy", "--out", str(tmp_path / "out")]) == 0
+    copies = [name for name in tree(tmp_path / "out") if name.endswith(".jpg")]
+    assert copies == [
+        "coco-panoptic/images/default/sub/a.jpg",
+        "coco/images/default/sub/a.jpg",
+        "label-studio/images/sub/a.jpg",
+        "labelme/sub/a.jpg",
+        "voc/JPEGImages/sub/a.jpg",
+        "yolo/images/sub/a.jpg",
+    ]
+    assert all((tmp_path / "out" / name).read_bytes() == photo.read_bytes() for name in copies)
+
+
+def test_odd_file_names_do_not_stop_an_export(tmp_path: Path) -> None:
+    ids = ["100% 犬 'x' \"y\", z:1", os.fsdecode(b"caf\xe9"), "sub/ü.v2"]
+    run = write_run(tmp_path / "run", dict.fromkeys(ids, LABELS), NAMES)
+    formats = [part for name in WRITERS if name != "cvat" for part in ("--format", name)]
+    assert main(["export", str(run), *formats, "--out", str(tmp_path / "out")]) == 0
+    assert all((tmp_path / f"out/png/{id}.png").exists() for id in ids)
+    urls = [task["data"]["image"] for task in json.loads((tmp_path / "out/label-studio/tasks.json").read_text())]
+    assert "/data/local-files/?d=caf%E9.jpg" in urls
+
+
+def test_a_zip_cannot_hold_a_name_that_is_no_utf_8(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = write_run(tmp_path / "run", {os.fsdecode(b"caf\xe9"): LABELS}, NAMES)
+    assert main(["export", str(run), "--format", "cvat", "--out", str(tmp_path / "out")]) == 2
+    assert "'SegmentationClass/caf\\udce9.png' is no UTF-8" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["RUN", "--format", "pascal"], "--format pascal: no such format; choose from png, npz, coco,"),
+        (["RUN", "--format", "png", "--unsure", "1.5"], "--unsure 1.5: expected a score from 0 to 1"),
+        (["RUN", "--format", "png", "--unsure", "nan"], "--unsure nan"),
+        (["RUN", "--format", "png", "--out", "RUN/run.json"], "run.json: is a file, expected a folder"),
+        (["RUN", "--format", "voc", "--images", "copy"], "--images copy: /photos/a.jpg is not there"),
+        (["/no/such", "--format", "png"], "/no/such: not a run folder"),
+        (["MASKS", "--format", "png"], "a run of `ovseg masks` without names, colours, no_label"),
+        (["NONE", "--format", "png"], "none of the run's 1 images is done"),
+    ],
+)
+def test_mistakes_cost_one_line_and_exit_code_2(
+    arguments: list[str], reason: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(tmp_path / "none", {}, NAMES, states={"a": "failed"})
+    masks = json.loads((write_run(tmp_path / "masks", {"a": LABELS}, NAMES) / "run.json").read_text())
+    kept = {key: value for key, value in masks.items() if key not in ("names", "colours", "no_label")}
+    (tmp_path / "masks/run.json").write_text(json.dumps(kept | {"command": "masks"}))
+    places = {"RUN": str(run), "MASKS": str(tmp_path / "masks"), "NONE": str(tmp_path / "none")}
+    filled = list(arguments)
+    for key, place in places.items():
+        filled = [part.replace(key, place) for part in filled]
+    out = [] if "--out" in arguments else ["--out", str(tmp_path / "out")]
+    assert main(["export", *filled, *out]) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("left out: ")]
+    assert len(lines) == 1 and lines[0].startswith("ovseg: error: ") and reason in lines[0]
+    assert not (tmp_path / "out").exists() or list((tmp_path / "out").iterdir()) == []
