@@ -1,0 +1,194 @@
+"""One setting of the masks varied at a time: `ovseg eval ablate`, as the EmerDiff paper (arXiv 2401.11739) does it.
+
+Every value has a run folder of its own, as `ovseg eval predict --keep-analysis` writes it, so a call that was killed
+goes on where it stopped; values that come to the default options share the folder `default`. Then the folders are
+measured.
+"""
+
+from __future__ import annotations
+
+import re
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from emerdiff import Options
+from eval.ablation_table import NOTES, Row, measure, plot, sheet
+from eval.datasets import Dataset, open_dataset
+from eval.methods import Predictor
+from eval.predict import choose_vocabulary, load_predictor, predict, undertaken, written
+from eval.protocols import protocol
+from ovseg.batch import Run, prepare
+from ovseg.launch import launched
+from ovseg.result import json_bytes, write_atomically
+from ovseg.terminal import say
+
+LAYER = "up_blocks.{}.attentions.{}.transformer_blocks.0.attn2"  # "up1.0" for short
+ON_OFF = {"on": True, "off": False}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What can be varied."""
+
+    field: str  # of emerdiff.Options
+    read: Callable[[str], Any]  # a value from text; raises ValueError or KeyError
+    expected: str  # what it reads
+    show: Callable[[Any], str] = str  # the other way round
+
+
+def read_layer(text: str) -> str:
+    """A layer by its full name, or by "up1.0"."""
+    match = re.fullmatch(r"up(\d+)\.(\d+)", text)
+    return LAYER.format(*match.groups()) if match else text
+
+
+def show_layer(name: str) -> str:
+    """ "up1.0" where the layer has such a name."""
+    match = re.fullmatch(re.escape(LAYER).replace(r"\{\}", r"(\d+)"), name)
+    return f"up{match[1]}.{match[2]}" if match else name
+
+
+WHOLE, LAYERS = "a whole number", "a layer"
+SETTINGS: dict[str, Setting] = {
+    "masks": Setting("masks", int, WHOLE),
+    "t_f": Setting("feature_timestep", int, WHOLE),
+    "t_m": Setting("modulation_timestep", int, WHOLE),
+    "strength": Setting("strength", float, "a number", "{:g}".format),
+    "feature_layer": Setting("feature_layer", read_layer, LAYERS, show_layer),
+    "modulated_layer": Setting("modulated_layer", read_layer, LAYERS, show_layer),
+    "injection": Setting("attention_injection", ON_OFF.__getitem__, "on or off", lambda on: "on" if on else "off"),
+    "sigma": Setting("sigma", float, "a number", "{:g}".format),
+    "steps": Setting("steps", int, WHOLE),
+    "seed": Setting("seed", int, WHOLE),
+}
+
+
+@dataclass(frozen=True)
+class Variation:
+    """The default options but for one setting."""
+
+    setting: str  # a name in SETTINGS
+    options: Options
+    default: bool  # it is what the default has, too
+
+    @property
+    def value(self) -> str:
+        """In one spelling; timesteps as they are on the model's grid."""
+        setting = SETTINGS[self.setting]
+        return setting.show(getattr(self.options, setting.field))
+
+    @property
+    def folder(self) -> str:
+        """The run folder's name."""
+        return "default" if self.default else f"{self.setting}={self.value}"
+
+
+def read_over(texts: Sequence[str]) -> dict[str, list[Any]]:
+    """The values of every setting, from texts such as "masks=10,20,30".
+
+    Raises ValueError for an unknown setting, one that comes twice, or a value that cannot be.
+    """
+    over: dict[str, list[Any]] = {}
+    for text in texts:
+        name, _, values = text.partition("=")
+        if name not in SETTINGS:
+            raise ValueError(f"--over {text}: expected SETTING=VALUE,VALUE,... with one of {', '.join(SETTINGS)}")
+        if name in over:
+            raise ValueError(f"--over {text}: {name} is there twice; give all its values in one list")
+        over[name] = [_read_value(name, value.strip()) for value in values.split(",")]
+    return over
+
+
+def _read_value(name: str, text: str) -> Any:
+    setting = SETTINGS[name]
+    try:
+        value = setting.read(text)
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"--over {name}: expected {setting.expected}, got {text!r}") from error
+    try:
+        Options(**{setting.field: value})
+    except ValueError as error:
+        raise ValueError(f"--over {name}={text}: {error}") from error
+    return value
+
+
+def plan(over: dict[str, list[Any]], base: Options, snap: Callable[[Options], Options]) -> dict[str, list[Variation]]:
+    """The variations of every setting.
+
+    base: the default options. snap: moves timesteps to the model's grid and raises ValueError for unknown layers
+    (`EmerDiff.snap`). Raises ValueError for two values of a setting that come to the same.
+    """
+    variations: dict[str, list[Variation]] = {}
+    for name, values in over.items():
+        found = [snap(replace(base, **{SETTINGS[name].field: value})) for value in values]
+        variations[name] = [Variation(name, options, options == base) for options in found]
+        shown = [variation.value for variation in variations[name]]
+        if twice := [value for value in shown if shown.count(value) > 1]:
+            grid = f" in a grid of {base.steps} steps" if name.startswith("t_") else ""
+            raise ValueError(f"--over {name}: two values come to {twice[0]}{grid}; leave one out")
+    return variations
+
+
+def run(given: Namespace) -> int:
+    """`ovseg eval ablate`; returns the exit code."""
+    if launched():
+        raise ValueError("ablate runs as one process; start it without accelerate or torchrun")
+    over = read_over(given.over)
+    dataset = open_dataset(given.name, given.root, ignore=given.ignore, part=given.limit is not None)
+    rules = protocol(given.protocol, dataset.name, dataset.background)
+    vocabulary = choose_vocabulary(dataset, rules, given.vocabulary)
+    items, files, out = undertaken(dataset, given.limit), written(given.method, keep_analysis=True), Path(given.out)
+    predictor, seconds = load_predictor(given, dataset, rules, vocabulary)
+    if predictor.segmenter is None:
+        raise ValueError(f"{given.method} uses no diffusion model, whose settings are varied here")
+    variations = plan(over, predictor.options, predictor.segmenter.emerdiff.snap)
+    runs = {one.folder: with_options(predictor, one.options) for found in variations.values() for one in found}
+    for name in runs:
+        prepare(out / name, items, files, overwrite=given.overwrite)
+    for number, (name, one) in enumerate(runs.items(), 1):
+        say(f"{name} ({number} of {len(runs)})")
+        folder = Run(out / name, one.facts, files, loading_seconds=seconds, overwrite=given.overwrite)
+        predict(one, dataset, items, folder)
+    measured = {name: measure(out / name, dataset) for name in runs}
+    settings = {
+        name: [Row(one.value, one.default, measured[one.folder]) for one in found] for name, found in variations.items()
+    }
+    write(out, dataset, settings, predictor.facts)
+    return 0
+
+
+def with_options(predictor: Predictor, options: Options) -> Predictor:
+    """The same models with other options of the masks."""
+    segmenter = replace(predictor.segmenter, options=options) if predictor.segmenter else None
+    facts = predictor.facts | {"options": asdict(options)}
+    return replace(predictor, segmenter=segmenter, options=options, facts=facts)
+
+
+def write(out: Path, dataset: Dataset, settings: dict[str, list[Row]], facts: dict[str, Any]) -> None:
+    """Write ablation.json, ablation.md and ablation.png into `out`, and show the tables. facts: of the default run."""
+    shown = sheet(dataset, settings)
+    results = {
+        "dataset": dataset.name,
+        "images": len(next(iter(settings.values()))[0].measured.run.ids),
+        "settings": {
+            name: [
+                {
+                    "value": row.value,
+                    "default": row.default,
+                    "run": str(row.measured.run.path),
+                    **row.measured.results(),
+                }
+                for row in rows
+            ]
+            for name, rows in settings.items()
+        },
+        "notes": NOTES,
+        **{key: facts[key] for key in ("method", "protocol", "vocabulary_sha256", "models", "options", "view")},
+    }
+    write_atomically(out / "ablation.json", json_bytes(results))
+    write_atomically(out / "ablation.md", shown.markdown().encode())
+    write_atomically(out / "ablation.png", plot(settings))
+    shown.show()
