@@ -20,9 +20,11 @@ from eval.datasets import Dataset, open_dataset
 from eval.methods import Predictor
 from eval.predict import choose_vocabulary, load_predictor, predict, undertaken, written
 from eval.protocols import protocol
-from ovseg.batch import Run, prepare
+from ovseg.batch import AGAIN, Run, prepare
+from ovseg.inputs import Item
 from ovseg.launch import launched
 from ovseg.result import json_bytes, write_atomically
+from ovseg.run_folder import read_run, record_files
 from ovseg.terminal import say
 
 LAYER = "up_blocks.{}.attentions.{}.transformer_blocks.0.attn2"  # "up1.0" for short
@@ -148,6 +150,8 @@ def run(given: Namespace) -> int:
     runs = {one.folder: with_options(predictor, one.options) for found in variations.values() for one in found}
     for name in runs:
         prepare(out / name, items, files, overwrite=given.overwrite)
+        if not given.overwrite:
+            check_same_images(out / name, items)
     for number, (name, one) in enumerate(runs.items(), 1):
         say(f"{name} ({number} of {len(runs)})")
         folder = Run(out / name, one.facts, files, loading_seconds=seconds, overwrite=given.overwrite)
@@ -158,6 +162,13 @@ def run(given: Namespace) -> int:
     }
     write(out, dataset, settings, predictor.facts)
     return 0
+
+
+def check_same_images(folder: Path, items: Sequence[Item]) -> None:
+    """ValueError if an earlier call left more images in a run folder: values are compared on the same ones."""
+    earlier = read_run(folder).done if record_files(folder) else []
+    if others := sorted(set(earlier) - {item.id for item in items}):
+        raise ValueError(f"{folder}: holds {others[0]}, which is not among the first {len(items)} images; {AGAIN}")
 
 
 def with_options(predictor: Predictor, options: Options) -> Predictor:

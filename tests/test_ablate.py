@@ -190,6 +190,9 @@ def test_an_ablation_of_real_runs_and_the_same_once_more(flags, tree, tmp_path, 
     touched = {path for path in before if path.stat().st_mtime_ns != before[path]}
     assert touched == {out / "default" / f"{id}.safetensors"}
 
+    fewer = ovseg(*call, "--limit", "1")
+    assert fewer.returncode == 2 and "masks=2: holds sub/1, which is not among the first 1 images" in fewer.stderr
+
 
 @pytest.mark.parametrize(
     ("more", "message"),
