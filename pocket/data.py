@@ -16,13 +16,13 @@ CACHE = Path(os.environ.get("POCKET_CACHE", "build/pocket"))
 VISIBLE = 0.01  # a caption names what covers at least this share of a picture
 
 
-def scenes(split: str, count: int) -> tuple[np.ndarray, np.ndarray]:
+def scenes(split: str, count: int, world: int = WORLD_VERSION) -> tuple[np.ndarray, np.ndarray]:
     """Scenes 0..count-1 of block 0: images (count, 128, 128, 3) and labels (count, 128, 128), both uint8.
 
     Drawn on all cores the first time, read from the cache afterwards. An interrupted drawing starts anew.
     """
     CACHE.mkdir(parents=True, exist_ok=True)
-    paths = [CACHE / f"world{WORLD_VERSION}-{split}-{count}-{part}.npy" for part in ("images", "labels")]
+    paths = [CACHE / f"world{world}-{split}-{count}-{part}.npy" for part in ("images", "labels")]
     if not all(path.exists() for path in paths):
         shapes = [(count, SIZE, SIZE, 3), (count, SIZE, SIZE)]
         drafts = [path.with_suffix(".partial") for path in paths]
@@ -30,7 +30,7 @@ def scenes(split: str, count: int) -> tuple[np.ndarray, np.ndarray]:
             np.lib.format.open_memmap(draft, "w+", np.uint8, shape) for draft, shape in zip(drafts, shapes, strict=True)
         )
         with ProcessPoolExecutor() as pool:
-            drawn = pool.map(partial(scene, split, 0), range(count), chunksize=64)
+            drawn = pool.map(partial(scene, split, 0, world=world), range(count), chunksize=64)
             for index, one in enumerate(track(drawn, f"drawing {count} {split} scenes", total=count)):
                 images[index], labels[index] = one.image, one.labels
         for draft, path in zip(drafts, paths, strict=True):

@@ -53,7 +53,7 @@ def to_network(images: np.ndarray, device: str) -> Tensor:
 def train(plan: Plan) -> Any:
     torch.manual_seed(plan.seed)
     model = build(plan.from_weights).to(plan.device)
-    images, _ = scenes("train", SCENES)
+    images, _ = scenes("train", SCENES, plan.world)
 
     def loss(rng: np.random.Generator) -> Tensor:
         picks = np.sort(rng.choice(SCENES, plan.batch, replace=False))
@@ -83,7 +83,7 @@ def psnr(model: Any, images: np.ndarray, device: str) -> float:
 def main() -> None:
     plan = read_plan("autoencoder", "Train the pocket autoencoder.", steps=1800, batch=48, learning_rate=2e-3)
     model = train(plan)
-    print(f"{psnr(model, scenes('tuning', 200)[0][:100], plan.device):.2f} dB on tuning scenes")
+    print(f"{psnr(model, scenes('tuning', 200, plan.world)[0][:100], plan.device):.2f} dB on tuning scenes")
     save_half(model, DIFFUSION / "vae")
 
 

@@ -136,7 +136,7 @@ def train(plan: Plan) -> open_clip.CLIP:
         tokenizer.build().save_pretrained(folder)
         tokenize = HFTokenizer(folder, context_length=tokenizer.CONTEXT)
     phrases = templates("imagenet80")
-    images, labels = scenes("train", SCENES)
+    images, labels = scenes("train", SCENES, plan.world)
     spare = model.visual.grid_size[0] - WINDOW // model.visual.patch_size[0]
 
     def loss(rng: np.random.Generator) -> Tensor:

@@ -28,7 +28,7 @@ from pocket.train_clip import CONFIG as CLIP_CONFIG
 from pocket.train_clip import WEIGHTS as CLIP_WEIGHTS
 from pocket.training import Plan, fit, read_plan
 from pocket.weights import DIFFUSION, save_half
-from pocket.world import NAMES, WORLD_VERSION, caption
+from pocket.world import NAMES, caption
 
 SCENES = 40_000
 EMPTY_CAPTIONS = 0.15  # share of captions left empty
@@ -111,15 +111,15 @@ def text_encoder(from_weights: bool = False) -> Any:
 
 
 @torch.no_grad()
-def latents(autoencoder: Any, images: np.ndarray, device: str) -> Tensor:
+def latents(autoencoder: Any, images: np.ndarray, plan: Plan) -> Tensor:
     """Scaled latents of images (n, 128, 128, 3) uint8: (n, 4, 32, 32) float16; kept in the cache."""
     weights = (DIFFUSION / "vae" / "diffusion_pytorch_model.safetensors").read_bytes()
-    path = CACHE / f"latents-world{WORLD_VERSION}-{len(images)}-{hashlib.sha256(weights).hexdigest()[:12]}.npy"
+    path = CACHE / f"latents-world{plan.world}-{len(images)}-{hashlib.sha256(weights).hexdigest()[:12]}.npy"
     if not path.exists():
         chunks = []
         for first in track(range(0, len(images), 256), "encoding scenes"):
-            with torch.autocast(torch.device(device).type, torch.bfloat16):
-                posterior = autoencoder.encode(to_network(images[first : first + 256], device)).latent_dist
+            with torch.autocast(torch.device(plan.device).type, torch.bfloat16):
+                posterior = autoencoder.encode(to_network(images[first : first + 256], plan.device)).latent_dist
             chunks.append((posterior.mode() * autoencoder.config.scaling_factor).half().cpu().numpy())
         draft = path.with_suffix(".partial.npy")
         np.save(draft, np.concatenate(chunks))
@@ -132,8 +132,8 @@ def train(plan: Plan) -> tuple[Any, Any]:
     model = build(plan.from_weights).to(plan.device)
     autoencoder: Any = AutoencoderKL.from_pretrained(DIFFUSION / "vae").float().to(plan.device).eval()
     encoder = text_encoder(plan.from_weights).to(plan.device)
-    images, labels = scenes("train", SCENES)
-    encoded = latents(autoencoder, images, plan.device)
+    images, labels = scenes("train", SCENES, plan.world)
+    encoded = latents(autoencoder, images, plan)
     tokenize = tokenizer.build()
     alphas = scheduler().alphas_cumprod.to(plan.device)
 

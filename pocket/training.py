@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pocket.data import CACHE
-from pocket.world import WORLD_VERSION
+from pocket.world import WORLD_VERSION, WORLDS
 
 WARM_UP = 200  # steps from learning rate 0 to its full value
 GRADIENT_NORM = 1.0
@@ -36,6 +36,7 @@ class Plan:
     seed: int
     device: str
     from_weights: bool  # start from the shipped weights, not from random ones
+    world: int = WORLD_VERSION  # of the scenes it learns from
 
     def learning_rate_at(self, step: int) -> float:
         cosine = 0.5 + 0.5 * math.cos(math.pi * step / self.steps)
@@ -51,10 +52,9 @@ def read_plan(name: str, description: str, *, steps: int, batch: int, learning_r
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--from-weights", action="store_true", help="start from the shipped weights")
+    parser.add_argument("--world", type=int, choices=WORLDS, default=WORLD_VERSION, help="default %(default)s")
     given = parser.parse_args()
-    return Plan(
-        name, given.steps, given.batch, given.learning_rate, 0.999, given.seed, given.device, given.from_weights
-    )
+    return Plan(name, average=0.999, **vars(given))
 
 
 def fit(
@@ -73,9 +73,9 @@ def fit(
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=plan.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
     average = {key: value.detach().clone() for key, value in model.state_dict().items()}
-    checkpoint = CACHE / f"{plan.name}.pt"
+    checkpoint = CACHE / f"{plan.name}-world{plan.world}.pt"
     start = _resume(checkpoint, plan, model, optimizer, average)
-    log = CACHE / f"{plan.name}.log"
+    log = checkpoint.with_suffix(".log")
     model.train()
     saved, recent = time.monotonic(), []
     columns = (
@@ -166,4 +166,4 @@ def _resume(
 
 def _identity(plan: Plan) -> dict[str, object]:
     """What must be equal for a run to be the same one; it may go on on another device."""
-    return {key: value for key, value in asdict(plan).items() if key != "device"} | {"world": WORLD_VERSION}
+    return {key: value for key, value in asdict(plan).items() if key != "device"}

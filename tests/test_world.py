@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pocket.world import BACKGROUNDS, GLYPH_FOLDER, NAMES, OBJECTS, SPLITS, WORLD_VERSION, caption, scene
+from pocket import data, training
+from pocket.scene import GLYPH_FOLDER
+from pocket.world import BACKGROUNDS, NAMES, OBJECTS, SPLITS, WORLD_VERSION, WORLDS, caption, scene
 
 
 def test_the_promised_names_are_there_and_every_object_has_a_glyph():
@@ -26,9 +28,25 @@ def test_a_scene_is_the_same_bytes_every_time_and_no_two_arguments_share_one():
     assert len(set(SPLITS.values())) == len(SPLITS)
 
 
+def test_world_2_too_and_it_shares_no_scene_with_world_1():
+    one, again = (scene("evaluation", 7, 3, world=2) for _ in range(2))
+    assert one.image.tobytes() == again.image.tobytes() and one.labels.tobytes() == again.labels.tobytes()
+    others = [("evaluation", 7, 4, 2), ("evaluation", 8, 3, 2), ("evaluation", 7, 3, 1)]
+    others += [(split, 7, 3, 2) for split in ("tuning", "train", "heldout")]
+    assert len({scene(*other).image.tobytes() for other in others} | {one.image.tobytes()}) == 7
+    assert set(WORLDS[2]) - set(WORLDS[1]) == {"heldout"} and len(set(WORLDS[2].values())) == 4
+
+
+def test_a_world_has_its_own_splits_alone():
+    for split, world in (("heldout", 1), ("test", 2), ("train", 3)):
+        with pytest.raises(KeyError):
+            scene(split, 0, 0, world)
+
+
+@pytest.mark.parametrize("world", WORLDS)
 @pytest.mark.parametrize("index", range(12))
-def test_labels_are_exactly_the_objects_and_backgrounds_a_scene_names(index):
-    one = scene("tuning", 5, index)
+def test_labels_are_exactly_the_objects_and_backgrounds_a_scene_names(index, world):
+    one = scene("tuning", 5, index, world)
     assert one.image.shape == (128, 128, 3) and one.image.dtype == np.uint8
     assert one.labels.shape == (128, 128) and one.labels.dtype == np.uint8
     shown = {NAMES[i] for i in np.unique(one.labels)}
@@ -69,6 +87,10 @@ def test_the_command_refuses_a_folder_with_other_scenes(tmp_path):
     assert done.returncode == 2 and "00001.png" in done.stderr
 
 
+def pinned(arrays):
+    return hashlib.sha256(np.stack(arrays).tobytes()).hexdigest()[:16]
+
+
 def test_this_is_world_1():
     """A world that changes must get another version, or training, tuning and figures would speak of different ones."""
     labels = np.stack([scene("evaluation", 0, index).labels for index in range(3)])
@@ -80,3 +102,40 @@ def test_the_command_refuses_a_negative_seed(tmp_path):
     command = [sys.executable, "-m", "pocket.world", "--seed", "-1", "--out", str(tmp_path / "new")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2 and "--seed" in done.stderr and not (tmp_path / "new").exists()
+
+
+def test_this_is_world_2():
+    """As above; its images are pinned as well, since they come out of NumPy's plain arithmetic alone."""
+    scenes = [scene(split, 3, index, world=2) for split in WORLDS[2] for index in range(3)]
+    assert pinned([one.labels for one in scenes]) == "5d31eb253e8f9365"
+    assert pinned([one.image for one in scenes]) == "2cd62b6e49db1268"
+
+
+def test_the_command_draws_world_2_and_its_held_out_split(tmp_path):
+    command = [sys.executable, "-m", "pocket.world", "--world", "2", "--split", "heldout", "--count", "1"]
+    subprocess.run([*command, "--out", str(tmp_path)], check=True)
+    with Image.open(tmp_path / "images" / "00000.png") as image:
+        assert np.array_equal(np.asarray(image), scene("heldout", 0, 0, world=2).image)
+
+
+def test_the_command_refuses_the_held_out_split_of_world_1(tmp_path):
+    command = [sys.executable, "-m", "pocket.world", "--split", "heldout", "--out", str(tmp_path / "new")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2 and "world 1 has train, tuning, evaluation, got 'heldout'" in done.stderr
+    assert not (tmp_path / "new").exists()
+
+
+def test_training_scenes_come_from_the_world_that_is_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "CACHE", tmp_path)
+    for world in WORLDS:
+        for images, labels in (data.scenes("train", 2, world) for _ in range(2)):  # drawn, then read
+            expected = scene("train", 0, 1, world)
+            assert np.array_equal(images[1], expected.image) and np.array_equal(labels[1], expected.labels)
+
+
+@pytest.mark.parametrize(("given", "world"), [([], WORLD_VERSION), (["--world", "2"], 2)])
+def test_training_commands_take_a_world(given, world, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train", "--seed", "5", *given])
+    plan = training.read_plan("clip", "", steps=10, batch=3, learning_rate=0.5)
+    assert (plan.world, plan.seed, plan.steps, plan.batch, plan.learning_rate) == (world, 5, 10, 3, 0.5)
+    assert training._identity(plan)["world"] == world
