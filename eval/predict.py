@@ -66,7 +66,9 @@ def predict(
         return shares(labels, names)
 
     segmenter = predictor.segmenter
-    return process(run, items, work, segmenter.emerdiff if segmenter else None, predictor.options)
+    return process(
+        run, items, work, segmenter.emerdiff if segmenter else None, predictor.options, kept=analyses or run.out
+    )
 
 
 def run(given: Namespace) -> int:

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,13 +24,24 @@ from typing import Any, Protocol
 from ovseg import __version__
 from ovseg.inputs import Item
 from ovseg.result import json_bytes, write_atomically
-from ovseg.run_folder import FORMAT, RUN_FILE, Shard, differences, facts_of, read_record, record_files
+from ovseg.run_folder import (
+    FORMAT,
+    RUN_FILE,
+    Shard,
+    differences,
+    division,
+    facts_of,
+    is_record,
+    read_record,
+    record_files,
+)
 
 LABEL_FILES = (".json", ".masks.png", ".overlay.png", ".png")  # what `ovseg label` writes for an id
 MASK_FILES = (".overlay.png", ".png")  # what `ovseg masks` writes for an id
 ANALYSIS_FILE = ".safetensors"  # and, with --keep-analysis, for an id
 RECORD_SECONDS = 2.0  # the least time between two writings of the record, unless writing it is slow itself
 OUT_OF_MEMORY = "out of memory; --dtype float16 takes half of it, and a smaller or less elongated image takes less"
+NO_MEMORY = re.compile("out of memory|not enough memory|can't allocate memory")  # in torch's RuntimeErrors
 LIBRARIES = ("torch", "diffusers", "open_clip_torch", "transformers", "numpy", "pillow")
 AGAIN = "choose another --out, or --overwrite to replace it"
 
@@ -60,36 +72,39 @@ def prepare(
 ) -> Path:
     """Check that a run can be written to the folder `out`, or go on there; nothing is made yet.
 
-    Raises ValueError if `out` is a file, if it holds files of these names but no record of this run (unless
-    `overwrite`) or a run divided otherwise, if an output would replace an input, or if two outputs share a name.
+    Raises ValueError if `out` is a file, if it holds files of these names but no record of their run, or a run divided
+    otherwise (unless `overwrite`), if an output would replace an input, or if two outputs share a name.
     """
     out = Path(out)
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out}: is a file, expected a folder for the results")
-    items = list(items)
-    record = out / (shard.file if shard else RUN_FILE)
-    owners: dict[Path, str] = {record: "the run's own record"}
-    for item in items:
-        for suffix in suffixes:
-            target = out / f"{item.id}{suffix}"
-            if target in owners:
-                raise ValueError(f"{item.path}: its result {target} is also the file of {owners[target]}; rename it")
-            owners[target] = str(item.path)
-    inputs = {os.path.realpath(item.path) for item in items}
-    for target in owners:
-        if os.path.realpath(target) in inputs:
-            raise ValueError(f"{target}: the result would replace this input image; choose another --out")
+    targets = _targets(out, list(items), suffixes)
     if overwrite:
         return out
-    if others := [path for path in record_files(out) if not _same_division(path.name, shard)]:
-        raise ValueError(f"{others[0]}: the folder holds a run that is divided otherwise; {AGAIN}")
-    if not record.exists() and (there := next((target for target in owners if target.exists()), None)):
+    records = record_files(out)
+    if records and division(records[0].name) != (str(shard.count) if shard else ""):
+        raise ValueError(f"{records[0]}: the folder holds a run that is divided otherwise; {AGAIN}")
+    if not records and (there := next(filter(os.path.exists, targets), None)):
         raise ValueError(f"{there}: already there, without the record of its run; {AGAIN}")
     return out
 
 
-def _same_division(record: str, shard: Shard | None) -> bool:
-    return record.endswith(f"-of-{shard.count}.json") if shard else record == RUN_FILE
+def _targets(out: Path, items: Sequence[Item], suffixes: Sequence[str]) -> list[Path]:
+    """The files that will be written for the items; ValueError for two of one name, or one that is an input."""
+    inputs = {os.path.realpath(item.path) for item in items}
+    real = cache(os.path.realpath)  # of folders; a file that is a link is replaced, not followed
+    owners: dict[str, Path] = {}
+    for item in items:
+        for name in (f"{item.id}{suffix}" for suffix in suffixes):
+            if is_record(name):
+                raise ValueError(f"{item.path}: its result {out / name} would have a record's name; rename it")
+            if name in owners:
+                raise ValueError(f"{item.path}: its result {out / name} is also the file of {owners[name]}; rename it")
+            owners[name] = item.path
+            folder, file = os.path.split(os.path.join(out, name))
+            if os.path.join(real(folder), file) in inputs:
+                raise ValueError(f"{out / name}: the result would replace this input image; choose another --out")
+    return [out / name for name in owners]
 
 
 @dataclass
@@ -112,23 +127,23 @@ class Run:
     def open(self, items: Sequence[Item]) -> list[Item]:
         """Take up the record there is, or begin one; returns the items that are not finished.
 
-        Raises ValueError if the folder's record is of another run.
+        Raises ValueError if the folder's records are of another run, or a result is of another file.
         """
         if self.overwrite:
             self._clear(items)
-        before = self._earlier_ids()
-        done = {id: entry for id, entry in before.items() if entry["state"] == "done"}
-        self.ids = dict(done)  # of earlier calls with other inputs, too
+        before, mine = ({}, {}) if self.overwrite else self._earlier()
+        # What earlier calls with other inputs did stays in the record.
+        self.ids = {id: entry for id, entry in mine.items() if entry["state"] == "done"}
         todo = []
         for item in items:
-            file = str(item.path)
-            if item.id in before and before[item.id]["file"] != file:
-                raise ValueError(f"{self.record}: {item.id!r} was {before[item.id]['file']}, now it is {file}; {AGAIN}")
-            if item.id in before and all((self.out / f"{item.id}{suffix}").exists() for suffix in self.suffixes):
-                self.ids[item.id] = done.get(item.id, {"file": file, "state": "done"})
-            else:
+            file, entry = str(item.path), before.get(item.id)
+            if entry is None or not all(map(os.path.exists, self._files(item))):
                 self.ids[item.id] = {"file": file, "state": "pending"}
                 todo.append(item)
+            elif entry["file"] != file:
+                raise ValueError(f"{self.out}: {item.id!r} was labelled from {entry['file']}, not {file}; {AGAIN}")
+            else:  # perhaps just before a process was killed that had not yet written so into its record
+                self.ids[item.id] = entry if entry["state"] == "done" else {"file": file, "state": "done"}
         self._sweep(todo)
         return todo
 
@@ -139,8 +154,6 @@ class Run:
         OSError of one image, or one too large for the memory, is reported and recorded, and the next one follows;
         anything else ends the run. Ctrl-C ends it with KeyboardInterrupt after the image at hand, a second one at once.
         """
-        from torch.cuda import OutOfMemoryError  # here, because torch takes seconds to load
-
         with self._recording() as record, _finishing_the_image(report) as asked_to_stop:
             for item in items:
                 if asked_to_stop.is_set():
@@ -149,8 +162,10 @@ class Run:
                 start, entry = time.perf_counter(), self.ids[item.id]
                 try:
                     summary = work(item, report.rows)
-                except (ValueError, OSError, MemoryError, OutOfMemoryError) as error:
-                    too_large = isinstance(error, (MemoryError, OutOfMemoryError))
+                except (ValueError, OSError, MemoryError, RuntimeError) as error:
+                    too_large = isinstance(error, MemoryError) or NO_MEMORY.search(str(error))
+                    if isinstance(error, RuntimeError) and not too_large:
+                        raise
                     reason = f"{item.path}: {OUT_OF_MEMORY}" if too_large else str(error)
                     entry |= {"state": "failed", "error": reason}
                     report.image_failed(item, reason)
@@ -161,31 +176,37 @@ class Run:
                 record()
         return sum(self.ids[item.id]["state"] == "failed" for item in items)
 
-    def _earlier_ids(self) -> dict[str, dict[str, Any]]:
-        """The ids of this run's record, none if there is no record; ValueError if another record does not fit."""
-        for path in record_files(self.out):
-            earlier = facts_of(read_record(path))
-            if found := differences(earlier, self.facts):
+    def _earlier(self) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
+        """The ids that the folder's records hold, and those of this shard's; ValueError for one of another run.
+
+        All shards' count, because images that are added move others to another shard.
+        """
+        records = {path: read_record(path) for path in record_files(self.out)}
+        for path, record in records.items():
+            if found := differences(facts_of(record), self.facts):
                 raise ValueError(f"{path} was made with other settings ({'; '.join(found)}); {AGAIN}")
-        return read_record(self.record)["ids"] if self.record.exists() else {}
+        every = {id: entry for record in records.values() for id, entry in record["ids"].items()}
+        return every, records[self.record]["ids"] if self.record in records else {}
 
     def _sweep(self, items: Iterable[Item]) -> None:
-        """Remove what a killed process left half-written of these items."""
-        names = {f"{item.id}{suffix}" for item in items for suffix in self.suffixes}
+        """Remove what a killed process left half-written of these items and of the record."""
+        files = {self.record, *(file for item in items for file in self._files(item))}
         for path in self.out.rglob(".*.tmp"):
-            match = re.fullmatch(r"\.(.+)\.\d+\.tmp", path.name)
-            if match and path.with_name(match[1]).relative_to(self.out).as_posix() in names:
+            match = re.fullmatch(r"\.(.+)\.\d+\.tmp", path.name, re.DOTALL)
+            if match and path.with_name(match[1]) in files:
                 path.unlink(missing_ok=True)
 
     def _clear(self, items: Iterable[Item]) -> None:
         """Remove what is to be replaced, the record first, so that no old file passes for a finished one."""
-        for path in record_files(self.out):
-            if path == self.record or not _same_division(path.name, self.shard):
-                path.unlink()
-        for item in items:
-            for suffix in self.suffixes:
-                if suffix != ANALYSIS_FILE:  # a kept one is checked before it is used
-                    (self.out / f"{item.id}{suffix}").unlink(missing_ok=True)
+        for path in self.out.iterdir() if self.out.is_dir() else ():
+            if path == self.record or is_record(path.name) and division(path.name) != division(self.record.name):
+                path.unlink(missing_ok=True)  # another shard may have done it
+        for file in (file for item in items for file in self._files(item)):
+            if file.suffix != ANALYSIS_FILE and os.path.exists(file):  # a kept analysis is checked before it is used
+                file.unlink()
+
+    def _files(self, item: Item) -> list[Path]:
+        return [self.out / f"{item.id}{suffix}" for suffix in self.suffixes]
 
     @contextmanager
     def _recording(self) -> Iterator[Callable[[], None]]:
@@ -205,20 +226,24 @@ class Run:
     def _write(self) -> float:
         """Write the record, whole or not at all; returns when it may be written again."""
         start = time.monotonic()
-        versions = {"ovseg": __version__, "python": platform.python_version()}
-        versions |= {library: version(library) for library in LIBRARIES}
         seconds = sum(entry.get("seconds", 0.0) for entry in self.ids.values())
         content = {
             "format": FORMAT,
             **self.facts,
             "shard": [self.shard.number, self.shard.count] if self.shard else None,
-            "versions": versions,
+            "versions": _versions(),
             "timings": {"loading_seconds": round(self.loading_seconds, 3), "image_seconds": round(seconds, 3)},
             "ids": self.ids,
         }
         write_atomically(self.record, json_bytes(content))
         end = time.monotonic()
         return end + max(RECORD_SECONDS, 50 * (end - start))
+
+
+@cache
+def _versions() -> dict[str, str]:
+    own = {"ovseg": __version__, "python": platform.python_version()}
+    return own | {library: version(library) for library in LIBRARIES}
 
 
 @contextmanager

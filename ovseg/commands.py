@@ -5,6 +5,7 @@ The order is: everything that can be wrong without the networks, then the weight
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from argparse import Namespace
@@ -182,7 +183,7 @@ def process(
     """
     todo = run.open(items)
     if model is not None and options is not None and model.diffusion.device.type == "cpu":
-        new = [item for item in todo if kept is None or not (kept / f"{item.id}{ANALYSIS_FILE}").exists()]
+        new = [item for item in todo if not (kept and os.path.exists(kept / f"{item.id}{ANALYSIS_FILE}"))]
         announce_long_run(new, model, options)
     with make_report(len(items) - len(todo), len(items)) as report:
         failed = run.process(todo, work, report)

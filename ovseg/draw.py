@@ -50,6 +50,7 @@ _TO_OKLAB = np.array(  # their cube roots to lightness and two colour axes
 )
 
 
+@cache
 def distinct_colours(count: int) -> tuple[Colour, ...]:
     """`count` colours, each as (R, G, B) in 0..255; the first n of them never depend on `count`.
 

@@ -24,13 +24,15 @@ def collect(inputs: Sequence[str | Path], out: str | Path, *, tell: Callable[[st
 
     Not those in hidden folders, in `out`, or in run folders below an input; `tell` gets a line that names the latter.
     Bytes of a name that are no UTF-8 stand in its id as backslash escapes.
-    Raises ValueError for an input that is not there, a folder without images, or two images that share an id, OSError
-    for a folder that cannot be read.
+    Raises ValueError for an input that is not there or is `out`, a folder without images, or two images that share an
+    id, OSError for a folder that cannot be read.
     """
     items: dict[str, Item] = {}
     runs: list[Path] = []
     skipped = os.path.realpath(out)
     for given in (Path(os.path.abspath(one)) for one in inputs):
+        if os.path.realpath(given) == skipped:
+            raise ValueError(f"--out {out}: is also an input; choose another folder for the results")
         if given.is_dir():
             paths, runs_below = _images_below(given, skipped)
             runs += runs_below
@@ -43,7 +45,7 @@ def collect(inputs: Sequence[str | Path], out: str | Path, *, tell: Callable[[st
             raise ValueError(f"{given}: no such file or folder")
         for item in found:
             other = items.setdefault(item.id, item)
-            if os.path.realpath(other.path) != os.path.realpath(item.path):
+            if other is not item and os.path.realpath(other.path) != os.path.realpath(item.path):
                 raise ValueError(f"{other.path} and {item.path} would both be written as {item.id!r}; rename one")
     if runs and tell:
         tell(f"left out, as results of other runs (they hold a {RUN_FILE}): {', '.join(map(str, runs))}")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 
 from ovseg.run_folder import Shard
@@ -14,8 +12,8 @@ PATIENCE = timedelta(days=7)  # how long a process that is done waits for the ot
 
 def launched() -> Shard | None:
     """The part of this process among those launched together; None where there is only one."""
-    count = int(os.environ.get("WORLD_SIZE", "1"))
-    return Shard(int(os.environ["RANK"]) + 1, count) if count > 1 else None
+    rank, count = os.environ.get("RANK"), int(os.environ.get("WORLD_SIZE", "1"))
+    return Shard(int(rank) + 1, count) if rank is not None and count > 1 else None
 
 
 def choose_shard(flag: str | None) -> Shard | None:
@@ -44,17 +42,17 @@ def _gpus() -> int:
     return torch.cuda.device_count()
 
 
-@contextmanager
-def together() -> Iterator[None]:
-    """Wait at the end until all processes launched together are here: one that exits early would end the others."""
-    if launched() is None:
-        yield
-        return
-    from accelerate import PartialState
+def total(number: int) -> int:
+    """The sum of a number over all processes launched together, once each has come here; alone, the number itself.
 
-    state = PartialState(cpu=not _gpus(), timeout=PATIENCE)
-    try:
-        yield
-    finally:
-        state.wait_for_everyone()
-        state.destroy_process_group()
+    They wait for each other: a launcher ends all processes when one of them exits with an error.
+    """
+    if launched() is None:
+        return number
+    from torch import distributed, tensor
+
+    distributed.init_process_group("gloo", timeout=PATIENCE)  # needs no GPU
+    numbers = tensor(number)
+    distributed.all_reduce(numbers)
+    distributed.destroy_process_group()
+    return int(numbers)

@@ -18,8 +18,9 @@ FORMAT = "ovseg run 1"
 RUN_FILE = "run.json"
 SHARD_FILE = re.compile(r"run-(\d+)-of-(\d+)\.json")
 RECORD_KEYS = {"format", "shard", "versions", "timings", "ids"}  # of a record, beside its facts
-# Facts that may differ between the shards of a run and when it is resumed: where it ran does not say what was computed.
-FREE_FACTS = {"device", "sources", "root"}
+# Facts that do not count when runs are compared: where it ran does not say what was computed, and what follows from the
+# names is told by them.
+FREE_FACTS = {"device", "sources", "root", "colours", "no_label"}
 
 T = TypeVar("T")
 
@@ -84,23 +85,33 @@ def read_run(folder: str | Path) -> RunFolder:
             raise ValueError(f"{first} and {path} are not of one run: {'; '.join(found)}")
     if match := SHARD_FILE.fullmatch(first.name):
         expected = [Shard(number, int(match[2])).file for number in range(1, int(match[2]) + 1)]
-        if missing := sorted(set(expected) - {path.name for path in records}):
+        if missing := [name for name in expected if folder / name not in records]:
             raise ValueError(f"{folder}: {', '.join(missing)} missing; that shard has not been run, or not into here")
     ids = {id: entry for other in records.values() for id, entry in other["ids"].items()}
     return RunFolder(folder, facts_of(record), ids, record["versions"])
 
 
 def record_files(folder: Path) -> list[Path]:
-    """The records in a folder: `run.json` alone, or the shards' in order. Empty where there is none."""
-    if not folder.is_dir():
-        return []
-    shards = [path for path in folder.iterdir() if SHARD_FILE.fullmatch(path.name)]
-    whole = [folder / RUN_FILE] if (folder / RUN_FILE).is_file() else []
-    if whole and shards:
-        raise ValueError(
-            f"{folder}: holds {RUN_FILE} and {shards[0].name}; a folder is for one run, whole or in shards"
-        )
-    return whole or sorted(shards)
+    """The records in a folder, none if it is not there: `run.json` alone, or the shards', all divided in one way.
+
+    Raises ValueError, naming two, where they are of runs that were divided otherwise.
+    """
+    found = sorted(path for path in folder.iterdir() if is_record(path.name)) if folder.is_dir() else []
+    for path in found:
+        if division(path.name) != division(found[0].name):
+            raise ValueError(f"{folder}: holds {found[0].name} and {path.name}; a folder is for one run")
+    return found
+
+
+def is_record(name: str) -> bool:
+    """Whether a file of this name is the record of a run or of a shard."""
+    return name == RUN_FILE or SHARD_FILE.fullmatch(name) is not None
+
+
+def division(name: str) -> str:
+    """Into how many shards the run of a record is divided, by its name: "4" for run-2-of-4.json, "" for run.json."""
+    match = SHARD_FILE.fullmatch(name)
+    return match[2] if match else ""
 
 
 def facts_of(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -29,6 +29,13 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
+def one_line(text: str) -> str:
+    """The text with what is not to be printed (newlines, terminal codes, surrogates of a file name) as escapes."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
+    )
+
+
 class PlainReport:
     """One line an image, with the time that is left."""
 
@@ -55,10 +62,10 @@ class PlainReport:
         if self._done < self._total:
             each = (time.monotonic() - self._begin) / (self._done - self._first)
             left = f", {duration(each * (self._total - self._done))} left"
-        print(f"[{self._done}/{self._total}] {item.id}: {summary} ({duration(seconds)}{left})", flush=True)
+        print(f"[{self._done}/{self._total}] {one_line(item.id)}: {summary} ({duration(seconds)}{left})", flush=True)
 
     def image_failed(self, item: Item, error: str) -> None:
-        say(f"[{self._done}/{self._total}] {item.id}: failed: {error}")
+        say(f"[{self._done}/{self._total}] {one_line(item.id)}: failed: {one_line(error)}")
 
     def stopping(self) -> None:
         say(STOPPING)
@@ -85,16 +92,16 @@ class RichReport:
         self._bars.stop()
 
     def image_started(self, item: Item) -> None:
-        self._bars.reset(self._steps, total=1, description=f"denoising {escape(item.id)}")
+        self._bars.reset(self._steps, total=1, description=f"denoising {escape(one_line(item.id))}")
 
     def rows(self, done: int, total: int) -> None:
         self._bars.update(self._steps, completed=done, total=total)
 
     def image_done(self, item: Item, summary: str, seconds: float) -> None:
-        self._end(f"{escape(item.id)}: {escape(summary)} ({duration(seconds)})")
+        self._end(f"{escape(one_line(item.id))}: {escape(summary)} ({duration(seconds)})")
 
     def image_failed(self, item: Item, error: str) -> None:
-        self._end(f"{escape(item.id)}: [red]failed:[/red] {escape(error)}")
+        self._end(f"{escape(one_line(item.id))}: [red]failed:[/red] {escape(one_line(error))}")
 
     def stopping(self) -> None:
         self._console.print(STOPPING)

@@ -1,17 +1,25 @@
-"""Inputs become ids, clashes are found beforehand, the run's record is true after every image."""
+"""A run does what is left, keeps a true record, and ends in good order; clashes are found beforehand."""
 
 from __future__ import annotations
 
 import json
 import os
+import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from ovseg.batch import LABEL_FILES, MASK_FILES, Item, Progress, Run, collect, prepare
-from ovseg.terminal import PlainReport, RichReport, duration
+from ovseg import batch
+from ovseg.batch import LABEL_FILES, MASK_FILES, Progress, Run, prepare
+from ovseg.inputs import Item, collect
+from ovseg.run_folder import Shard, read_run
+from ovseg.terminal import PlainReport, RichReport, duration, make_report
+
+FILES = (".json", ".png")
+FACTS = {"command": "label", "names": ["cat"], "options": {"masks": 3}}
 
 
 def touch(*paths: Path) -> None:
@@ -20,12 +28,30 @@ def touch(*paths: Path) -> None:
         path.write_bytes(b"")
 
 
+def images(*ids: str) -> list[Item]:
+    return [Item(id, Path(f"/photos/{id}.jpg")) for id in ids]
+
+
+def writer(out: Path, *, bad: tuple[str, ...] = ()) -> Callable[[Item, Progress], str]:
+    """Work that writes an image's files, and fails for the bad ones."""
+
+    def work(item: Item, progress: Progress) -> str:
+        if item.id in bad:
+            raise ValueError(f"{item.path}: truncated")
+        for suffix in FILES:
+            touch(out / f"{item.id}{suffix}")
+        return "cat 50%"
+
+    return work
+
+
 class Silent(PlainReport):
     """A report that remembers."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(0, 9)
         self.said: list[str] = []
+        self.asked = 0
 
     def image_done(self, item: Item, summary: str, seconds: float) -> None:
         self.said.append(f"{item.id} {summary}")
@@ -33,141 +59,329 @@ class Silent(PlainReport):
     def image_failed(self, item: Item, error: str) -> None:
         self.said.append(f"{item.id} {error}")
 
-
-def test_ids_are_paths_below_the_input_without_suffix(tmp_path: Path) -> None:
-    touch(tmp_path / "in/b.jpg", tmp_path / "in/sub/a.v2.PNG", tmp_path / "in/notes.txt", tmp_path / "in/.hidden.png")
-    touch(tmp_path / "in/.git/x.png", tmp_path / "single.tiff")
-    items = collect([tmp_path / "in", tmp_path / "single.tiff"], tmp_path / "out")
-    assert [item.id for item in items] == ["b", "sub/a.v2", "single"]
-    assert items[1].path == tmp_path / "in/sub/a.v2.PNG"
+    def stopping(self) -> None:
+        self.asked += 1
 
 
-def test_the_output_folder_is_no_input(tmp_path: Path) -> None:
-    touch(tmp_path / "a.png", tmp_path / "out/a.png", tmp_path / "out/a.overlay.png")
-    assert [item.id for item in collect([tmp_path], tmp_path / "out")] == ["a"]
+def go(out: Path, items: list[Item], *, bad: tuple[str, ...] = (), **settings: Any) -> list[str]:
+    """One call of a command on these images; returns the ids it worked on."""
+    shard = settings.get("shard")
+    prepare(out, items, FILES, overwrite=settings.get("overwrite", False), shard=shard)
+    run = Run(out, **{"facts": FACTS, "suffixes": FILES} | settings)
+    todo = run.open(items)
+    run.process(todo, writer(out, bad=bad), Silent())
+    return [item.id for item in todo]
 
 
-def test_run_folders_below_an_input_are_left_out_and_said(tmp_path: Path) -> None:
-    touch(tmp_path / "a.png", tmp_path / "old/run.json", tmp_path / "old/a.png", tmp_path / "old/sub/b.png")
-    said: list[str] = []
-    assert [item.id for item in collect([tmp_path], tmp_path / "out", tell=said.append)] == ["a"]
-    assert said == [f"left out, as results of other runs (they hold a run.json): {tmp_path / 'old'}"]
-    assert [item.id for item in collect([tmp_path / "old"], tmp_path / "out")] == ["a", "sub/b"]  # asked for by name
-
-
-def test_a_folder_that_cannot_be_read_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    touch(tmp_path / "a.png", tmp_path / "locked/b.png")
-    scandir = os.scandir
-
-    def locked(path: str) -> Any:
-        if Path(path).name == "locked":
-            raise PermissionError(13, "Permission denied", str(path))
-        return scandir(path)
-
-    monkeypatch.setattr(os, "scandir", locked)
-    with pytest.raises(PermissionError, match="locked"):
-        collect([tmp_path], tmp_path / "out")
-
-
-def test_the_same_file_twice_is_one_image(tmp_path: Path) -> None:
-    touch(tmp_path / "a.png")
-    assert len(collect([tmp_path, tmp_path / "a.png"], tmp_path / "out")) == 1
-
-
-def test_inputs_that_cannot_be_are_refused(tmp_path: Path) -> None:
-    touch(tmp_path / "one/a.png", tmp_path / "two/a.jpg", tmp_path / "same/b.png", tmp_path / "same/b.jpg")
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match=r"one/a.png and .*two/a.jpg would both be written as 'a'"):
-        collect([tmp_path / "one", tmp_path / "two"], tmp_path / "out")
-    with pytest.raises(ValueError, match=r"b.jpg and .*b.png would both"):
-        collect([tmp_path / "same"], tmp_path / "out")
-    with pytest.raises(ValueError, match="empty: no images"):
-        collect([tmp_path / "empty"], tmp_path / "out")
-    with pytest.raises(ValueError, match="absent: no such file or folder"):
-        collect([tmp_path / "absent"], tmp_path / "out")
+def states(folder: Path) -> dict[str, str]:
+    return {id: entry["state"] for id, entry in read_run(folder).ids.items()}
 
 
 def test_outputs_that_would_clash_are_refused(tmp_path: Path) -> None:
     touch(tmp_path / "in/run.jpg", tmp_path / "in2/a.png", tmp_path / "in2/a.overlay.jpg", tmp_path / "file")
     run, pair = collect([tmp_path / "in"], tmp_path / "out"), collect([tmp_path / "in2"], tmp_path / "out")
-    with pytest.raises(ValueError, match=r"run.json is also the file of the run's own record"):
-        prepare(tmp_path / "out", run, LABEL_FILES)
+    for name in ("run", "run-2-of-3"):
+        with pytest.raises(ValueError, match=rf"{name}\.json would have a record's name; rename it"):
+            prepare(tmp_path / "out", images(name), LABEL_FILES, shard=Shard(1, 2))
     prepare(tmp_path / "out", run, MASK_FILES)  # masks write no run.json of an image's own
     with pytest.raises(ValueError, match=r"a.overlay.png is also the file of"):
         prepare(tmp_path / "out", pair, LABEL_FILES)
-    with pytest.raises(ValueError, match="would replace this input image"):
-        prepare(tmp_path / "in2", [item for item in pair if item.id == "a"], LABEL_FILES, overwrite=True)
     with pytest.raises(ValueError, match="is a file"):
         prepare(tmp_path / "file", pair[:1], LABEL_FILES)
     assert not (tmp_path / "out").exists()
 
 
-def test_results_are_replaced_only_when_asked(tmp_path: Path) -> None:
-    touch(tmp_path / "in/a.png", tmp_path / "out/run.json", tmp_path / "other/a.json")
+def test_no_result_replaces_an_input(tmp_path: Path) -> None:
+    touch(tmp_path / "in/a.png", tmp_path / "in/sub/b.png")
+    (tmp_path / "link").symlink_to(tmp_path / "in")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/sub").symlink_to(tmp_path / "in/sub")
+    items = collect([tmp_path / "in"], tmp_path / "elsewhere")
+    for out, id in (("in", "a"), ("link", "a"), ("out", "b")):
+        with pytest.raises(ValueError, match=rf"{id}\.png: the result would replace this input image"):
+            prepare(tmp_path / out, items, LABEL_FILES, overwrite=True)
+
+
+def test_files_without_a_record_are_replaced_only_when_asked(tmp_path: Path) -> None:
+    touch(tmp_path / "in/a.png", tmp_path / "out/a.json")
     items = collect([tmp_path / "in"], tmp_path / "out")
-    for out in ("out", "other"):
-        with pytest.raises(ValueError, match="already there; choose another --out, or --overwrite"):
-            prepare(tmp_path / out, items, LABEL_FILES)
-        assert prepare(tmp_path / out, items, LABEL_FILES, overwrite=True) == tmp_path / out
+    with pytest.raises(ValueError, match=r"a\.json: already there, without .* choose another --out, or --overwrite"):
+        prepare(tmp_path / "out", items, LABEL_FILES)
+    assert prepare(tmp_path / "out", items, LABEL_FILES, overwrite=True) == tmp_path / "out"
 
 
-def test_a_bad_image_is_reported_and_the_rest_goes_on(tmp_path: Path) -> None:
-    items = [Item(name, Path(f"{name}.png")) for name in ("a", "bad", "c")]
-    states: list[list[str]] = []
+def test_a_bad_image_is_reported_and_the_rest_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(batch.time, "monotonic", lambda: now[0])
+    items = images("a", "bad", "c")
+    seen: list[list[str]] = []
 
     def work(item: Item, progress: Progress) -> str:
-        record = json.loads((tmp_path / "run.json").read_text())
-        states.append([entry["state"] for entry in record["ids"].values()])
+        seen.append(list(states(tmp_path).values()))
+        now[0] += 10  # seconds: time to write the record
         progress(1, 1)
         if item.id == "bad":
-            raise ValueError("bad.png: truncated")
+            raise ValueError("bad.jpg: truncated")
         return "cat 50%"
 
     report = Silent()
-    assert Run(tmp_path, {"command": "label"}, 1.5).process(items, work, report) == 1
-    assert report.said == ["a cat 50%", "bad bad.png: truncated", "c cat 50%"]
-    assert states == [["pending"] * 3, ["done", "pending", "pending"], ["done", "failed", "pending"]]
+    run = Run(tmp_path, FACTS, FILES, loading_seconds=1.5)
+    assert run.process(run.open(items), work, report) == 1
+    assert report.said == ["a cat 50%", "bad bad.jpg: truncated", "c cat 50%"]
+    assert seen == [["pending"] * 3, ["done", "pending", "pending"], ["done", "failed", "pending"]]
     record = json.loads((tmp_path / "run.json").read_text())
-    assert record["command"] == "label" and record["protocol"] is None
+    assert record["command"] == "label" and record["options"] == {"masks": 3} and record["shard"] is None
     assert record["timings"]["loading_seconds"] == 1.5
-    assert record["ids"]["bad"] == {"file": "bad.png", "state": "failed", "error": "bad.png: truncated"}
+    assert record["ids"]["bad"] == {"file": "/photos/bad.jpg", "state": "failed", "error": "bad.jpg: truncated"}
     assert {"ovseg", "torch", "python"} <= record["versions"].keys()
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA: tried to allocate 9 GiB"), MemoryError()])
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried to"),
+        RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"),
+        MemoryError(),
+    ],
+)
 def test_an_image_too_large_for_the_memory_is_one_images_error(tmp_path: Path, error: Exception) -> None:
     def work(item: Item, progress: Progress) -> str:
         if item.id == "large":
             raise error
         return "fine"
 
-    report = Silent()
-    items = [Item("large", Path("large.png")), Item("small", Path("small.png"))]
-    assert Run(tmp_path, {}).process(items, work, report) == 1
-    assert report.said[0].startswith("large large.png: out of memory") and "--dtype float16" in report.said[0]
+    report, run = Silent(), Run(tmp_path, FACTS, FILES)
+    assert run.process(run.open(images("large", "small")), work, report) == 1
+    assert report.said[0].startswith("large /photos/large.jpg: out of memory") and "--dtype float16" in report.said[0]
     assert report.said[1:] == ["small fine"]
 
 
-def test_a_fault_of_ours_ends_the_run(tmp_path: Path) -> None:
+def test_torch_says_so_where_an_array_is_beyond_all_memory() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**55)
+    assert batch.NO_MEMORY.search(str(caught.value))
+
+
+@pytest.mark.parametrize("error", [KeyError("bug"), RuntimeError("shapes differ")])
+def test_a_fault_of_ours_ends_the_run(tmp_path: Path, error: Exception) -> None:
     def work(item: Item, progress: Progress) -> str:
-        raise KeyError("bug")
+        raise error
 
+    run = Run(tmp_path, FACTS, FILES)
+    with pytest.raises(type(error)):
+        run.process(run.open(images("a")), work, Silent())
+    assert states(tmp_path) == {"a": "pending"}
+
+
+def test_what_is_finished_is_not_touched_and_the_rest_is_done(tmp_path: Path) -> None:
+    assert go(tmp_path, images("a", "bad", "sub/c"), bad=("bad",)) == ["a", "bad", "sub/c"]
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*") if path.name != "run.json"}
+    (tmp_path / "sub/c.png").unlink()
+    assert go(tmp_path, images("a", "bad", "sub/c", "new")) == ["bad", "sub/c", "new"]
+    assert {id: state for id, state in states(tmp_path).items()} == dict.fromkeys(["a", "bad", "sub/c", "new"], "done")
+    assert all((tmp_path / f"a{suffix}").stat().st_mtime_ns == before[tmp_path / f"a{suffix}"] for suffix in FILES)
+    assert go(tmp_path, images("a", "bad", "sub/c", "new")) == []
+
+
+def test_images_of_earlier_calls_stay_in_the_record(tmp_path: Path) -> None:
+    go(tmp_path, images("a", "bad"), bad=("bad",))
+    seconds = json.loads((tmp_path / "run.json").read_text())["ids"]["a"]["seconds"]
+    assert go(tmp_path, images("b")) == ["b"]
+    assert states(tmp_path) == {"a": "done", "b": "done"}  # the failed one is no longer asked for
+    assert json.loads((tmp_path / "run.json").read_text())["ids"]["a"]["seconds"] == seconds
+
+
+def test_an_image_finished_just_before_a_kill_counts_though_the_record_does_not_say_so(tmp_path: Path) -> None:
+    def work(item: Item, progress: Progress) -> str:
+        raise KeyError("killed")
+
+    run = Run(tmp_path, FACTS, FILES)
     with pytest.raises(KeyError):
-        Run(tmp_path, {}).process([Item("a", Path("a.png"))], work, Silent())
-    assert json.loads((tmp_path / "run.json").read_text())["ids"]["a"]["state"] == "pending"
+        run.process(run.open(images("a", "b")), work, Silent())
+    assert states(tmp_path) == {"a": "pending", "b": "pending"}
+    touch(*(tmp_path / f"a{suffix}" for suffix in FILES))
+    assert go(tmp_path, images("a", "b")) == ["b"]
+    assert states(tmp_path) == {"a": "done", "b": "done"}
 
 
-def test_reports_show_names_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
-    item = Item("sub/[red]cat[/red]", Path("x.png"))
+def test_half_files_of_a_killed_process_are_removed_and_others_are_not(tmp_path: Path) -> None:
+    go(tmp_path, images("sub/a", "odd\nname", "whole"))
+    (tmp_path / "sub/a.png").unlink()
+    (tmp_path / "odd\nname.png").unlink()
+    half = [".run.json.77.tmp", "sub/.a.png.77.tmp", ".odd\nname.json.78.tmp"]
+    other = [".whole.png.5.tmp", ".notes.tmp", "sub/.b.png.77.tmp"]  # of another process, or not ours at all
+    touch(*(tmp_path / name for name in (*half, *other)))
+    go(tmp_path, images("sub/a", "odd\nname", "whole"))
+    assert [name for name in (*half, *other) if (tmp_path / name).exists()] == other
+
+
+def test_a_run_goes_on_only_with_the_same_settings(tmp_path: Path) -> None:
+    go(tmp_path, images("a"))
+    changed = FACTS | {"options": {"masks": 4}}
+    with pytest.raises(ValueError, match=r"run\.json was made with other settings \(options\.masks 3 and 4\); choose"):
+        go(tmp_path, images("a"), facts=changed)
+    assert go(tmp_path, images("a", "b"), facts=changed, overwrite=True) == ["a", "b"]
+    assert read_run(tmp_path).facts["options"] == {"masks": 4}
+
+
+def test_another_file_under_an_old_id_is_refused(tmp_path: Path) -> None:
+    go(tmp_path, images("a"))
+    other = [Item("a", Path("/other/a.jpg"))]
+    with pytest.raises(ValueError, match=r"'a' was labelled from /photos/a\.jpg, not /other/a\.jpg; choose another"):
+        go(tmp_path, other)
+    (tmp_path / "a.png").unlink()  # nothing of the old file is taken for the new one's
+    assert go(tmp_path, other) == ["a"] and read_run(tmp_path).ids["a"]["file"] == "/other/a.jpg"
+
+
+def test_a_bad_file_may_be_replaced_by_one_of_another_kind(tmp_path: Path) -> None:
+    go(tmp_path, images("a", "bad"), bad=("bad",))
+    assert go(tmp_path, [*images("a"), Item("bad", Path("/photos/bad.png"))]) == ["bad"]
+
+
+def test_overwriting_begins_anew_but_keeps_analyses(tmp_path: Path) -> None:
+    go(tmp_path, images("a"))
+    touch(tmp_path / "a.safetensors")
+    keeping: dict[str, Any] = {"suffixes": (*FILES, batch.ANALYSIS_FILE), "overwrite": True}
+    run = Run(tmp_path, FACTS, **keeping)
+    assert [item.id for item in run.open(images("a"))] == ["a"]
+    assert {path.name for path in tmp_path.iterdir()} == {"a.safetensors"}
+
+
+def test_shards_do_their_own_images_and_read_as_the_whole(tmp_path: Path) -> None:
+    items = images(*"abcdefg")
+    worked = [go(tmp_path, Shard(i, 3).take(items), shard=Shard(i, 3)) for i in (1, 2, 3)]
+    assert worked == [["a", "d", "g"], ["b", "e"], ["c", "f"]]
+    assert read_run(tmp_path).done == list("abcdefg")
+    assert json.loads((tmp_path / "run-2-of-3.json").read_text())["shard"] == [2, 3]
+    assert go(tmp_path, Shard(2, 3).take(items), shard=Shard(2, 3)) == []
+
+
+def test_images_added_to_shards_move_others_which_are_not_done_again(tmp_path: Path) -> None:
+    few, more = images(*"bdfh"), images(*"abcdefgh")
+    for shard in (Shard(1, 2), Shard(2, 2)):
+        go(tmp_path, shard.take(few), shard=shard)
+    assert go(tmp_path, Shard(1, 2).take(more), shard=Shard(1, 2)) == ["a", "c", "e", "g"]
+    assert go(tmp_path, Shard(2, 2).take(more), shard=Shard(2, 2)) == []
+    assert read_run(tmp_path).done == list("abcdefgh")
+
+
+def test_whole_runs_and_shards_do_not_mix(tmp_path: Path) -> None:
+    go(tmp_path / "whole", images("a"))
+    go(tmp_path / "parts", images("a"), shard=Shard(1, 2))
+    for folder, shard in (("whole", Shard(1, 2)), ("parts", None), ("parts", Shard(1, 3)), ("whole", Shard(1, 1))):
+        with pytest.raises(ValueError, match=r"run.*\.json: the folder holds a run that is divided otherwise; choose"):
+            prepare(tmp_path / folder, images("a"), FILES, shard=shard)
+    assert go(tmp_path / "whole", images("a"), shard=Shard(1, 1), overwrite=True) == ["a"]
+    assert go(tmp_path / "parts", images("a"), overwrite=True) == ["a"]
+    assert [path.name for path in (tmp_path / "parts").glob("run*")] == ["run.json"]
+
+
+def test_a_shard_with_other_settings_is_refused_at_once(tmp_path: Path) -> None:
+    go(tmp_path, images("a"), shard=Shard(1, 2))
+    changed = FACTS | {"options": {"masks": 4}}
+    with pytest.raises(ValueError, match=r"run-1-of-2\.json was made with other settings \(options\.masks 3 and 4\)"):
+        go(tmp_path, images("b"), shard=Shard(2, 2), facts=changed)
+    # All shards of a new run overwrite together: none waits for the others' old records to go.
+    for number, id in ((2, "b"), (1, "a")):
+        assert go(tmp_path, images(id), shard=Shard(number, 2), facts=changed, overwrite=True) == [id]
+    assert read_run(tmp_path).done == ["a", "b"]
+
+
+def test_the_record_is_not_written_for_every_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, written = [0.0], []
+
+    def write(path: Path, data: bytes) -> None:
+        written.append(now[0])
+        now[0] += 0.5  # it takes half a second, as on a slow disk
+
+    monkeypatch.setattr(batch, "write_atomically", write)
+    monkeypatch.setattr(batch.time, "monotonic", lambda: now[0])
+
+    def work(item: Item, progress: Progress) -> str:
+        now[0] += 1
+        return ""
+
+    run = Run(tmp_path, FACTS, FILES)
+    run.process(run.open(images(*map(str, range(60)))), work, Silent())
+    # At the start, then 50 times as long after each as writing took, then at the end: 60 seconds of work, 2 of writing.
+    assert written == [0.0, 25.5, 51.0, 61.5]
+
+
+def test_the_first_interrupt_lets_the_image_at_hand_be_finished(tmp_path: Path) -> None:
+    write, report, run = writer(tmp_path), Silent(), Run(tmp_path, FACTS, FILES)
+
+    def work(item: Item, progress: Progress) -> str:
+        if item.id == "b":
+            signal.raise_signal(signal.SIGINT)
+        return write(item, progress)
+
+    with pytest.raises(KeyboardInterrupt):
+        run.process(run.open(images("a", "b", "c")), work, report)
+    assert report.said == ["a cat 50%", "b cat 50%"] and report.asked == 1
+    assert states(tmp_path) == {"a": "done", "b": "done", "c": "pending"}
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_the_second_interrupt_stops_at_once(tmp_path: Path) -> None:
+    def work(item: Item, progress: Progress) -> str:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        return pytest.fail("went on")
+
+    run = Run(tmp_path, FACTS, FILES)
+    with pytest.raises(KeyboardInterrupt):
+        run.process(run.open(images("a", "b")), work, Silent())
+    assert states(tmp_path) == {"a": "pending", "b": "pending"}
+
+
+def test_an_interrupt_during_the_last_image_is_no_failure(tmp_path: Path) -> None:
+    def work(item: Item, progress: Progress) -> str:
+        signal.raise_signal(signal.SIGINT)
+        return ""
+
+    run = Run(tmp_path, FACTS, FILES)
+    assert run.process(run.open(images("a")), work, Silent()) == 0
+    assert states(tmp_path) == {"a": "done"}
+
+
+def test_names_too_long_for_a_file_are_that_images_error(tmp_path: Path) -> None:
+    long = "n" * os.pathconf(tmp_path, "PC_NAME_MAX")
+    for _ in range(2):  # the second time the folder is there
+        assert go(tmp_path / "out", images("a", long), overwrite=True) == ["a", long]
+        assert go(tmp_path / "out", images("a", long)) == [long]
+        assert states(tmp_path / "out") == {"a": "done", long: "failed"}
+
+
+def test_reports_show_names_as_they_are_on_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    item = Item("sub/[red]cat[/red]\n\x1b[2Jend", Path("x.png"))
     for make in (PlainReport, RichReport):
-        with make() as report:
-            report.image_started(1, 1, item)
+        with make(0, 1) as report:
+            report.image_started(item)
             report.rows(3, 10)
             report.image_done(item, "cat 50%", 61.0)
             report.image_failed(item, "[odd] reason")
         printed = capsys.readouterr()
-        shown = (printed.out + printed.err).replace("\n", " ")
-        assert "sub/[red]cat[/red]" in shown and "[odd] reason" in shown and "1 min" in shown
+        shown = (printed.out + printed.err).replace("\n", "").replace(" ", "")  # rich wraps lines
+        assert r"sub/[red]cat[/red]\n\x1b[2Jend" in shown and "[odd]reason" in shown and "1min" in shown
+
+
+def test_plain_lines_tell_what_is_finished_and_what_time_is_left(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = iter([0.0, 10.0, 20.0, 30.0])  # ten seconds an image
+    monkeypatch.setattr("ovseg.terminal.time.monotonic", lambda: next(now))
+    with make_report(2, 5) as report:
+        for item in images("c", "d", "e"):
+            report.image_started(item)
+            report.image_done(item, "cat 50%", 9.0)
+    printed = capsys.readouterr()
+    assert printed.err.splitlines() == ["2 of 5 images are finished already"]
+    assert printed.out.splitlines() == [
+        "[3/5] c: cat 50% (9.0 s, 20.0 s left)",
+        "[4/5] d: cat 50% (9.0 s, 10.0 s left)",
+        "[5/5] e: cat 50% (9.0 s)",
+    ]
 
 
 @pytest.mark.parametrize(("seconds", "shown"), [(0.04, "0.0 s"), (59.94, "59.9 s"), (61, "1 min"), (7200, "2.0 h")])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -12,13 +13,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import skimage.data
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from PIL import Image
 
 from emerdiff import Options
 from ovseg import commands
+from ovseg.analysis import Analysis
 from ovseg.cli import main
 from ovseg.presets import PRESETS
 from ovseg.result import read_index_png
+from ovseg.run_folder import read_run
 
 ROOT = Path(__file__).parent.parent
 
@@ -31,14 +35,18 @@ def ovseg(*arguments: str | Path, cwd: Path | None = None, **environment: str) -
         text=True,
         check=False,
         cwd=cwd,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | environment,
+        # Passive: threads that wait do not spin, which costs minutes where the cores are busy.
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"} | environment,
     )
 
 
 @pytest.fixture
 def scenes(tmp_path: Path) -> Path:
     """A folder with two images, one in a sub-folder, of 40 x 60 and 32 x 32 pixels."""
-    folder = tmp_path / "scenes"
+    return make_scenes(tmp_path / "scenes")
+
+
+def make_scenes(folder: Path) -> Path:
     (folder / "sub").mkdir(parents=True)
     for number, (name, size) in enumerate((("a.png", (40, 60)), ("sub/b.jpg", (32, 32)))):
         pixels = np.random.default_rng(number).integers(0, 256, (*size, 3), dtype=np.uint8)
@@ -56,6 +64,25 @@ def diffusion(tiny_diffusion: Path) -> list[str]:
 def models(diffusion: list[str], tiny_clip: Path) -> list[str]:
     """Flags for a quick run of `ovseg label` with the tiny models."""
     return [*diffusion, "--clip", str(tiny_clip)]
+
+
+@pytest.fixture
+def label(scenes: Path, models: list[str]) -> list[str]:
+    """A quick `ovseg label` of the scenes, to which --out, or flags that come again and win, are added."""
+    return label_command(scenes, models)
+
+
+def label_command(scenes: Path, models: list[str]) -> list[str]:
+    return ["label", str(scenes), "--classes", "cat;kitten,sky", "--background", "none", *models]
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory: pytest.TempPathFactory, tiny_diffusion: Path, tiny_clip: Path) -> Path:
+    """What the `label` command gives, once; the same images lie in another folder. Not to be changed."""
+    folder = tmp_path_factory.mktemp("labelled")
+    models = ["--diffusion", str(tiny_diffusion), "--clip", str(tiny_clip), "--masks", "3", "--steps", "5"]
+    assert main([*label_command(make_scenes(folder / "scenes"), models), "--out", str(folder / "out")]) == 0
+    return folder / "out"
 
 
 def test_help_comes_at_once_and_teaches() -> None:
@@ -87,15 +114,17 @@ def test_help_names_the_real_defaults(capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_label_in_two_processes_gives_the_same_files(scenes: Path, models: list[str], tmp_path: Path) -> None:
     arguments = ["label", str(scenes), "--classes", "cat;kitten,sky", *models, "--out"]
-    done, again = (ovseg(*arguments, tmp_path / name, OMP_NUM_THREADS="2") for name in ("one", "two"))
-    assert done.returncode == again.returncode == 0, done.stderr + again.stderr
+    done = ovseg(*arguments, tmp_path / "one", OMP_NUM_THREADS="2")
+    assert done.returncode == 0, done.stderr
+    assert main([*arguments, str(tmp_path / "two")]) == 0
     assert "taken out of the default background words, because they are classes: sky" in done.stderr
     assert "device: " in done.stderr and f"results in {tmp_path / 'one'}" in done.stderr
     lines = done.stdout.splitlines()
     assert len(lines) == 2 and lines[0].startswith("[1/2] a: ") and lines[1].startswith("[2/2] sub/b: ")
 
     names = sorted(path.relative_to(tmp_path / "one").as_posix() for path in (tmp_path / "one").rglob("*.*"))
-    written = [f"{id}{suffix}" for id in ("a", "sub/b") for suffix in (".json", ".overlay.png", ".png")]
+    endings = (".json", ".masks.png", ".overlay.png", ".png")
+    written = [f"{id}{suffix}" for id in ("a", "sub/b") for suffix in endings]
     assert names == sorted([*written, "run.json"])
     for name in written:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
@@ -187,12 +216,197 @@ def test_more_classes_than_a_map_can_hold_are_refused_at_once(
     assert capsys.readouterr().err == "ovseg: error: classes: at most 65534 names fit into a label map, got 65535\n"
 
 
-def test_a_second_run_does_not_overwrite_the_first(
-    scenes: Path, diffusion: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def images_done(printed: str) -> list[str]:
+    """The ids that plain lines on standard output tell as done."""
+    return [line.split("] ")[1].split(": ")[0] for line in printed.splitlines()]
+
+
+def files(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Modification time and bytes of all files but the record, by name."""
+    paths = [path for path in folder.rglob("*") if path.is_file() and path.name != "run.json"]
+    return {path.relative_to(folder).as_posix(): (path.stat().st_mtime_ns, path.read_bytes()) for path in paths}
+
+
+def test_the_same_command_does_only_what_is_left(
+    scenes: Path, label: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["masks", str(scenes / "a.png"), *diffusion, "--upsampling", "naive", "--out", str(tmp_path / "out")]
-    assert [main(arguments), main(arguments), main([*arguments, "--overwrite"])] == [0, 2, 0]
-    assert "run.json: already there" in capsys.readouterr().err
+    command = [*label, "--out", str(tmp_path / "out")]
+    assert main(command) == 0 and images_done(capsys.readouterr().out) == ["a", "sub/b"]
+    first = files(tmp_path / "out")
+    assert main(command) == 0
+    printed = capsys.readouterr()
+    assert printed.out == "" and "2 of 2 images are finished already" in printed.err
+    assert files(tmp_path / "out") == first
+
+    (tmp_path / "out/sub/b.json").unlink()
+    Image.new("RGB", (20, 20), (90, 40, 10)).save(scenes / "new.png")
+    assert main(command) == 0 and images_done(capsys.readouterr().out) == ["new", "sub/b"]
+    last = files(tmp_path / "out")
+    assert {name: last[name] for name in first if name.startswith("a.")} == {
+        name: first[name] for name in first if name.startswith("a.")
+    }
+    assert {name: last[name][1] for name in first} == {name: first[name][1] for name in first}  # the same bytes again
+    assert list(json.loads((tmp_path / "out/run.json").read_text())["ids"]) == ["a", "sub/b", "new"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        (["--masks", "4"], "options.masks 3 and 4"),
+        (["--classes", "cat;kitten,dog"], 'names ["cat", "sky"] and ["cat", "dog"]'),
+        (["--classes", "cat;kitty,sky"], "vocabulary_sha256 "),
+        (["--background", "words"], 'background "none" and "words"'),
+    ],
+)
+def test_a_run_with_other_settings_is_refused_by_name_unless_it_overwrites(
+    changed: list[str],
+    named: str,
+    label: list[str],
+    labelled: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shutil.copytree(labelled, tmp_path / "out")
+    before, flags = files(tmp_path / "out"), ["--out", str(tmp_path / "out"), *changed]
+    assert main([*label, *flags]) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith(f"ovseg: error: {tmp_path}/out/run.json was made with other settings (") and named in last
+    assert "--overwrite" in last and files(tmp_path / "out") == before
+
+
+def test_overwriting_does_everything_again(
+    label: list[str], labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(labelled, tmp_path / "out")
+    before = files(tmp_path / "out")
+    assert main([*label, "--masks", "2", "--out", str(tmp_path / "out"), "--overwrite"]) == 0
+    assert images_done(capsys.readouterr().out) == ["a", "sub/b"]
+    after = files(tmp_path / "out")
+    assert after.keys() == before.keys() and all(after[name][0] > before[name][0] for name in before)
+    assert json.loads((tmp_path / "out/run.json").read_text())["options"]["masks"] == 2
+
+
+def test_another_file_under_an_old_id_is_refused(
+    scenes: Path, label: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*label, "--out", str(tmp_path / "out")]) == 0
+    (scenes / "a.png").rename(scenes / "a.bmp")
+    assert main([*label, "--out", str(tmp_path / "out")]) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert f"'a' was labelled from {scenes}/a.png, not {scenes}/a.bmp" in last
+
+
+def test_shards_together_are_the_whole_run(
+    label: list[str], labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, whole = tmp_path / "out", read_run(labelled)
+    for shard, ids in (("1/3", ["a"]), ("3/3", []), ("2/3", ["sub/b"])):
+        assert main([*label, "--out", str(out), "--shard", shard]) == 0
+        assert images_done(capsys.readouterr().out) == ids
+    parts = read_run(out)
+    assert parts.done == whole.done == ["a", "sub/b"] and parts.facts == whole.facts
+    shared = {name: content for name, (_, content) in files(out).items() if not name.startswith("run-")}
+    assert shared == {name: content for name, (_, content) in files(labelled).items()}
+    (out / "run-2-of-3.json").unlink()
+    with pytest.raises(ValueError, match=r"run-2-of-3\.json missing"):
+        read_run(out)
+    assert main([*label, "--out", str(out)]) == 2
+    assert "run-1-of-3.json: the folder holds a run that is divided otherwise" in capsys.readouterr().err
+
+
+def no_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From here on neither the diffusion model nor CLIP's image tower may run."""
+
+    def fail(*_: object, **__: object) -> None:
+        pytest.fail("a network saw the image")
+
+    monkeypatch.setattr(UNet2DConditionModel, "forward", fail)
+    monkeypatch.setattr(AutoencoderKL, "encode", fail)
+    monkeypatch.setattr(AutoencoderKL, "decode", fail)
+    monkeypatch.setattr("ovseg.clip.view_features", fail)
+
+
+def test_kept_analyses_give_the_same_labels_without_the_networks(
+    label: list[str],
+    labelled: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(commands, "LONG_RUN_SECONDS", 0)
+    kept, other = tmp_path / "kept", ["--classes", "grass,house,boat", "--background", "none"]
+    assert main([*label, "--out", str(kept), "--keep-analysis"]) == 0
+    assert main([*label, *other, "--out", str(tmp_path / "direct")]) == 0
+    assert capsys.readouterr().err.count("an image on this CPU") == 2
+    analyses = {name: content for name, content in files(kept).items() if name.endswith(".safetensors")}
+    assert analyses.keys() == {"a.safetensors", "sub/b.safetensors"}
+    assert {name: content for name, (_, content) in files(kept).items() if name not in analyses} == {
+        name: content for name, (_, content) in files(labelled).items()
+    }
+    no_models(monkeypatch)
+    with pytest.raises(pytest.fail.Exception, match="a network saw the image"):
+        main([*label, *other, "--out", str(tmp_path / "none")])
+
+    # From another run's folder ...
+    assert main([*label, *other, "--analyses", str(kept), "--out", str(tmp_path / "again")]) == 0
+    direct = {name: content for name, (_, content) in files(tmp_path / "direct").items()}
+    assert {name: content for name, (_, content) in files(tmp_path / "again").items()} == direct
+    # ... and in place: analyses that are there are used, and not written again.
+    assert main([*label, *other, "--out", str(kept), "--keep-analysis", "--overwrite"]) == 0
+    assert files(kept) == {name: files(kept)[name] for name in direct} | analyses
+    assert {name: files(kept)[name][1] for name in direct} == direct
+    assert "an image on this CPU" not in capsys.readouterr().err  # there is nothing that takes long
+
+
+def test_kept_analyses_can_be_copied_on(label: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert main([*label, "--out", str(tmp_path / "one"), "--keep-analysis"]) == 0
+    no_models(monkeypatch)
+    flags = ["--analyses", str(tmp_path / "one"), "--keep-analysis", "--out", str(tmp_path / "two")]
+    assert main([*label, *flags]) == 0
+    one, two = (files(tmp_path / name) for name in ("one", "two"))
+    assert {name: content for name, (_, content) in one.items()} == {name: two[name][1] for name in two}
+
+
+def test_analyses_that_do_not_fit_are_refused_by_name(
+    scenes: Path, label: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = tmp_path / "kept"
+    assert main([*label, "--out", str(kept), "--keep-analysis"]) == 0
+    flags = [*label, "--analyses", str(kept)]
+    assert main([*flags, "--masks", "4", "--out", str(tmp_path / "other")]) == 1
+    told = capsys.readouterr().err
+    for id in ("a", "sub/b"):
+        assert f"{kept}/{id}.safetensors: the kept analysis does not fit: options.masks 3 instead of 4" in told
+    Image.new("RGB", (60, 40)).save(scenes / "a.png")
+    (kept / "sub/b.safetensors").write_bytes(b"half a file")
+    assert main([*flags, "--out", str(tmp_path / "third")]) == 1
+    told = capsys.readouterr().err
+    assert f"{kept}/a.safetensors: the kept analysis does not fit: image_sha256" in told
+    assert f"{kept}/sub/b.safetensors: not a saved analysis" in told
+    # In the run's own folder they give way.
+    assert main([*label, "--out", str(kept), "--keep-analysis", "--overwrite"]) == 0
+    assert Analysis.load(kept / "sub/b.safetensors").segments.shape == (32, 32)
+    assert main([*label, "--analyses", str(tmp_path / "nowhere"), "--out", str(tmp_path / "fourth")]) == 2
+    assert f"--analyses {tmp_path}/nowhere: no such folder" in capsys.readouterr().err
+
+
+def test_masks_and_rows_say_what_was_segmented(labelled: Path) -> None:
+    for id in ("a", "sub/b"):
+        facts = json.loads((labelled / f"{id}.json").read_text())
+        masks, labels = (read_index_png(labelled / f"{id}{suffix}") for suffix in (".masks.png", ".png"))
+        assert masks.shape == labels.shape == (facts["height"], facts["width"])
+        assert [row["mask"] for row in facts["masks"]] == np.unique(masks).tolist()
+        for row in facts["masks"]:
+            here = masks == row["mask"]
+            assert set(row) == {"mask", "class", "score", "pixels"}
+            assert here.sum() == row["pixels"] and set(labels[here].tolist()) == {row["class"]}
+            assert 0 < row["score"] < 1
+        for row in facts["classes"]:  # the score of a class is that of its masks, by pixels
+            mine = [mask for mask in facts["masks"] if mask["class"] == row["index"]]
+            assert sum(mask["pixels"] for mask in mine) == row["pixels"]
+            if mine:
+                mean = sum(mask["pixels"] * mask["score"] for mask in mine) / row["pixels"]
+                assert abs(mean - row["score"]) < 2e-6
 
 
 @pytest.mark.parametrize(

@@ -63,13 +63,47 @@ def test_saved_files_hold_the_result_and_have_the_same_bytes_twice(tmp_path: Pat
     for folder in ("one", "two"):
         example().save(tmp_path / folder, "sub/scene", IMAGE)
     names = sorted(path.relative_to(tmp_path / "one").as_posix() for path in (tmp_path / "one").rglob("*.*"))
-    assert names == ["sub/scene.json", "sub/scene.overlay.png", "sub/scene.png"]
+    assert names == ["sub/scene.json", "sub/scene.masks.png", "sub/scene.overlay.png", "sub/scene.png"]
     for name in names:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
     assert (read_index_png(tmp_path / "one/sub/scene.png") == example().labels).all()
+    assert (read_index_png(tmp_path / "one/sub/scene.masks.png") == example().segments).all()
     facts = json.loads((tmp_path / "one/sub/scene.json").read_text())
-    assert (facts["width"], facts["height"], facts["masks"], facts["no_label_pixels"]) == (4, 2, 3, 1)
+    assert (facts["id"], facts["width"], facts["height"], facts["no_label_pixels"]) == ("sub/scene", 4, 2, 1)
     assert facts["classes"] == example().summary()
+    assert facts["masks"] == example().mask_rows()
+
+
+def test_every_mask_in_use_has_a_row_with_its_class() -> None:
+    assert example().mask_rows() == [
+        {"mask": 0, "class": 1, "score": 0.8, "pixels": 4},
+        {"mask": 1, "class": 0, "score": 0.5, "pixels": 3},
+        {"mask": 2, "class": None, "score": None, "pixels": 1},
+    ]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 6), st.integers(2, 5), st.integers(0, 2**32 - 1))
+def test_confidence_comes_back_from_the_mask_numbers_and_rows(
+    tmp_path_factory: pytest.TempPathFactory, masks: int, count: int, seed: int
+) -> None:
+    random = np.random.default_rng(seed)
+    segments = random.integers(0, masks, (6, 9)).astype(np.int32)  # some ids may be in no pixel
+    scores = random.random((masks, count), np.float32)
+    names = tuple(f"c{index}" for index in range(count))
+    labels = scores.argmax(axis=1).astype(np.uint8)[segments]
+    result = Segmentation(labels, names, class_colours(names), segments, scores)
+    folder = tmp_path_factory.getbasetemp()
+    result.save(folder, "scene")
+    rows = json.loads((folder / "scene.json").read_text())["masks"]
+    kept = read_index_png(folder / "scene.masks.png")
+    assert sorted(row["mask"] for row in rows) == sorted(set(kept.ravel().tolist()))
+    confidence = np.zeros(kept.shape)
+    for row in rows:
+        here = kept == row["mask"]
+        confidence[here] = row["score"]
+        assert (result.labels[here] == row["class"]).all() and here.sum() == row["pixels"]
+    assert np.abs(confidence - result.scores).max() < 1e-6
 
 
 def test_the_palette_shows_the_colours(tmp_path: Path) -> None:

@@ -14,11 +14,12 @@ from torch.nn import functional
 
 import ovseg
 from emerdiff import EmerDiff, Options
-from ovseg.analysis import Analysis, AnalysisMismatch, image_sha256
+from emerdiff.segment import naive_segments
+from ovseg.analysis import Analysis, AnalysisMismatch, image_sha256, small_maps
 from ovseg.dense import View
 from ovseg.images import ImageError
 from ovseg.presets import PRESETS, Preset
-from ovseg.segmenter import Segmenter, find_device, expected_seconds
+from ovseg.segmenter import Segmenter, expected_seconds, find_device
 
 OPTIONS = Options(masks=4, steps=10, base_size=32)
 CLASSES = "cat;kitten,dog,tree"
@@ -68,6 +69,9 @@ def test_the_packages_names_load_on_first_use() -> None:
 def test_analysis_has_the_images_size(segmenter: Segmenter, analysis: Analysis) -> None:
     assert analysis.segments.shape == (40, 60) and analysis.segments.dtype == np.int32
     assert analysis.low_resolution_masks.shape == (8, 12)
+    assert analysis.queries.shape == (8 * 12, 16) and analysis.queries.dtype == np.float16
+    assert analysis.network_size == (32, 48)
+    assert analysis.difference_maps.shape == (4, 32, 48) and analysis.difference_maps.max() == 255
     assert analysis.features.dtype == np.float16
     assert analysis.features.shape[1:] == (6, 9)  # 48 x 72 pixels, patches of 8
     assert (analysis.origin.height, analysis.origin.width) == (40, 60)
@@ -139,8 +143,10 @@ def test_a_kept_analysis_comes_back_bit_for_bit(analysis: Analysis, segmenter: S
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
     back = Analysis.load(tmp_path / "one")
     assert (back.origin, back.layer_rms) == (analysis.origin, analysis.layer_rms)
-    for name in ("segments", "low_resolution_masks", "features"):
-        assert getattr(back, name).tobytes() == getattr(analysis, name).tobytes()
+    assert back.network_size == analysis.network_size
+    for name in ("segments", "low_resolution_masks", "queries", "features", "difference_maps"):
+        one, other = getattr(back, name), getattr(analysis, name)
+        assert (one.dtype, one.shape, one.tobytes()) == (other.dtype, other.shape, other.tobytes())
     assert (segmenter.label(back, CLASSES).labels == segmenter.label(analysis, CLASSES).labels).all()
 
 
@@ -161,6 +167,43 @@ def test_a_kept_analysis_is_refused_for_anything_else(
     for reason, origin in others.items():
         with pytest.raises(AnalysisMismatch, match=reason):
             analysis.check(origin)
+
+
+def test_a_kept_analysis_is_taken_or_made_anew(
+    segmenter: Segmenter, analysis: Analysis, image: np.ndarray, tmp_path: Path
+) -> None:
+    made, new = segmenter.analyze_or_load(image, tmp_path / "absent")
+    assert new and (made.segments == analysis.segments).all()
+    assert not (tmp_path / "absent").exists()  # keeping it is the caller's matter
+    analysis.save(tmp_path / "kept")
+    other = replace(segmenter, options=replace(OPTIONS, seed=1))
+    kept, new = segmenter.analyze_or_load(image, tmp_path / "kept")
+    assert not new and kept.origin == analysis.origin
+    with pytest.raises(AnalysisMismatch, match="kept: the kept analysis does not fit: options.seed 0 instead of 1"):
+        other.analyze_or_load(image, tmp_path / "kept")
+    (tmp_path / "damaged").write_bytes(b"half")
+    with pytest.raises(ValueError, match="damaged: not a saved analysis"):
+        segmenter.analyze_or_load(image, tmp_path / "damaged")
+    for name in ("kept", "damaged"):
+        made, new = other.analyze_or_load(image, tmp_path / name, replacing=True)
+        assert new and made.origin.options["seed"] == 1
+
+
+def test_naive_masks_are_kept_without_difference_maps(segmenter: Segmenter, image: np.ndarray, tmp_path: Path) -> None:
+    naive = segmenter.analyze(image, replace(OPTIONS, upsampling="naive"))
+    naive.save(tmp_path / "naive")
+    back = Analysis.load(tmp_path / "naive")
+    assert back.difference_maps.shape == (0, 1, 1) and back.layer_rms is None
+    assert (naive_segments(back.low_resolution_masks, back.network_size, (40, 60)) == naive.segments).all()
+
+
+def test_small_maps_keep_the_scale_between_them() -> None:
+    maps = np.zeros((2, 200, 300), np.float32)
+    maps[0, :, 100:], maps[1] = 4.0, 1.0
+    small = small_maps(maps)
+    assert small.shape == (2, 67, 100) and small.dtype == np.uint8  # every third pixel: at most 128
+    assert set(small[0].ravel().tolist()) == {0, 255} and set(small[1].ravel().tolist()) == {64}
+    assert small_maps(np.zeros((2, 4, 4), np.float32)).max() == 0
 
 
 def test_an_analysis_made_otherwise_is_not_labelled(segmenter: Segmenter, analysis: Analysis) -> None:
