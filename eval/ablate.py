@@ -20,8 +20,9 @@ from eval.datasets import Dataset, open_dataset
 from eval.methods import Predictor
 from eval.predict import choose_vocabulary, load_predictor, predict, undertaken, written
 from eval.protocols import protocol
-from ovseg.batch import AGAIN, Run, prepare
-from ovseg.inputs import Item
+from eval.score import check_images
+from ovseg.batch import AGAIN, Run
+from ovseg.inputs import Item, prepare
 from ovseg.launch import launched
 from ovseg.result import json_bytes, write_atomically
 from ovseg.run_folder import read_run, record_files
@@ -155,7 +156,8 @@ def run(given: Namespace) -> int:
     for number, (name, one) in enumerate(runs.items(), 1):
         say(f"{name} ({number} of {len(runs)})")
         folder = Run(out / name, one.facts, files, loading_seconds=seconds, overwrite=given.overwrite)
-        predict(one, dataset, items, folder)
+        if predict(one, dataset, items, folder):
+            check_images(read_run(out / name), dataset)  # raises, for the image that failed: the rest would be in vain
     measured = {name: measure(out / name, dataset) for name in runs}
     settings = {
         name: [Row(one.value, one.default, measured[one.folder]) for one in found] for name, found in variations.items()

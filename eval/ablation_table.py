@@ -33,7 +33,8 @@ COLUMNS += ["boundary F, EmerDiff", "boundary F, naive", "modified, EmerDiff", "
 SPREAD = 0.03  # between the lines of a panel, so that their intervals stand apart; values are 1 apart
 NOTES = (
     "percent; mIoU with its 95 % bootstrap interval over images; lead: of EmerDiff over naive upsampling of the same "
-    "low-resolution masks, with its interval over pairs of the same images",
+    "low-resolution masks, with its interval over pairs of the same images; with few images intervals lean low, as "
+    "draws leave classes out",
     "reads labels: best label (every mask takes the class of most of its pixels) and modified (every mask takes the "
     "class whose pixels' mean embedding in these very images is nearest); both compare masks, without names",
     "boundary F: mean over images, boundaries matched within 0.75 % of the image's diagonal",

@@ -137,7 +137,13 @@ def _add_ablate(actions: Any) -> None:
 def _add_dataset(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="voc21, voc20, context60, ..., camvid, pocket, custom")
     parser.add_argument("--root", metavar="DIR", help="where the data set lies (pocket: SPLIT/SEED, evaluation/0)")
-    parser.add_argument("--ignore", type=int, default=255, metavar="N", help="custom: label value not scored (255)")
+    parser.add_argument(
+        "--ignore",
+        type=int,
+        default=255,
+        metavar="N",
+        help="custom: label value not scored (255); with 0, value 1 is the first class of classes.txt",
+    )
 
 
 def _add_limit(parser: argparse.ArgumentParser) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 RESAMPLES = 1000  # of the bootstrap, over images
+PART_VALUES = 2**20  # of the draws that are held at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,14 +90,21 @@ def interval(counts: np.ndarray, baseline: np.ndarray | None = None, seed: int =
     """95 % bootstrap interval, over images, of the mIoU in percent, or of its lead over a baseline on the same images.
 
     counts, baseline: class counts of every image, (images, L, 3) int64. Images are drawn with replacement, the same
-    ones for both, 1000 times; the ends are percentiles of the resampled values.
+    ones for both, 1000 times; the ends are percentiles of the resampled values. Draws are made in parts, to bound
+    the memory, which changes no value.
     """
     rng = np.random.default_rng(seed)
-    images = len(counts)
-    draws = np.stack([np.bincount(rng.integers(0, images, images), minlength=images) for _ in range(RESAMPLES)])
-    values = _resampled(draws, counts)
-    if baseline is not None:
-        values = values - _resampled(draws, baseline)
+    images, parts = len(counts), []
+    # float64 holds the sums exactly (they are far below 2^53) and multiplies faster.
+    ours = counts.astype(np.float64)
+    theirs = None if baseline is None else baseline.astype(np.float64)
+    size = max(1, PART_VALUES // images)
+    for start in range(0, RESAMPLES, size):
+        times = range(start, min(start + size, RESAMPLES))
+        draws = np.stack([np.bincount(rng.integers(0, images, images), minlength=images) for _ in times])
+        part = _resampled(draws, ours)
+        parts.append(part if theirs is None else part - _resampled(draws, theirs))
+    values = np.concatenate(parts)
     values = values[~np.isnan(values)]
     if not values.size:
         return float("nan"), float("nan")
@@ -105,8 +113,8 @@ def interval(counts: np.ndarray, baseline: np.ndarray | None = None, seed: int =
 
 
 def _resampled(draws: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """The mIoU of every draw; float64 holds the sums exactly (they are far below 2^53) and multiplies faster."""
-    sums = draws.astype(np.float64) @ counts.reshape(len(counts), -1).astype(np.float64)
+    """The mIoU of every draw (draws, images), of class counts (images, L, 3) float64."""
+    sums = draws.astype(np.float64) @ counts.reshape(len(counts), -1)
     return mean_iou(sums.reshape(len(draws), *counts.shape[1:]))
 
 

@@ -6,6 +6,7 @@ at a time, and label values become class indices by the set's rule (`label_rules
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,7 @@ NAMES = (*LAYOUTS, "pocket", "custom")
 CUSTOM_CLASSES = "classes.txt"
 POCKET_ROOT = "evaluation/0"
 POCKET_SCENES = 200
+NOT_SCORED = (BACKGROUND, "unlabelled", "unlabeled", "void", "ignore", "ignored")  # what value 0 is often called
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +33,7 @@ class Dataset:
     """A data set that is there in full, or a part that the user asked for."""
 
     name: str
-    root: str  # the folder that holds the tree; pocket: "SPLIT/SEED"
+    root: str  # the folder that holds the tree, absolute; pocket: "SPLIT/SEED"
     ids: tuple[str, ...] = field(repr=False)  # sorted; the part of an image's path in which images differ
     names: tuple[str, ...]  # L names by index, "background" first where `background`
     background: bool
@@ -43,7 +45,7 @@ class Dataset:
     _rule: np.ndarray = field(repr=False)
 
     def file(self, id: str) -> str:
-        """The image's file, below the root as it was given; "pocket:SPLIT/SEED/NUMBER" for a scene of pocket."""
+        """The image's file, absolute; "pocket:SPLIT/SEED/NUMBER" for a scene of pocket."""
         return str(self._images[id])
 
     def image(self, id: str) -> np.ndarray:
@@ -95,12 +97,13 @@ def open_dataset(name: str, root: str | Path | None, *, ignore: int | None = Non
     Args:
         name: one of `NAMES`.
         root: the folder with the set's tree, or mmsegmentation's `data` folder; pocket: "SPLIT/SEED" or None.
-        ignore: custom alone: the label value of pixels that are not scored, 0..65535; None is 255.
+        ignore: custom alone: the label value of pixels that are not scored, 0..65535; None is 255. Label values are
+            indices into classes.txt; with 0, value 1 is its first class. Another value that is a class is refused.
         part: take any number of images instead of the official one. Each still needs its labels, and each label its
             image; where a split file lists the ids, it lists the part.
     Raises:
         ValueError: unknown name; no such folder; a tree that is not there or incomplete (with the tree that is
-            expected, over several lines); custom: a class list that cannot be.
+            expected, over several lines); custom: a class list that cannot be, an `ignore` that is a class.
         OSError: what cannot be read.
     """
     if name == "pocket":
@@ -129,6 +132,7 @@ def look(name: str, root: str | Path | None, *, ignore: int | None = None) -> tu
     root = Path(root)
     if not root.is_dir():
         raise ValueError(f"--root: {root}: {'not a folder' if root.exists() else 'no such folder'}")
+    root = Path(os.path.abspath(root))  # records name files that are found from everywhere
     if name == "custom":
         layout, classes = _custom(root, ignore)
     else:
@@ -169,7 +173,22 @@ def _custom(root: Path, ignore: int) -> tuple[Layout, tuple[str, ...]]:
     classes = tuple("; ".join(group) for group in (groups[1:] if background else groups))
     if not classes:
         raise ValueError(f"{path}: no class besides the background")
+    _check_ignore(ignore, [group[0] for group in groups], path)
     return custom(len(groups), background, ignore), classes
+
+
+def _check_ignore(ignore: int, names: list[str], path: Path) -> None:
+    """ValueError where the value that is not scored is a class; 0 may be none of them, then 1 is the first."""
+    if ignore == 0 and names[0].casefold() in NOT_SCORED:
+        raise ValueError(
+            f"--ignore 0: then label value 1 is the first class of {path}, which is {names[0]!r}; "
+            "if that is what 0 stands for, take it off the list"
+        )
+    if 0 < ignore < len(names):
+        raise ValueError(
+            f"--ignore {ignore}: is the class {names[ignore]!r} of {path}; expected {len(names)} or more, "
+            "or 0, which makes label value 1 the first class"
+        )
 
 
 def _pocket(root: str | Path | None) -> PocketScenes:
@@ -202,9 +221,7 @@ def _read_labels(path: Path) -> np.ndarray:
     try:
         return read_index_png(path)
     except ValueError as error:
-        raise ValueError(f"{error}; converted to colours? Take the label files as downloaded") from error
-    except (OSError, SyntaxError) as error:
-        raise OSError(f"{path}: labels that cannot be read ({error})") from error
+        raise ValueError(f"{error}; take the label files as downloaded, not converted to colours") from error
 
 
 def _size(shape: tuple[int, ...]) -> str:

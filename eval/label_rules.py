@@ -63,9 +63,9 @@ def rule(values: Mapping[int, int]) -> np.ndarray:
     return table
 
 
-def indices(classes: int, ignored: Iterable[int] = ()) -> np.ndarray:
-    """Files that hold the indices 0..classes-1 themselves, and perhaps values to leave out."""
-    return rule({**{index: index for index in range(classes)}, **dict.fromkeys(ignored, IGNORED)})
+def indices(classes: int, ignored: Iterable[int] = (), first: int = 0) -> np.ndarray:
+    """Files that hold the indices 0..classes-1, counted from `first`, and perhaps values to leave out."""
+    return rule({**{first + index: index for index in range(classes)}, **dict.fromkeys(ignored, IGNORED)})
 
 
 def reduced_zero(classes: int) -> np.ndarray:
@@ -103,18 +103,21 @@ def _coco_left_out() -> dict[int, int]:
 def apply(table: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Truth map (H, W) uint8 of a file's values (H, W) uint8 or uint16.
 
-    Raises ValueError that says which values are outside the rule.
+    Raises ValueError that says which values are outside the rule, and which ones it knows and leaves out.
     """
     truth = table[values]
     if truth.min() == OUTSIDE:
         wrong = np.unique(values[truth == OUTSIDE]).tolist()
         some = ", ".join(map(str, wrong[:5])) + (", ..." if len(wrong) > 5 else "")
-        raise ValueError(f"label values {some} are none of this set's; expected {_ranges(table)}")
+        raise ValueError(
+            f"label values {some} are none of this set's; expected {_ranges(table != OUTSIDE)} "
+            f"(left out: {_ranges(table == IGNORED) or 'none'})"
+        )
     return truth.astype(np.uint8)
 
 
-def _ranges(table: np.ndarray) -> str:
-    """The values a rule knows, "0..20, 255"."""
-    known = np.flatnonzero(table != OUTSIDE)
-    runs = np.split(known, np.flatnonzero(np.diff(known) > 1) + 1)
+def _ranges(chosen: np.ndarray) -> str:
+    """The values at which (65536,) bool is true, "0..20, 255"."""
+    values = np.flatnonzero(chosen)
+    runs = np.split(values, np.flatnonzero(np.diff(values) > 1) + 1) if values.size else []
     return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}..{run[-1]}" for run in runs)

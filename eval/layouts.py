@@ -122,9 +122,14 @@ LAYOUTS: dict[str, Layout] = {
 
 
 def custom(classes: int, background: bool, ignore: int) -> Layout:
-    """The tree of a data set of the user's own, with so many classes (the background among them)."""
-    rule = label_rules.indices(classes, ignored=[ignore])
-    labels = Labels("labels/**/*.png", rule, f"indices in the order of classes.txt, {ignore} = left out")
+    """The tree of a data set of the user's own, with so many classes (the background among them).
+
+    The first class has label value 0, or 1 where `ignore` is 0.
+    """
+    first = 1 if ignore == 0 else 0
+    rule = label_rules.indices(classes, ignored=[ignore], first=first)
+    form = f"{first} = the first class of classes.txt, {first + 1} = the second, ..., {ignore} = left out"
+    labels = Labels("labels/**/*.png", rule, form)
     return Layout("", "images/**/*", (labels,), "classes.txt", background=background)
 
 

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from emerdiff import Options, naive_segments
-from ovseg.analysis import Analysis, AnalysisMismatch, Origin, image_sha256
+from ovseg.analysis import Analysis, image_sha256
 from ovseg.batch import Progress
 from ovseg.clip import Clip
 from ovseg.dense import View
@@ -23,6 +22,9 @@ from ovseg.segmenter import Segmenter, Text
 
 SLIC_COMPACTNESS = 10.0  # scikit-image's default balance of colour and place
 SLIC_TRIES = 6  # SLIC gives fewer superpixels than asked for; it is asked again until the number fits
+
+
+Find = Callable[[Callable[[Analysis], None]], Analysis | None]  # a check that raises -> the analysis that passes it
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,9 +40,19 @@ class Predictor:
     logit_scale: float
     facts: dict[str, Any]  # for the run's record
 
-    def look(self, image: np.ndarray, kept: Path, progress: Progress) -> Look:
-        """What the image gives before any class names; `kept`: the file of an analysis, used if it is there."""
-        return METHODS[self.method](self, image, kept, progress)
+    def look(self, image: np.ndarray, find: Find, progress: Progress) -> Look:
+        """What the image gives before any class names; `find` gives its kept analysis, if there is one that passes."""
+        return METHODS[self.method](self, image, find, progress)
+
+    @property
+    def shared(self) -> dict[str, Any]:
+        """The facts that must be those of a run whose kept analyses are used."""
+        facts = {key: self.facts[key] for key in ("models", "view", "dtype")}
+        if self.method == "maskclip+emerdiff":
+            facts["options"] = self.facts["options"]
+        if self.method == "maskclip+naive":
+            facts["options"] = {key: value for key, value in self.facts["options"].items() if key != "upsampling"}
+        return facts
 
     def label(self, look: Look, size: tuple[int, int]) -> np.ndarray:
         """(H, W) int32, indices into the vocabulary's names."""
@@ -60,30 +72,30 @@ class Look:
     analysis: Analysis | None = None  # what can be kept
 
 
-def look_by_pixels(predictor: Predictor, image: np.ndarray, kept: Path, progress: Progress) -> Look:
+def look_by_pixels(predictor: Predictor, image: np.ndarray, find: Find, progress: Progress) -> Look:
     """No masks: MaskCLIP alone."""
-    return Look(_features(predictor, image, kept))
+    return Look(_features(predictor, image, find))
 
 
-def look_by_superpixels(predictor: Predictor, image: np.ndarray, kept: Path, progress: Progress) -> Look:
+def look_by_superpixels(predictor: Predictor, image: np.ndarray, find: Find, progress: Progress) -> Look:
     """SLIC superpixels, as many as there would be masks."""
-    return Look(_features(predictor, image, kept), superpixels(image, predictor.options.masks))
+    return Look(_features(predictor, image, find), superpixels(image, predictor.options.masks))
 
 
-def look_naively(predictor: Predictor, image: np.ndarray, kept: Path, progress: Progress) -> Look:
+def look_naively(predictor: Predictor, image: np.ndarray, find: Find, progress: Progress) -> Look:
     """EmerDiff's low-resolution masks, upsampled bilinearly: the paper's baseline."""
-    analysis = _analysis(predictor, image, kept, progress, ("naive", "modulated"))
+    analysis = _analysis(predictor, image, find, progress, ("naive", "modulated"))
     segments = naive_segments(analysis.low_resolution_masks, analysis.network_size, image.shape[:2])
     return Look(analysis.features, segments, analysis)
 
 
-def look_by_emerdiff(predictor: Predictor, image: np.ndarray, kept: Path, progress: Progress) -> Look:
+def look_by_emerdiff(predictor: Predictor, image: np.ndarray, find: Find, progress: Progress) -> Look:
     """EmerDiff's masks."""
-    analysis = _analysis(predictor, image, kept, progress, ("modulated",))
+    analysis = _analysis(predictor, image, find, progress, ("modulated",))
     return Look(analysis.features, analysis.segments, analysis)
 
 
-METHODS: dict[str, Callable[[Predictor, np.ndarray, Path, Progress], Look]] = {
+METHODS: dict[str, Callable[[Predictor, np.ndarray, Find, Progress], Look]] = {
     "maskclip": look_by_pixels,
     "maskclip+naive": look_naively,
     "maskclip+slic": look_by_superpixels,
@@ -92,37 +104,29 @@ METHODS: dict[str, Callable[[Predictor, np.ndarray, Path, Progress], Look]] = {
 DIFFUSION_METHODS = ("maskclip+naive", "maskclip+emerdiff")
 
 
-def _features(predictor: Predictor, image: np.ndarray, kept: Path) -> np.ndarray:
+def _features(predictor: Predictor, image: np.ndarray, find: Find) -> np.ndarray:
     """Dense features (C, h, w) float16, of a kept analysis if there is one; whatever its masks are."""
-    if not kept.is_file():
-        return predictor.clip.dense_features(image, predictor.view).astype(np.float16)
-    analysis = Analysis.load(kept)
     clip, dtype = predictor.facts["models"]["clip"], predictor.facts["dtype"]
     here = {"image_sha256": image_sha256(image), "view": asdict(predictor.view), "clip": clip, "dtype": dtype}
-    return _checked(analysis, replace(analysis.origin, **here), kept).features
+    kept = find(lambda analysis: analysis.check(replace(analysis.origin, **here)))
+    return kept.features if kept else predictor.clip.dense_features(image, predictor.view).astype(np.float16)
 
 
 def _analysis(
-    predictor: Predictor, image: np.ndarray, kept: Path, progress: Progress, upsamplings: Sequence[str]
+    predictor: Predictor, image: np.ndarray, find: Find, progress: Progress, upsamplings: Sequence[str]
 ) -> Analysis:
     """The kept analysis, made with one of these upsamplings, or a new one with the first of them."""
     segmenter = predictor.segmenter
     if segmenter is None:
         raise ValueError(f"{predictor.method} needs a diffusion model")
-    if not kept.is_file():
-        return segmenter.analyze(image, replace(segmenter.options, upsampling=upsamplings[0]), progress=progress)
-    analysis = Analysis.load(kept)
-    found = analysis.origin.options["upsampling"]
-    options = replace(segmenter.options, upsampling=found if found in upsamplings else upsamplings[0])
-    return _checked(analysis, segmenter.origin(image, options), kept)
 
+    def check(analysis: Analysis) -> None:
+        found = analysis.origin.options["upsampling"]
+        used = found if found in upsamplings else upsamplings[0]
+        analysis.check(segmenter.origin(image, replace(segmenter.options, upsampling=used)))
 
-def _checked(analysis: Analysis, expected: Origin, path: Path) -> Analysis:
-    try:
-        analysis.check(expected)
-    except AnalysisMismatch as error:
-        raise AnalysisMismatch(f"{path}: {error}") from error
-    return analysis
+    new = replace(segmenter.options, upsampling=upsamplings[0])
+    return find(check) or segmenter.analyze(image, new, progress=progress)
 
 
 def superpixels(image: np.ndarray, count: int) -> np.ndarray:

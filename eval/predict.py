@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -18,57 +18,56 @@ import numpy as np
 
 import prompts
 from emerdiff import Options
-from eval import score
 from eval.datasets import Dataset, open_dataset
 from eval.methods import DIFFUSION_METHODS, SLIC_COMPACTNESS, Predictor
 from eval.protocols import Protocol, protocol
-from ovseg.analysis import AnalysisMismatch
-from ovseg.batch import ANALYSIS_FILE, Progress, Run, prepare
+from eval.score import score_and_show
+from ovseg.analysis import Analysis
+from ovseg.batch import ANALYSIS_FILE, Progress, Run
 from ovseg.classes import Vocabulary, build_vocabulary
-from ovseg.commands import analyses_folder, process, shares
+from ovseg.commands import process, shares
 from ovseg.draw import class_colours
-from ovseg.inputs import Item
+from ovseg.inputs import Item, prepare
+from ovseg.kept import Kept
 from ovseg.launch import choose_shard
 from ovseg.loading import choose_models, load_clip, load_segmenter, method, provenance
 from ovseg.presets import identity
 from ovseg.result import index_png, masks_png, no_label, write_atomically
 from ovseg.segmenter import Text, native_view
+from ovseg.terminal import say
 
 LABELS, MASKS = ".png", ".masks.png"  # the files of an id
 
 
-def predict(
-    predictor: Predictor, dataset: Dataset, items: Sequence[Item], run: Run, *, analyses: Path | None = None
-) -> int:
+def predict(predictor: Predictor, dataset: Dataset, items: Sequence[Item], run: Run, kept: Kept | None = None) -> int:
     """Label the items into the run's folder, what is finished left alone; returns the exit code.
 
-    run: its files (see `written`) say whether analyses are kept. analyses: another folder to take kept ones from.
+    run: its files (see `written`) say whether analyses are kept. kept: where analyses are looked for, its own folder
+    if nothing is said.
     """
+    kept = kept or Kept(run.out, own=True)
     names = dataset.names
     colours, index_type = class_colours(names), np.uint8 if no_label(len(names)) == 255 else np.uint16
 
     def work(item: Item, progress: Progress) -> str:
-        image = dataset.image(item.id)
-        kept = (analyses or run.out) / f"{item.id}{ANALYSIS_FILE}"
-        try:
-            look = predictor.look(image, kept, progress)
-        except AnalysisMismatch:
-            if analyses:
-                raise
-            kept.unlink()  # of the run that --overwrite replaces
-            look = predictor.look(image, kept, progress)
+        image, found = dataset.image(item.id), []
+
+        def find(check: Callable[[Analysis], None]) -> Analysis | None:
+            found.append(kept.load(item, check))
+            return found[-1]
+
+        look = predictor.look(image, find, progress)
         labels = predictor.label(look, image.shape[:2]).astype(index_type)
-        if look.analysis and ANALYSIS_FILE in run.suffixes:
+        if look.analysis and ANALYSIS_FILE in run.suffixes and not (kept.own and look.analysis in found):
             look.analysis.save(run.out / f"{item.id}{ANALYSIS_FILE}")
         if look.segments is not None:
             write_atomically(run.out / f"{item.id}{MASKS}", masks_png(look.segments))
         write_atomically(run.out / f"{item.id}{LABELS}", index_png(labels, colours))
         return shares(labels, names)
 
-    segmenter = predictor.segmenter
-    return process(
-        run, items, work, segmenter.emerdiff if segmenter else None, predictor.options, kept=analyses or run.out
-    )
+    kept.expect(items, predictor.shared, tell=say)
+    model = predictor.segmenter.emerdiff if predictor.segmenter else None
+    return process(run, items, work, model, predictor.options, kept=kept)
 
 
 def run(given: Namespace) -> int:
@@ -78,19 +77,23 @@ def run(given: Namespace) -> int:
     vocabulary = choose_vocabulary(dataset, rules, given.vocabulary)
     if given.keep_analysis and given.method not in DIFFUSION_METHODS:
         raise ValueError(f"--keep-analysis: {given.method} makes none; it needs {' or '.join(DIFFUSION_METHODS)}")
+    if given.score and given.shard:
+        raise ValueError("--score: a shard alone cannot be scored; when all are done, `ovseg eval score`")
+    for note in vocabulary.notes:
+        say(f"note: {note}")
     shard = choose_shard(given.shard)
     items = undertaken(dataset, given.limit)
     items = shard.take(items) if shard else items
     files = written(given.method, given.keep_analysis)
     out = prepare(given.out, items, files, overwrite=given.overwrite, shard=shard)
-    analyses = analyses_folder(given.analyses)
+    kept = Kept.choose(given.analyses, out)
     predictor, seconds = load_predictor(given, dataset, rules, vocabulary)
     one = Run(out, predictor.facts, files, loading_seconds=seconds, shard=shard, overwrite=given.overwrite)
-    code = predict(predictor, dataset, items, one, analyses=analyses)
-    if given.score and (shard is None or shard.number == 1):
-        given.predictions, given.best_label = [given.out], False
-        given.out = None
-        code = code or score.run(given)
+    code = predict(predictor, dataset, items, one, kept)
+    if given.score and code:
+        say(f"not scored, because images failed: when all are done, `ovseg eval score {dataset.name}`")
+    elif given.score and (shard is None or shard.number == 1):
+        score_and_show(dataset, [out])
     return code
 
 

@@ -36,6 +36,7 @@ class Scored:
 
     run: RunFolder
     dataset: str
+    vocabulary: str  # the name of the data set's own class list
     names: tuple[str, ...]  # L class names
     images: int  # of the whole data set, by its official number where it has one
     ids: tuple[str, ...]  # n images that were undertaken, and scored, sorted
@@ -92,7 +93,9 @@ class Scored:
                 {"name": name, "IoU": json_number(iou), "accuracy": json_number(accuracy), "pixels": int(pixels)}
                 for name, iou, accuracy, pixels in zip(*columns, strict=True)
             ],
+            "vocabulary": facts.get("vocabulary"),
             "vocabulary_sha256": facts.get("vocabulary_sha256"),
+            "preset": facts.get("preset"),
             "models": facts.get("models"),
             "options": facts.get("options"),
             "view": facts.get("view"),
@@ -133,6 +136,7 @@ def score_run(run: str | Path, dataset: Dataset, best_label: bool = False, *, tr
     return Scored(
         run=folder,
         dataset=dataset.name,
+        vocabulary=dataset.vocabulary,
         names=tuple(dataset.names),
         images=dataset.expected or len(dataset.ids),
         ids=tuple(sorted(folder.ids)),
@@ -147,23 +151,34 @@ def score_run(run: str | Path, dataset: Dataset, best_label: bool = False, *, tr
 def run(given: Namespace) -> int:
     """`ovseg eval score`; returns the exit code."""
     dataset = open_dataset(given.name, given.root, ignore=given.ignore, part=True)
-    folders = [Path(folder) for folder in given.predictions]
-    outs = _out_folders(folders, given.out)
-    stem = "best-label" if given.best_label else "results"
-    for folder, out in zip(folders, outs, strict=True):
-        if out.resolve() == folder.resolve() and stem in read_run(folder).ids:
+    score_and_show(dataset, given.predictions, given.out, given.best_label)
+    return 0
+
+
+def score_and_show(
+    dataset: Dataset, runs: Sequence[str | Path], out: str | Path | None = None, best_label: bool = False
+) -> None:
+    """Score run folders, write results, classes and the table, and show the table.
+
+    out: the folder for all of it; None: each run's own, and the table in the first.
+    Raises ValueError and OSError as `score_run`, and for an `out` that cannot take the results.
+    """
+    folders = [Path(run) for run in runs]
+    outs = _out_folders(folders, out)
+    stem = "best-label" if best_label else "results"
+    for folder, place in zip(folders, outs, strict=True):
+        if place.resolve() == folder.resolve() and stem in read_run(folder).ids:
             raise ValueError(f"{folder / stem}.json is the file of an image called {stem!r}; choose another --out")
-    found = [score_run(folder, dataset, given.best_label, track=progress(folder)) for folder in folders]
+    found = [score_run(folder, dataset, best_label, track=progress(folder)) for folder in folders]
     table = run_sheet(found)
-    prefix = "best-label-" if given.best_label else ""
-    for scored, out in zip(found, outs, strict=True):
+    prefix = "best-label-" if best_label else ""
+    for scored, place in zip(found, outs, strict=True):
         results = scored.results()
-        write_atomically(out / f"{stem}.json", json_bytes(results))
-        write_atomically(out / f"{prefix}classes.csv", classes_csv(results["classes"]).encode())
-    table_folder = Path(given.out) if given.out else folders[0]
+        write_atomically(place / f"{stem}.json", json_bytes(results))
+        write_atomically(place / f"{prefix}classes.csv", classes_csv(results["classes"]).encode())
+    table_folder = folders[0] if out is None else Path(out)
     write_atomically(table_folder / f"{prefix}table.md", table.markdown().encode())
     table.show()
-    return 0
 
 
 def check_images(folder: RunFolder, dataset: Dataset) -> None:
@@ -198,10 +213,7 @@ def _read(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     if not path.is_file():
         hint = "; this run kept no masks, which --best-label needs" if path.name.endswith(".masks.png") else ""
         raise ValueError(f"{path}: missing, though the run's record says that it is done{hint}")
-    try:
-        predicted = read_index_png(path)
-    except (OSError, SyntaxError) as error:  # the latter is Pillow's for a broken PNG
-        raise ValueError(f"{path}: cannot be read as an index map ({error})") from error
+    predicted = read_index_png(path)
     if predicted.shape != shape:
         (height, width), (rows, columns) = predicted.shape, shape
         raise ValueError(f"{path}: is {width}x{height} pixels, the labels of this image are {columns}x{rows}")
@@ -217,10 +229,12 @@ def _check_indices(folder: RunFolder, id: str, predicted: np.ndarray, classes: i
         )
 
 
-def _out_folders(folders: Sequence[Path], out: str | None) -> list[Path]:
+def _out_folders(folders: Sequence[Path], out: str | Path | None) -> list[Path]:
     """Where each run's results go: into the run, into --out, or, several runs, into a folder of --out each."""
     if out is None:
         return list(folders)
+    if Path(out).exists() and not Path(out).is_dir():
+        raise ValueError(f"--out {out}: is a file, expected a folder for the results")
     if len(folders) == 1:
         return [Path(out)]
     names = [folder.resolve().name for folder in folders]

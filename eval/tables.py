@@ -24,6 +24,7 @@ from rich.markup import escape
 if TYPE_CHECKING:
     from eval.score import Scored
 
+LEAST_WIDTH = 12  # of a folded first column on a terminal
 PUBLISHED_FILE = "published.json"
 METRICS = {
     "pixel_accuracy": "pixel acc.",
@@ -62,20 +63,39 @@ class Sheet:
         if not sys.stdout.isatty():
             print(self.markdown(), end="")
             return
-        table = rich.table.Table(title=escape(self.title), box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-        for index, name in enumerate(self.header):
-            longest = max((len(word) for row in self.rows for word in row[index].split()), default=0)
-            # Numbers stay whole; what may be folded are names of runs and methods.
-            table.add_column(escape(name), overflow="fold", min_width=longest if index > 1 else None)
-        for row in self.rows:
-            table.add_row(*map(escape, row), style="dim" if row[0] == "published" else None)
         console = Console(highlight=False)
+        table = rich.table.Table(title=escape(self.title), box=SIMPLE_HEAD, padding=0, show_edge=False)
+        widths = self.widths(console.width)
+        for name, width in zip(self.header, widths, strict=False):
+            table.add_column(escape(name), overflow="fold", width=width)
+        for row in self.rows:
+            cells = map(escape, row[: len(widths)])
+            table.add_row(*cells, style="dim" if row[0] == "published" else None)
         console.print(table)
+        if left_out := self.header[len(widths) :]:
+            console.print(f"- too wide for this terminal, see the file: {escape(', '.join(left_out))}")
         for note in self.notes:
             console.print(f"- {escape(note)}")
         if self.below:
             console.print()
             self.below.show()
+
+    def widths(self, width: int) -> list[int]:
+        """Of the columns, in characters, with one between them, on a terminal of so many.
+
+        Words stay whole but in the first column, which has the names of runs; what space there is more, it gets
+        first. Columns that do not fit at all are left out, from the right.
+        """
+        columns = [[name, *(row[index] for row in self.rows)] for index, name in enumerate(self.header)]
+        whole = [max(map(len, cells)) for cells in columns]
+        widths = [max(len(word) for cell in cells for word in cell.split()) for cells in columns]
+        widths[0] = min(widths[0], LEAST_WIDTH)
+        while len(widths) > 1 and sum(widths) + len(widths) - 1 > width:
+            widths.pop()
+        for index in range(len(widths)):
+            spare = max(0, width - sum(widths) - len(widths) + 1)
+            widths[index] += min(spare, whole[index] - widths[index])
+        return widths
 
 
 def run_sheet(runs: Sequence[Scored]) -> Sheet:
@@ -154,8 +174,25 @@ def _notes(runs: Sequence[Scored]) -> list[str]:
             notes.append(f"no lead, because the images are not the first run's: {', '.join(others)}")
         if len({protocol_name(scored.run.facts) for scored in runs}) > 1:
             notes.append("these runs follow different protocols: their numbers cannot be compared")
+    if not runs[0].best_label:
+        notes += _vocabulary_notes(runs)
     if any(len(scored.ids) < scored.images for scored in runs):
         notes.append("not all images of the data set were undertaken: not comparable to results on all of them")
+    return notes
+
+
+def _vocabulary_notes(runs: Sequence[Scored]) -> list[str]:
+    """Whose class names are not the data set's own list, and whether runs differ in them."""
+    notes, used = [], [scored.run.facts.get("vocabulary") for scored in runs]
+    for name in dict.fromkeys(used):
+        if name not in (None, runs[0].vocabulary):
+            theirs = ", ".join(str(scored.run.path) for scored, one in zip(runs, used, strict=True) if one == name)
+            notes.append(f"class names of {name}, not the data set's own ({runs[0].vocabulary}): {theirs}")
+    prompts = {(name, scored.run.facts.get("vocabulary_sha256")) for scored, name in zip(runs, used, strict=True)}
+    if len(prompts) > 1:
+        notes.append(
+            "these runs differ in vocabulary (class names, aliases or background): so much of a lead is theirs"
+        )
     return notes
 
 

@@ -20,7 +20,7 @@ from ovseg.result import write_atomically
 
 FORMAT = "ovseg analysis 1"
 ARRAYS = {
-    "segments": ("int32", 2),
+    "segments": ("int32", 2),  # in the file as few bytes as the numbers need
     "low_resolution_masks": ("int32", 2),
     "queries": ("float16", 2),
     "features": ("float16", 3),
@@ -89,6 +89,7 @@ class Analysis:
     def save(self, path: str | Path) -> None:
         """Write it as a safetensors file, whole or not at all."""
         arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in ARRAYS}
+        arrays["segments"] = arrays["segments"].astype(np.min_scalar_type(int(self.segments.max())))
         facts = {
             "format": FORMAT,
             "network_size": self.network_size,
@@ -113,6 +114,8 @@ class Analysis:
                 if metadata.get("format") != FORMAT:
                     raise ValueError(f"expected the format {FORMAT!r}, got {metadata.get('format')!r}")
                 arrays = {name: file.get_tensor(name) for name in ARRAYS}
+                if arrays["segments"].dtype.kind == "u":
+                    arrays["segments"] = arrays["segments"].astype(np.int32)
                 layer_rms, origin = metadata["layer_rms"], Origin(**metadata["origin"])
                 height, width = metadata["network_size"]
             for name, (dtype, axes) in ARRAYS.items():

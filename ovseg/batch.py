@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ovseg import __version__
-from ovseg.inputs import Item
+from ovseg.inputs import AGAIN, Item
 from ovseg.result import json_bytes, write_atomically
 from ovseg.run_folder import (
     FORMAT,
@@ -35,6 +35,7 @@ from ovseg.run_folder import (
     read_record,
     record_files,
 )
+from ovseg.terminal import say
 
 LABEL_FILES = (".json", ".masks.png", ".overlay.png", ".png")  # what `ovseg label` writes for an id
 MASK_FILES = (".overlay.png", ".png")  # what `ovseg masks` writes for an id
@@ -43,7 +44,6 @@ RECORD_SECONDS = 2.0  # the least time between two writings of the record, unles
 OUT_OF_MEMORY = "out of memory; --dtype float16 takes half of it, and a smaller or less elongated image takes less"
 NO_MEMORY = re.compile("out of memory|not enough memory|can't allocate memory")  # in torch's RuntimeErrors
 LIBRARIES = ("torch", "diffusers", "open_clip_torch", "transformers", "numpy", "pillow")
-AGAIN = "choose another --out, or --overwrite to replace it"
 
 Progress = Callable[[int, int], None]
 
@@ -60,51 +60,6 @@ class Report(Protocol):
     def image_failed(self, item: Item, error: str) -> None: ...
 
     def stopping(self) -> None: ...
-
-
-def prepare(
-    out: str | Path,
-    items: Iterable[Item],
-    suffixes: Sequence[str],
-    *,
-    overwrite: bool = False,
-    shard: Shard | None = None,
-) -> Path:
-    """Check that a run can be written to the folder `out`, or go on there; nothing is made yet.
-
-    Raises ValueError if `out` is a file, if it holds files of these names but no record of their run, or a run divided
-    otherwise (unless `overwrite`), if an output would replace an input, or if two outputs share a name.
-    """
-    out = Path(out)
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"{out}: is a file, expected a folder for the results")
-    targets = _targets(out, list(items), suffixes)
-    if overwrite:
-        return out
-    records = record_files(out)
-    if records and division(records[0].name) != (str(shard.count) if shard else ""):
-        raise ValueError(f"{records[0]}: the folder holds a run that is divided otherwise; {AGAIN}")
-    if not records and (there := next(filter(os.path.exists, targets), None)):
-        raise ValueError(f"{there}: already there, without the record of its run; {AGAIN}")
-    return out
-
-
-def _targets(out: Path, items: Sequence[Item], suffixes: Sequence[str]) -> list[Path]:
-    """The files that will be written for the items; ValueError for two of one name, or one that is an input."""
-    inputs = {os.path.realpath(item.path) for item in items}
-    real = cache(os.path.realpath)  # of folders; a file that is a link is replaced, not followed
-    owners: dict[str, Path] = {}
-    for item in items:
-        for name in (f"{item.id}{suffix}" for suffix in suffixes):
-            if is_record(name):
-                raise ValueError(f"{item.path}: its result {out / name} would have a record's name; rename it")
-            if name in owners:
-                raise ValueError(f"{item.path}: its result {out / name} is also the file of {owners[name]}; rename it")
-            owners[name] = item.path
-            folder, file = os.path.split(os.path.join(out, name))
-            if os.path.join(real(folder), file) in inputs:
-                raise ValueError(f"{out / name}: the result would replace this input image; choose another --out")
-    return [out / name for name in owners]
 
 
 @dataclass
@@ -129,9 +84,9 @@ class Run:
 
         Raises ValueError if the folder's records are of another run, or a result is of another file.
         """
+        before, mine = ({}, self._others(items)) if self.overwrite else self._earlier()
         if self.overwrite:
             self._clear(items)
-        before, mine = ({}, {}) if self.overwrite else self._earlier()
         # What earlier calls with other inputs did stays in the record.
         self.ids = {id: entry for id, entry in mine.items() if entry["state"] == "done"}
         todo = []
@@ -182,11 +137,27 @@ class Run:
         All shards' count, because images that are added move others to another shard.
         """
         records = {path: read_record(path) for path in record_files(self.out)}
-        for path, record in records.items():
-            if found := differences(facts_of(record), self.facts):
+        for path, record in list(records.items()):
+            if not (found := differences(facts_of(record), self.facts)):
+                continue
+            if any(entry["state"] == "done" for entry in record["ids"].values()):
                 raise ValueError(f"{path} was made with other settings ({'; '.join(found)}); {AGAIN}")
+            del records[path]  # nothing came of it, so nothing hangs on its settings
         every = {id: entry for record in records.values() for id, entry in record["ids"].items()}
         return every, records[self.record]["ids"] if self.record in records else {}
+
+    def _others(self, items: Iterable[Item]) -> dict[str, dict[str, Any]]:
+        """What the record that is overwritten holds of other images; nothing, and said, if by other settings."""
+        try:
+            record = read_record(self.record)
+        except (OSError, ValueError):
+            return {}
+        asked = {item.id for item in items}
+        others = {id: entry for id, entry in record["ids"].items() if id not in asked and entry["state"] == "done"}
+        if others and differences(facts_of(record), self.facts):
+            say(f"{self.out}: {len(others)} results of other images, by other settings, are no longer part of the run")
+            return {}
+        return others
 
     def _sweep(self, items: Iterable[Item]) -> None:
         """Remove what a killed process left half-written of these items and of the record."""

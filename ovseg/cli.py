@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from typing import Any
 
 from eval.cli import add_eval
 from ovseg import __version__, flags
@@ -90,6 +91,13 @@ in a folder beside it, report-files, which is to be copied along. Runs of `ovseg
 as well. Difference maps show where the run kept its analyses (--keep-analysis)."""
 
 
+class Parser(argparse.ArgumentParser):
+    """Takes flags in full alone: `--over` must not pass for --overwrite."""
+
+    def __init__(self, **more: Any) -> None:
+        super().__init__(allow_abbrev=False, **more)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     for stream in (sys.stdout, sys.stderr):  # a file name may hold bytes that no encoding has
@@ -111,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     plain = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="ovseg",
         description="Label every pixel of an image with the classes you name, from a diffusion model's masks "
         "(EmerDiff) and CLIP's dense features (MaskCLIP). No training.",
@@ -161,7 +169,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_explain(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_explain(commands: argparse._SubParsersAction[Parser]) -> None:
     explain = commands.add_parser(
         "explain",
         help="a figure of how one image's masks and labels came about",
@@ -182,7 +190,7 @@ def _add_explain(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     explain.set_defaults(run="ovseg.explain:run")
 
 
-def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_export(commands: argparse._SubParsersAction[Parser]) -> None:
     plain = argparse.RawDescriptionHelpFormatter
     export = commands.add_parser(
         "export", help="a run's labels as files of other tools", epilog=EXPORT_EXAMPLES, formatter_class=plain
@@ -197,7 +205,7 @@ def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     export.set_defaults(run="ovseg.export.command:run")
 
 
-def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_report(commands: argparse._SubParsersAction[Parser]) -> None:
     plain = argparse.RawDescriptionHelpFormatter
     report = commands.add_parser(
         "report", help="a run as one HTML page to look through", epilog=REPORT_EXAMPLES, formatter_class=plain

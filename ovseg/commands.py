@@ -5,26 +5,25 @@ The order is: everything that can be wrong without the networks, then the weight
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from ovseg.batch import ANALYSIS_FILE, LABEL_FILES, MASK_FILES, Progress, Run, prepare
-from ovseg.classes import build_vocabulary, parse_classes, read_classes
+from ovseg.batch import ANALYSIS_FILE, LABEL_FILES, MASK_FILES, Progress, Run
+from ovseg.classes import build_vocabulary
 from ovseg.draw import class_colours
 from ovseg.images import read_image, read_size
-from ovseg.inputs import Item, collect
+from ovseg.inputs import Item, collect, prepare
+from ovseg.kept import Kept
 from ovseg.launch import choose_shard, launched, total
-from ovseg.loading import choose_models, load_emerdiff, load_segmenter, provenance
+from ovseg.loading import choose_classes, choose_models, load_emerdiff, load_segmenter, provenance
 from ovseg.presets import DEFAULT, PRESETS, fetch, get_preset, identity, local_folder
 from ovseg.result import no_label, save_masks
 from ovseg.terminal import duration, make_report, say
@@ -37,15 +36,15 @@ LONG_RUN_SECONDS = 60  # a run on a CPU that will take longer says so before it 
 
 def run_label(given: Namespace) -> int:
     """`ovseg label`; returns the exit code."""
-    classes = parse_classes(given.classes) if given.classes is not None else read_classes(given.classes_file)
+    classes = choose_classes(given)
     vocabulary = build_vocabulary(classes, given.background)
     unlabelled = no_label(len(vocabulary.names))
     for note in vocabulary.notes:
         say(f"note: {note}")
-    formats = _formats(given.format)
+    formats = _formats(given.format, vocabulary.names)
     files = (*LABEL_FILES, ANALYSIS_FILE) if given.keep_analysis else LABEL_FILES
     items, run = _plan(given, files)
-    kept = analyses_folder(given.analyses) or run.out
+    kept = Kept.choose(given.analyses, run.out)
     preset = choose_models(given, ("diffusion", "clip"))
     segmenter, run.loading_seconds = load_segmenter(given, preset)
     text = segmenter.encode(classes, given.background)
@@ -64,14 +63,16 @@ def run_label(given: Namespace) -> int:
     }
 
     def work(item: Item, progress: Progress) -> str:
-        image, path = read_image(item.path), kept / f"{item.id}{ANALYSIS_FILE}"
-        analysis, new = segmenter.analyze_or_load(image, path, progress=progress, replacing=kept == run.out)
-        if given.keep_analysis and (new or kept != run.out):
+        image = read_image(item.path)
+        found = kept.load(item, lambda analysis: analysis.check(segmenter.origin(image)))
+        analysis = found or segmenter.analyze(image, progress=progress)
+        if given.keep_analysis and not (found and kept.own):
             analysis.save(run.out / f"{item.id}{ANALYSIS_FILE}")
         result = segmenter.label_analysis(analysis, text)
         result.save(run.out, item.id, image)
         return shares(result.labels, result.names)
 
+    kept.expect(items, {key: run.facts[key] for key in ("models", "options", "view", "dtype")}, tell=say)
     code = process(run, items, work, segmenter.emerdiff, segmenter.options, kept=kept)
     if formats:
         _export(run, formats)
@@ -133,13 +134,16 @@ def _plan(given: Namespace, files: Sequence[str]) -> tuple[list[Item], Run]:
     return items, Run(out, {}, files, shard=shard, overwrite=given.overwrite)
 
 
-def _formats(names: Sequence[str]) -> list[str]:
-    """The export formats asked for; ValueError for one that there is not."""
-    if not names:
+def _formats(formats: Sequence[str], names: Sequence[str]) -> list[str]:
+    """The export formats asked for; ValueError for one that there is not, or that cannot hold the names."""
+    if not formats:
         return []  # without loading what exports need
+    from ovseg.export import check_names
     from ovseg.export.command import check_formats
 
-    return check_formats(names)
+    chosen = check_formats(formats)
+    check_names(chosen, names)
+    return chosen
 
 
 def _export(run: Run, formats: Sequence[str]) -> None:
@@ -149,15 +153,10 @@ def _export(run: Run, formats: Sequence[str]) -> None:
 
     if run.shard and not launched():
         say(f"not exported, this is one shard: when all are done, `ovseg export {run.out}`")
+    elif not any(entry["state"] == "done" for entry in run.ids.values()):
+        say("not exported: no image is done")
     elif not run.shard or run.shard.number == 1:
         export(open_images(run.out), formats, run.out / "exports", overwrite=True)
-
-
-def analyses_folder(flag: str | None) -> Path | None:
-    """The folder that --analyses names; ValueError if it is not there."""
-    if flag and not Path(flag).is_dir():
-        raise ValueError(f"--analyses {flag}: no such folder; expected a run made with --keep-analysis")
-    return Path(flag) if flag else None
 
 
 def shares(labels: np.ndarray, names: Sequence[str]) -> str:
@@ -173,7 +172,7 @@ def process(
     work: Callable[[Item, Progress], str],
     model: EmerDiff | None = None,
     options: Options | None = None,
-    kept: Path | None = None,
+    kept: Kept | None = None,
 ) -> int:
     """Process all items that are not finished, with a report that fits the terminal; returns the exit code.
 
@@ -183,7 +182,7 @@ def process(
     """
     todo = run.open(items)
     if model is not None and options is not None and model.diffusion.device.type == "cpu":
-        new = [item for item in todo if not (kept and os.path.exists(kept / f"{item.id}{ANALYSIS_FILE}"))]
+        new = [item for item in todo if not (kept and kept.file(item).is_file())]
         announce_long_run(new, model, options)
     with make_report(len(items) - len(todo), len(items)) as report:
         failed = run.process(todo, work, report)

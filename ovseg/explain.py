@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ovseg.classes import ClassList, build_vocabulary, parse_classes, read_classes
+from ovseg.classes import ClassList, build_vocabulary
 from ovseg.commands import announce_long_run
 from ovseg.figure import explain_figure
 from ovseg.images import read_image
 from ovseg.inputs import Item
-from ovseg.loading import choose_models, load_emerdiff, load_segmenter
+from ovseg.loading import choose_classes, choose_models, load_emerdiff, load_segmenter
 from ovseg.presets import identity
 from ovseg.result import write_atomically
 from ovseg.sheet import SUFFIXES, figure_bytes, require_matplotlib
@@ -78,7 +78,7 @@ def _classes(given: Namespace) -> ClassList | None:
         if given.background is not None:
             raise ValueError("--background: only with --classes or --classes-file")
         return None
-    classes = parse_classes(given.classes) if given.classes is not None else read_classes(given.classes_file)
+    classes = choose_classes(given)
     for note in build_vocabulary(classes, given.background or "words").notes:
         say(f"note: {note}")
     return classes

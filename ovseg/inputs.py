@@ -1,14 +1,17 @@
-"""Which images a run is about: files and folders named by the user become items with ids."""
+"""Which images a run is about, and whether their results have a place: files and folders become items with ids."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from ovseg.images import IMAGE_SUFFIXES
-from ovseg.run_folder import RUN_FILE, record_files
+from ovseg.run_folder import RUN_FILE, Shard, division, is_record, record_files
+
+AGAIN = "choose another --out, or --overwrite to replace it"
 
 
 @dataclass(frozen=True)
@@ -24,8 +27,8 @@ def collect(inputs: Sequence[str | Path], out: str | Path, *, tell: Callable[[st
 
     Not those in hidden folders, in `out`, or in run folders below an input; `tell` gets a line that names the latter.
     Bytes of a name that are no UTF-8 stand in its id as backslash escapes.
-    Raises ValueError for an input that is not there or is `out`, a folder without images, or two images that share an
-    id, OSError for a folder that cannot be read.
+    Raises ValueError for an input that is not there, that is a run folder or `out`, a folder without images, or two
+    images that share an id, OSError for a folder that cannot be read.
     """
     items: dict[str, Item] = {}
     runs: list[Path] = []
@@ -34,6 +37,8 @@ def collect(inputs: Sequence[str | Path], out: str | Path, *, tell: Callable[[st
         if os.path.realpath(given) == skipped:
             raise ValueError(f"--out {out}: is also an input; choose another folder for the results")
         if given.is_dir():
+            if records := record_files(given):
+                raise ValueError(f"{given}: is a run's results (it holds {records[0].name}); give the folder of images")
             paths, runs_below = _images_below(given, skipped)
             runs += runs_below
             found = [Item(_id(path, given), path) for path in paths]
@@ -71,3 +76,48 @@ def _raise(error: OSError) -> None:
 
 def _id(path: Path, root: Path) -> str:
     return os.fsencode(path.relative_to(root).with_suffix("").as_posix()).decode("utf-8", "backslashreplace")
+
+
+def prepare(
+    out: str | Path,
+    items: Iterable[Item],
+    suffixes: Sequence[str],
+    *,
+    overwrite: bool = False,
+    shard: Shard | None = None,
+) -> Path:
+    """Check that a run can be written to the folder `out`, or go on there; nothing is made yet.
+
+    Raises ValueError if `out` is a file, if it holds files of these names but no record of their run, or a run divided
+    otherwise (unless `overwrite`), if an output would replace an input, or if two outputs share a name.
+    """
+    out = Path(out)
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out}: is a file, expected a folder for the results")
+    targets = _targets(out, list(items), suffixes)
+    if overwrite:
+        return out
+    records = record_files(out)
+    if records and division(records[0].name) != (str(shard.count) if shard else ""):
+        raise ValueError(f"{records[0]}: the folder holds a run that is divided otherwise; {AGAIN}")
+    if not records and (there := next(filter(os.path.exists, targets), None)):
+        raise ValueError(f"{there}: already there, without the record of its run; {AGAIN}")
+    return out
+
+
+def _targets(out: Path, items: Sequence[Item], suffixes: Sequence[str]) -> list[Path]:
+    """The files that will be written for the items; ValueError for two of one name, or one that is an input."""
+    inputs = {os.path.realpath(item.path) for item in items}
+    real = cache(os.path.realpath)  # of folders; a file that is a link is replaced, not followed
+    owners: dict[str, Path] = {}
+    for item in items:
+        for name in (f"{item.id}{suffix}" for suffix in suffixes):
+            if is_record(name):
+                raise ValueError(f"{item.path}: its result {out / name} would have a record's name; rename it")
+            if name in owners:
+                raise ValueError(f"{item.path}: its result {out / name} is also the file of {owners[name]}; rename it")
+            owners[name] = item.path
+            folder, file = os.path.split(os.path.join(out, name))
+            if os.path.join(real(folder), file) in inputs:
+                raise ValueError(f"{out / name}: the result would replace this input image; choose another --out")
+    return [out / name for name in owners]

@@ -8,8 +8,10 @@ from __future__ import annotations
 import time
 from argparse import Namespace
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ovseg.classes import ClassList, parse_classes, read_classes
 from ovseg.launch import place
 from ovseg.presets import DEFAULT, Preset, fetch, get_preset, require
 from ovseg.terminal import say
@@ -32,6 +34,17 @@ METHOD = {
     "seed": "seed",
     "upsampling": "upsampling",
 }
+
+
+def choose_classes(given: Namespace) -> ClassList:
+    """What --classes or --classes-file says. Raises ValueError and OSError as the readers, naming the flag."""
+    if given.classes is None:
+        if not Path(given.classes_file).is_file():
+            raise ValueError(f"--classes-file {given.classes_file}: no such file")
+        return read_classes(given.classes_file)
+    if Path(given.classes).is_file():
+        raise ValueError(f"--classes {given.classes}: this is a file; --classes-file reads names from it")
+    return parse_classes(given.classes)
 
 
 def choose_models(given: Namespace, kinds: tuple[str, ...]) -> Preset:

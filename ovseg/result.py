@@ -9,6 +9,8 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,11 +155,20 @@ def index_png(labels: np.ndarray, colours: Sequence[draw.Colour]) -> bytes:
 
 
 def read_index_png(path: str | Path) -> np.ndarray:
-    """Read an index map back: (H, W) uint8 or uint16, the palette ignored."""
-    with Image.open(path) as picture:
-        if picture.mode not in ("P", "L") and not picture.mode.startswith("I;16"):
-            raise ValueError(f"{path}: expected a palette, grey or 16-bit PNG of indices, got mode {picture.mode}")
-        return np.array(picture)
+    """Read an index map back: (H, W) uint8 or uint16, the palette ignored.
+
+    Raises FileNotFoundError, or ValueError for a file that cannot be read or holds no indices; both name the file.
+    """
+    try:
+        with Image.open(path) as picture:
+            mode, indices = picture.mode, np.array(picture)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{path}: no such file") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # of Pillow, on damaged files
+        raise ValueError(f"{path}: cannot be read as an index map ({error})") from error
+    if mode not in ("P", "L") and not mode.startswith("I;16"):
+        raise ValueError(f"{path}: expected a palette, grey or 16-bit PNG of indices, got mode {mode}")
+    return indices
 
 
 def png_bytes(picture: Image.Image, compression: int = 6) -> bytes:
@@ -182,3 +193,33 @@ def write_atomically(path: Path, data: bytes) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sweep(target: Path) -> None:
+    """Remove what killed processes left beside `target`: files and folders named `.NAME.PID.tmp` or `.NAME.PID.old`.
+
+    An `.old` is made `target` again where that is gone. What belongs to a process that is alive stays, but for our own
+    id: call this before `target` is written, then it was an earlier process that had it.
+    """
+    pattern = re.compile(rf"\.{re.escape(target.name)}\.([0-9]{{1,9}})\.(tmp|old)")
+    for path in list(target.parent.iterdir()) if target.parent.is_dir() else ():
+        match = pattern.fullmatch(path.name)
+        if match is None or _is_another(int(match[1])):
+            continue
+        if match[2] == "old" and not os.path.lexists(target):
+            os.rename(path, target)
+        elif path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _is_another(process: int) -> bool:
+    """Whether a process of this id is alive and not this one."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # alive, of another user
+        return True
+    return process != os.getpid()

@@ -23,7 +23,7 @@ import torch
 import prompts
 from emerdiff import EmerDiff, Options
 from ovseg import presets
-from ovseg.analysis import Analysis, AnalysisMismatch, Origin, image_sha256, small_maps
+from ovseg.analysis import Analysis, Origin, image_sha256, small_maps
 from ovseg.classes import Background, ClassList, Vocabulary, build_vocabulary
 from ovseg.clip import Clip
 from ovseg.dense import View, cell_size
@@ -132,27 +132,6 @@ class Segmenter:
             layer_rms=segments.layer_rms,
             origin=origin,
         )
-
-    def analyze_or_load(
-        self, image: np.ndarray, path: str | Path, *, progress: Progress | None = None, replacing: bool = False
-    ) -> tuple[Analysis, bool]:
-        """The kept analysis at `path`, or a new one if there is none; and whether it is new.
-
-        replacing: a kept one that is damaged or does not fit gives way to a new one, instead of an error.
-        Raises `AnalysisMismatch` for a kept one of something else, and as `analyze` and `Analysis.load`.
-        """
-        if Path(path).is_file():
-            try:
-                kept = Analysis.load(path)
-                kept.check(self.origin(image))
-                return kept, False
-            except AnalysisMismatch as error:
-                if not replacing:
-                    raise AnalysisMismatch(f"{path}: {error}") from error
-            except ValueError:
-                if not replacing:
-                    raise
-        return self.analyze(image, progress=progress), True
 
     def origin(self, image: np.ndarray, options: Options | None = None) -> Origin:
         """What an analysis of this image would be made from, for `Analysis.check` of a kept one."""

@@ -187,8 +187,8 @@ def test_an_ablation_of_real_runs_and_the_same_once_more(flags, tree, tmp_path, 
     again = ovseg(*call)
     assert again.returncode == 0, again.stderr
     assert (out / "ablation.json").read_bytes() == written
-    touched = {path for path in before if path.stat().st_mtime_ns != before[path]}
-    assert touched == {out / "default" / f"{id}.safetensors"}
+    assert before == {path: path.stat().st_mtime_ns for path in before}  # no diffusion again
+    assert (out / "default" / f"{id}.png").is_file()
 
     fewer = ovseg(*call, "--limit", "1")
     assert fewer.returncode == 2 and "masks=2: holds sub/1, which is not among the first 1 images" in fewer.stderr
@@ -208,6 +208,14 @@ def test_a_mistake_ends_in_one_line(flags, tmp_path, more, message):
     shown = ovseg(*flags, *more, "--out", tmp_path / "out")
     assert shown.returncode == 2 and message in shown.stderr.splitlines()[-1], shown.stderr
     assert "Traceback" not in shown.stderr
+
+
+def test_a_value_that_fails_stops_before_the_next_one(flags, tmp_path):
+    out = tmp_path / "out"
+    shown = ovseg(*flags, "--over", "masks=5000,2", "--out", out)
+    assert shown.returncode == 2
+    assert f"{out}/masks=5000: 2 of 2 images are not done, such as sub/0 (failed: " in shown.stderr.splitlines()[-1]
+    assert [path.name for path in out.iterdir()] == ["masks=5000"]
 
 
 def test_processes_launched_together_are_refused(flags, tmp_path):

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from ovseg import batch
-from ovseg.batch import LABEL_FILES, MASK_FILES, Progress, Run, prepare
-from ovseg.inputs import Item, collect
+from ovseg.batch import LABEL_FILES, MASK_FILES, Progress, Run
+from ovseg.inputs import Item, collect, prepare
 from ovseg.run_folder import Shard, read_run
 from ovseg.terminal import PlainReport, RichReport, duration, make_report
 

@@ -373,10 +373,9 @@ def test_analyses_that_do_not_fit_are_refused_by_name(
     kept = tmp_path / "kept"
     assert main([*label, "--out", str(kept), "--keep-analysis"]) == 0
     flags = [*label, "--analyses", str(kept)]
-    assert main([*flags, "--masks", "4", "--out", str(tmp_path / "other")]) == 1
-    told = capsys.readouterr().err
-    for id in ("a", "sub/b"):
-        assert f"{kept}/{id}.safetensors: the kept analysis does not fit: options.masks 3 instead of 4" in told
+    assert main([*flags, "--masks", "4", "--out", str(tmp_path / "other")]) == 2
+    assert f"--analyses {kept}: made with other settings (options.masks 3 and 4)" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
     Image.new("RGB", (60, 40)).save(scenes / "a.png")
     (kept / "sub/b.safetensors").write_bytes(b"half a file")
     assert main([*flags, "--out", str(tmp_path / "third")]) == 1
@@ -387,7 +386,7 @@ def test_analyses_that_do_not_fit_are_refused_by_name(
     assert main([*label, "--out", str(kept), "--keep-analysis", "--overwrite"]) == 0
     assert Analysis.load(kept / "sub/b.safetensors").segments.shape == (32, 32)
     assert main([*label, "--analyses", str(tmp_path / "nowhere"), "--out", str(tmp_path / "fourth")]) == 2
-    assert f"--analyses {tmp_path}/nowhere: no such folder" in capsys.readouterr().err
+    assert f"--analyses {tmp_path}/nowhere: no run folder" in capsys.readouterr().err
 
 
 def test_masks_and_rows_say_what_was_segmented(labelled: Path) -> None:
@@ -489,3 +488,36 @@ def test_real_photos_run_with_the_embedded_models_from_anywhere(tmp_path: Path) 
     for name, size in photos.items():
         labels = read_index_png(tmp_path / f"out/{name}.png")
         assert labels.shape == size and labels.max() <= 2
+
+
+def test_a_class_file_given_as_class_names_is_a_mistake(
+    scenes: Path, models: list[str], tmp_path: Path, capsys
+) -> None:
+    names = tmp_path / "classes.txt"
+    names.write_text("cat\n", encoding="utf-8")
+    for flag, value, said in (
+        ("--classes", names, f"--classes {names}: this is a file; --classes-file reads names from it"),
+        ("--classes-file", tmp_path / "no.txt", "no.txt: no such file"),
+    ):
+        assert main(["label", str(scenes), flag, str(value), *models, "--out", str(tmp_path / "out")]) == 2
+        assert said in capsys.readouterr().err
+
+
+def test_flags_are_taken_in_full_alone(scenes: Path, models: list[str], capsys) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["label", str(scenes), "--classes", "cat", "--over", *models])
+    assert ended.value.code == 2 and "--over" in capsys.readouterr().err
+
+
+def test_one_image_can_be_done_again_without_losing_the_others(
+    scenes: Path, label: list[str], models: list[str], tmp_path: Path, capsys
+) -> None:
+    out = ["--out", str(tmp_path / "out")]
+    assert main([*label, *out]) == 0
+    one = ["label", str(scenes / "a.png"), "--classes", "cat;kitten,sky", "--background", "none", *models, *out]
+    assert main([*one, "--overwrite"]) == 0
+    ids = json.loads((tmp_path / "out/run.json").read_text())["ids"]
+    assert {id: entry["state"] for id, entry in ids.items()} == {"a": "done", "sub/b": "done"}
+    assert main([*one, "--masks", "4", "--overwrite"]) == 0
+    assert "1 results of other images, by other settings, are no longer part of the run" in capsys.readouterr().err
+    assert list(json.loads((tmp_path / "out/run.json").read_text())["ids"]) == ["a"]

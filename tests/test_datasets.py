@@ -239,7 +239,7 @@ def test_labels_converted_to_colours_are_refused(tmp_path: Path) -> None:
     path = root / label_file("voc21", dataset.ids[0])
     Image.open(path).convert("RGB").save(path)
     with pytest.raises(
-        ValueError, match="2007_000000.png: .* got mode RGB; converted to colours[?] Take the label files as"
+        ValueError, match="2007_000000.png: .* got mode RGB; take the label files as downloaded, not conv"
     ):
         dataset.truth(dataset.ids[0])
     build_tree("voc21", tmp_path)
@@ -266,10 +266,10 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
     first, second, _ = dataset.ids
     path = root / label_file("cityscapes", first)
     path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(OSError, match=f"{path}: labels that cannot be read"):
+    with pytest.raises(ValueError, match=f"{path}: cannot be read as an index map"):
         dataset.truth(first)
     path.write_bytes(b"")
-    with pytest.raises(OSError, match=f"{path}: labels that cannot be read"):
+    with pytest.raises(ValueError, match=f"{path}: cannot be read as an index map"):
         dataset.truth(first)
     (root / image_file("cityscapes", second)).write_bytes(b"no image")
     with pytest.raises(ValueError, match=f"{image_file('cityscapes', second)}: not a JPEG"):
@@ -305,8 +305,47 @@ def test_custom_leaves_out_the_value_that_is_given(tmp_path: Path) -> None:
         open_dataset("custom", root).truth("one")
     wide = own(tmp_path / "wide", np.array([[0, 1, 65535, 0]], np.uint16))
     assert open_dataset("custom", wide, ignore=65535).truth("one").tolist() == [[0, 1, 255, 0]]
-    zero = own(tmp_path / "zero", np.array([[0, 1, 1]], np.uint8))
-    assert open_dataset("custom", zero, ignore=0).truth("one").tolist() == [[255, 1, 1]]
+
+
+def test_custom_where_0_is_no_class_counts_the_classes_from_1(tmp_path: Path) -> None:
+    root = own(tmp_path / "zero", np.array([[0, 1, 2]], np.uint8))
+    dataset = open_dataset("custom", root, ignore=0)
+    assert dataset.names == ("cat", "dog") and dataset.truth("one").tolist() == [[255, 0, 1]]
+    Image.fromarray(np.array([[0, 3, 255]], np.uint8)).save(root / "labels/one.png")
+    message = r"label values 3, 255 are none of this set's; expected 0..2 \(left out: 0\)$"
+    with pytest.raises(ValueError, match=message):
+        dataset.truth("one")
+    (root / "labels/one.png").unlink()
+    tree = "1 = the first class of classes.txt, 2 = the second, ..., 0 = left out"
+    with pytest.raises(ValueError, match=tree):
+        open_dataset("custom", root, ignore=0)
+
+
+@pytest.mark.parametrize(
+    ("classes", "ignore", "message"),
+    [
+        ("background\ncat\n", 0, "--ignore 0: then label value 1 is the first class of .*, which is 'background'; if"),
+        ("Unlabelled\ncat\n", 0, "--ignore 0: then label value 1 is the first class of .*, which is 'Unlabelled'; if"),
+        ("cat\ndog\n", 1, "--ignore 1: is the class 'dog' of .*classes.txt; expected 2 or more, or 0, which makes"),
+        ("background\ncat\nox; bull\n", 2, "--ignore 2: is the class 'ox' of .*classes.txt; expected 3 or more"),
+    ],
+)
+def test_custom_leaves_out_no_class_unasked(tmp_path: Path, classes: str, ignore: int, message: str) -> None:
+    root = own(tmp_path, np.array([[0, 1, 1]], np.uint8), classes)
+    with pytest.raises(ValueError, match=message):
+        open_dataset("custom", root, ignore=ignore)
+    assert open_dataset("custom", root, ignore=3).truth("one").tolist() == [[0, 1, 1]]
+
+
+def test_a_root_given_from_here_is_recorded_for_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = own(tmp_path / "mine", np.array([[0, 1]], np.uint8))
+    absolute = open_dataset("custom", root)
+    monkeypatch.chdir(tmp_path)
+    for given in ("mine", "./mine/", "mine/../mine"):
+        dataset = open_dataset("custom", given)
+        assert (dataset.root, dataset.file("one")) == (absolute.root, absolute.file("one"))
+    monkeypatch.chdir("/")
+    assert dataset.file("one") == str(root / "images/one.jpg") and dataset.truth("one").tolist() == [[0, 1]]
 
 
 def test_custom_labels_of_a_photo_that_was_held_upright(tmp_path: Path) -> None:

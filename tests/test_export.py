@@ -17,7 +17,7 @@ from run_folders import blobs, write_run
 
 from ovseg import export
 from ovseg.cli import main
-from ovseg.export import WRITERS, LabelledImage, open_images
+from ovseg.export import WRITERS, LabelledImage, check_names, open_images
 from ovseg.export import image as export_image
 from ovseg.result import index_png, read_index_png
 
@@ -80,6 +80,19 @@ def test_a_run_without_mask_files_has_no_confidence(run: Path) -> None:
         next(iter(open_images(run, unsure=0.5)))
 
 
+def test_masks_without_scores_give_no_confidence(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for id in ("a", "sub/b"):  # `ovseg eval predict` writes masks, but no scores
+        (run / f"{id}.json").unlink()
+    arguments = ["export", str(run), *ALL, "--out", str(run.parent / "out")]
+    assert main(arguments) == 0
+    assert next(iter(open_images(run))).confidence is None
+    capsys.readouterr()
+    assert main([*arguments, "--overwrite", "--unsure", "0.5"]) == 2
+    missing = run / "a.json"
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == f"ovseg: error: --unsure needs {missing}, which this run did not write"
+
+
 def test_damaged_runs_are_told_by_file(run: Path) -> None:
     (run / "sub/b.png").write_bytes((run / "sub/b.png").read_bytes()[:200])
     with pytest.raises(ValueError, match=r"sub/b\.png: cannot be read as an index map"):
@@ -97,6 +110,43 @@ def test_damaged_runs_are_told_by_file(run: Path) -> None:
     (run / "a.masks.png").write_bytes(index_png(np.zeros((2, 2), np.uint8), []))
     with pytest.raises(ValueError, match=r"a\.masks\.png: size \(2, 2\)"):
         list(open_images(run))
+
+
+@pytest.mark.parametrize(
+    ("names", "reason"),
+    [
+        (("cat: small",), "class 'cat: small': labelmap.txt holds no name with a colon"),
+        (("#1",), "class '#1'"),
+        ((" cat",), "class ' cat'"),
+        (("cat", "background"), "two classes of one name"),
+        (tuple(f"class {number}" for number in range(5000)), "5001 classes, but their colours are not all different"),
+    ],
+)
+def test_names_are_checked_without_a_run(names: tuple[str, ...], reason: str) -> None:
+    for name in ("voc", "cvat"):
+        with pytest.raises(ValueError, match=f"^--format {name}: {reason}"):
+            check_names(["png", name], names)
+    check_names([name for name in WRITERS if name not in ("voc", "cvat")], names)
+
+
+def test_names_that_one_format_refuses_another_may_hold() -> None:
+    check_names(list(WRITERS), NAMES)
+    check_names(["cvat"], ("ignored",))
+    with pytest.raises(ValueError, match="^--format voc: two classes of one name, or named as background or ignored"):
+        check_names(["voc"], ("ignored",))
+    most = tuple(f"class {number}" for number in range(254))
+    check_names(["voc", "cvat"], ("background", *most))
+    check_names(["cvat"], (*most, "one more"))
+    with pytest.raises(ValueError, match="^--format voc: at most 255 classes .* got 256"):
+        check_names(["cvat", "voc"], (*most, "one more"))
+
+
+def test_names_are_refused_before_any_format_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = write_run(tmp_path / "run", {"a": LABELS}, ("a", "b", "c: d"))
+    arguments = ["export", str(run), "--format", "png", "--format", "voc", "--out", str(tmp_path / "out")]
+    assert main(arguments) == 2
+    assert capsys.readouterr().err.startswith("ovseg: error: --format voc: class 'c: d': ")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("name", WRITERS)
@@ -232,6 +282,46 @@ def test_a_folder_that_cannot_take_its_place_brings_the_old_one_back(
     monkeypatch.setattr("os.rename", fail)
     assert main([*arguments, "--overwrite"]) == 2
     assert tree(tmp_path / "out") == before and sorted(os.listdir(tmp_path / "out")) == ["export.json", "png"]
+
+
+KILLED_EXPORT = """
+import os, signal, sys
+from ovseg import export
+from ovseg.cli import main
+
+rename, moment = os.rename, sys.argv.pop(1)
+
+def killing(source, target):
+    if str(source).endswith(".tmp"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    rename(source, target)
+
+def half(images, folder):
+    (folder / "half").touch()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+if moment == "renaming":
+    os.rename = killing
+else:
+    export.WRITERS["png"] = half
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize(("moment", "left"), [("writing", ["png", "tmp"]), ("renaming", ["old", "tmp"])])
+def test_the_next_export_clears_what_a_killed_one_left(moment: str, left: list[str], run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = ["export", str(run), "--format", "png", "--out", str(out)]
+    assert main(arguments) == 0
+    before = tree(out)
+    command = [sys.executable, "-c", KILLED_EXPORT, moment, *arguments, "--overwrite"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    assert subprocess.run(command, env=environment, check=False).returncode == -9
+    assert sorted(name.split(".")[-1] for name in os.listdir(out) if name != "export.json") == left
+    assert main(arguments) == 2  # as the old export is there again
+    assert tree(out) == before and sorted(os.listdir(out)) == ["export.json", "png"]
+    assert main([*arguments, "--overwrite"]) == 0
+    assert tree(out) == before
 
 
 def test_images_are_copied_where_a_format_has_a_place(tmp_path: Path) -> None:

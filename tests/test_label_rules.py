@@ -140,5 +140,11 @@ def test_values_outside_a_rule_are_named_and_all_others_kept(values: np.ndarray,
 
 
 def test_the_message_says_which_values_there_may_be() -> None:
-    with pytest.raises(ValueError, match=r"label values 3, 38 are none of this set's; expected 0..2, 255"):
+    with pytest.raises(
+        ValueError, match=r"label values 3, 38 are none of this set's; expected 0..2, 255 \(left out: 255\)$"
+    ):
         label_rules.apply(label_rules.indices(3, ignored=[255]), np.array([[0, 38, 3]], np.uint8))
+    with pytest.raises(ValueError, match=r"label values 255 are none of this set's; expected 0..3 \(left out: 0\)$"):
+        label_rules.apply(label_rules.indices(3, ignored=[0], first=1), np.array([[0, 255, 3]], np.uint8))
+    with pytest.raises(ValueError, match=r"expected 0..59 \(left out: none\)$"):
+        label_rules.apply(label_rules.indices(60), np.array([[60]], np.uint8))

@@ -5,8 +5,11 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 import zlib
 from html.parser import HTMLParser
 from pathlib import Path
@@ -377,6 +380,19 @@ def test_a_report_that_is_interrupted_leaves_nothing_and_harms_nothing(tmp_path)
     with pytest.raises(KeyboardInterrupt):
         write_report(run, overwrite=True, progress=interrupt)
     assert (run / "report.html").read_bytes() == first and sorted(run.rglob("*")) == files
+
+
+def test_what_a_killed_report_left_is_cleared_by_the_next(tmp_path):
+    run, _ = make_run(tmp_path / "run", 2)
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    left, live = (run / f".report-files.{process}.tmp" for process in (dead.pid, os.getppid()))
+    for folder in (left, live):
+        folder.mkdir()
+        (folder / "0.json").touch()
+    (run / f".report.html.{dead.pid}.tmp").touch()
+    write_report(run)
+    assert [path.name for path in run.glob(".*")] == [live.name]
 
 
 def test_the_same_run_gives_the_same_bytes(tmp_path):

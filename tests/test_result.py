@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import struct
+import subprocess
+import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ovseg.draw import class_colours, distinct_colours
-from ovseg.result import Segmentation, index_png, no_label, read_index_png, save_masks, write_atomically
+from ovseg.result import Segmentation, index_png, no_label, read_index_png, save_masks, sweep, write_atomically
 
 IMAGE = np.arange(2 * 4 * 3, dtype=np.uint8).reshape(2, 4, 3)
 
@@ -149,6 +154,46 @@ def test_a_photo_is_no_index_map(tmp_path: Path) -> None:
     Image.fromarray(IMAGE).save(tmp_path / "photo.png")
     with pytest.raises(ValueError, match="photo.png"):
         read_index_png(tmp_path / "photo.png")
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "map.png"
+    with pytest.raises(FileNotFoundError, match=r"map\.png: no such file"):
+        read_index_png(path)
+    whole = index_png(np.random.default_rng(0).integers(0, 256, (20, 30)).astype(np.uint8), [])
+    header = bytearray(whole[:33])
+    header[16:24] = struct.pack(">II", 100_000, 100_000)  # width and height
+    header[29:33] = struct.pack(">I", zlib.crc32(header[12:29]))
+    for content in (b"", b"no picture", whole[:20], whole[:-40], bytes(header) + whole[33:]):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"map\.png: cannot be read as an index map"):
+            read_index_png(path)
+    with pytest.raises(ValueError, match="cannot be read as an index map"):
+        read_index_png(tmp_path)
+
+
+def test_a_sweep_takes_what_dead_processes_left_of_one_target(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    stale = [f".a[1].{dead.pid}.tmp", f".a[1].{dead.pid}.old", f".a[1].{os.getpid()}.tmp"]
+    others = ["a[1]", f".a[1].{os.getppid()}.tmp", f".a[1].{dead.pid}.txt", f".a1.{dead.pid}.tmp", ".a[1].x.tmp"]
+    others += [f"a[1].{dead.pid}.tmp", f".b.a[1].{dead.pid}.tmp", f".a[1].{dead.pid}.tmp.tmp"]
+    for name in (*stale[1:], *others):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").touch()
+    (tmp_path / stale[0]).touch()
+    sweep(tmp_path / "a[1]")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(others)
+    sweep(tmp_path / "not/there")
+
+
+def test_a_sweep_puts_back_what_was_about_to_be_replaced(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    (tmp_path / f".a.{dead.pid}.old").mkdir()
+    (tmp_path / f".a.{dead.pid}.old/file").write_bytes(b"old")
+    sweep(tmp_path / "a")
+    assert (tmp_path / "a/file").read_bytes() == b"old" and len(list(tmp_path.iterdir())) == 1
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

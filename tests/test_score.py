@@ -15,7 +15,8 @@ from PIL import Image
 
 from eval.boundaries import boundary_counts
 from eval.confusion import confusion_matrix, scores
-from eval.score import Scored, score_run
+from eval.datasets import open_dataset
+from eval.score import Scored, score_and_show, score_run
 
 TRUTH = {"a": [[0, 0], [1, 1]], "b/c": [[0, 1], [255, 1]]}
 LABELS = {"a": [[0, 0], [1, 0]], "b/c": [[0, 1], [0, 1]]}  # one pixel of seven wrong
@@ -27,7 +28,9 @@ FACTS = {
     "no_label": 255,
     "protocol": {"name": "sclip"},
     "view": {"variant": "naclip"},
+    "vocabulary": "classes.txt",
     "vocabulary_sha256": "abc",
+    "preset": "vitb16",
     "models": {"clip": "some/model"},
     "options": {"masks": 20},
 }
@@ -41,6 +44,7 @@ class Truth:
     names: tuple[str, ...] = ("cat", "dog")
     more: tuple[str, ...] = ("z",)  # ids that no run undertook
     name: str = "custom"
+    vocabulary: str = "classes.txt"
     root: str = "somewhere"
     expected: int | None = None
 
@@ -136,7 +140,7 @@ def test_results_hold_what_a_reader_needs_and_no_nan(tmp_path):
     assert read["classes"][2] == {"name": "cow", "IoU": None, "accuracy": None, "pixels": 0}
     assert read["confusion"] == [[3, 0, 0, 0], [1, 3, 0, 0], [0, 0, 0, 0]]
     assert read["counts"] == {"scored": 2, "undertaken": 2, "dataset": 3}
-    for key in ("protocol", "vocabulary_sha256", "models", "options", "view"):
+    for key in ("protocol", "vocabulary", "vocabulary_sha256", "preset", "models", "options", "view"):
         assert read[key] == FACTS[key]
     assert read["versions"] == {"ovseg": "1"} and read["best_label"] is False
 
@@ -269,6 +273,16 @@ def test_the_command_sets_runs_side_by_side(custom, tmp_path):
     assert not (runs[0] / "results.json").exists()
 
 
+def test_the_command_is_open_dataset_and_score_and_show(custom, tmp_path, capsys):
+    run = write_run(tmp_path / "run", LABELS)
+    score_and_show(open_dataset("custom", custom), [run])
+    shown, written = capsys.readouterr().out, {path.name: path.read_bytes() for path in run.glob("*.*")}
+    assert shown == (run / "table.md").read_text() and "75.00" in shown and "results.json" in written
+    done = score(custom, run)
+    assert done.stdout == shown, done.stderr
+    assert {path.name: path.read_bytes() for path in run.glob("*.*")} == written
+
+
 def test_mistakes_cost_one_line_and_exit_code_2(custom, tmp_path):
     run = write_run(tmp_path / "run", LABELS)
     namesake = write_run(tmp_path / "other" / "run", LABELS)
@@ -276,6 +290,7 @@ def test_mistakes_cost_one_line_and_exit_code_2(custom, tmp_path):
     for arguments, said in (
         ((run, namesake, "--out", tmp_path / "out"), "two runs are called 'run'"),
         ((taken,), f"{taken}/results.json is the file of an image called 'results'"),
+        ((run, "--out", run / "run.json"), f"--out {run}/run.json: is a file, expected a folder for the results"),
         ((run, tmp_path / "nowhere"), "nowhere: not a run folder"),
         ((change(run, names=["dog", "cat"]),), "its name 0 is 'dog'"),
     ):

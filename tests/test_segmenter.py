@@ -169,26 +169,6 @@ def test_a_kept_analysis_is_refused_for_anything_else(
             analysis.check(origin)
 
 
-def test_a_kept_analysis_is_taken_or_made_anew(
-    segmenter: Segmenter, analysis: Analysis, image: np.ndarray, tmp_path: Path
-) -> None:
-    made, new = segmenter.analyze_or_load(image, tmp_path / "absent")
-    assert new and (made.segments == analysis.segments).all()
-    assert not (tmp_path / "absent").exists()  # keeping it is the caller's matter
-    analysis.save(tmp_path / "kept")
-    other = replace(segmenter, options=replace(OPTIONS, seed=1))
-    kept, new = segmenter.analyze_or_load(image, tmp_path / "kept")
-    assert not new and kept.origin == analysis.origin
-    with pytest.raises(AnalysisMismatch, match="kept: the kept analysis does not fit: options.seed 0 instead of 1"):
-        other.analyze_or_load(image, tmp_path / "kept")
-    (tmp_path / "damaged").write_bytes(b"half")
-    with pytest.raises(ValueError, match="damaged: not a saved analysis"):
-        segmenter.analyze_or_load(image, tmp_path / "damaged")
-    for name in ("kept", "damaged"):
-        made, new = other.analyze_or_load(image, tmp_path / name, replacing=True)
-        assert new and made.origin.options["seed"] == 1
-
-
 def test_naive_masks_are_kept_without_difference_maps(segmenter: Segmenter, image: np.ndarray, tmp_path: Path) -> None:
     naive = segmenter.analyze(image, replace(OPTIONS, upsampling="naive"))
     naive.save(tmp_path / "naive")

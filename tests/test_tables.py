@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import sys
 
 import numpy as np
@@ -116,6 +117,42 @@ def test_a_terminal_gets_a_drawn_table_and_a_pipe_markdown(tmp_path, monkeypatch
     table.show()
     shown = capsys.readouterr().out
     assert "─" in shown and "75.00" in shown and "run [b]" in shown and "NACLIP" in shown and "| --- |" not in shown
+
+
+@pytest.mark.parametrize("columns", [80, 100])
+@pytest.mark.parametrize("several", [False, True])
+def test_a_narrow_terminal_folds_the_run_and_no_other_word(tmp_path, monkeypatch, capsys, columns, several):
+    folders = [tmp_path / f"a-long-name-of-a-run-{name}" for name in ("x", "y")[: 1 + several]]
+    runs = [write_run(folder, LABELS, method="maskclip+emerdiff") for folder in folders]
+    table = run_sheet([score_run(run, DATASET) for run in runs])
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    table.show()
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+    lines = re.split("^- ", shown, flags=re.MULTILINE)[0].splitlines()
+    assert max(map(len, lines)) <= columns and sum("maskclip+emerdiff" in line for line in lines) == len(runs)
+    assert "protocol" in shown and "[58.33," in shown and "100.00]" in shown
+    first_column = "".join(line[: table.widths(columns)[0]].strip() for line in lines)
+    assert all(first_column.count(str(folder)) == 1 for folder in folders)
+    said = [line for line in shown.splitlines() if line.startswith("- too wide for this terminal, see the file: ")]
+    left_out = said[0].partition(": ")[2].split(", ") if said else []
+    assert list(table.header[len(table.header) - len(left_out) :]) == left_out
+    assert (not left_out) == (columns == 100)
+
+
+def test_runs_with_other_class_names_are_named(tmp_path):
+    own = write_run(tmp_path / "own", LABELS)
+    other = write_run(tmp_path / "other", LABELS, vocabulary="ade20k-other", vocabulary_sha256="def")
+    edited = write_run(tmp_path / "edited", LABELS, vocabulary_sha256="123")
+    notes = {
+        name: [note for note in run_sheet([score_run(run, DATASET) for run in runs]).notes if "class names" in note]
+        for name, runs in {"own": [own, own], "other": [other], "edited": [own, edited], "both": [own, other]}.items()
+    }
+    named = f"class names of ade20k-other, not the data set's own (classes.txt): {other}"
+    assert notes["own"] == [] and notes["other"] == [named] and notes["both"][0] == named
+    assert notes["edited"] == notes["both"][1:] and "differ in vocabulary" in notes["edited"][0]
+    oracle = [score_run(write_run(run, MASKS, ".masks.png"), DATASET, best_label=True) for run in (own, other)]
+    assert not any("class names" in note for note in run_sheet(oracle).notes)
 
 
 def test_undefined_numbers_are_a_dash(tmp_path):

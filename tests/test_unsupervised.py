@@ -52,6 +52,7 @@ class Truth:
     maps: dict[str, np.ndarray]
     names: tuple[str, ...] = ("cat", "dog")
     name: str = "custom"
+    vocabulary: str = "classes.txt"
     root: str = "somewhere"
     expected: int | None = None
     more: tuple[str, ...] = field(default=())

@@ -7,20 +7,22 @@ pixels without a label, of holes and of regions in several parts stands in each 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from ovseg.draw import Colour, class_colours
 from ovseg.export.coco import write_coco
 from ovseg.export.cvat import write_cvat
 from ovseg.export.image import ImageSet as ImageSet
 from ovseg.export.image import LabelledImage as LabelledImage
 from ovseg.export.image import open_images as open_images
+from ovseg.export.label_map import names_and_colours
 from ovseg.export.label_studio import write_label_studio
 from ovseg.export.labelme import write_labelme
 from ovseg.export.npz import write_npz
 from ovseg.export.panoptic import write_panoptic
 from ovseg.export.png import write_png
-from ovseg.export.voc import write_voc
+from ovseg.export.voc import voc_classes, write_voc
 from ovseg.export.yolo import write_yolo
 
 WRITERS: dict[str, Callable[[ImageSet, Path], None]] = {
@@ -34,3 +36,19 @@ WRITERS: dict[str, Callable[[ImageSet, Path], None]] = {
     "labelme": write_labelme,
     "label-studio": write_label_studio,
 }
+
+# How the formats that do not hold every name make a run's names and colours their own; the others hold any.
+CLASSES: dict[str, Callable[[Sequence[str], Sequence[Colour]], object]] = {
+    "voc": voc_classes,
+    "cvat": names_and_colours,
+}
+
+
+def check_names(formats: Sequence[str], names: Sequence[str]) -> None:
+    """Raise ValueError, naming the format, for a run's names (by index, "background" in front) that one cannot hold."""
+    for name in formats:
+        try:
+            if name in CLASSES:
+                CLASSES[name](names, class_colours(names))
+        except ValueError as error:
+            raise ValueError(f"--format {name}: {error}") from error

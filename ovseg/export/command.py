@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ovseg.export import WRITERS, ImageSet, open_images
-from ovseg.result import json_bytes, write_atomically
+from ovseg.export import WRITERS, ImageSet, check_names, open_images
+from ovseg.result import json_bytes, sweep, write_atomically
 from ovseg.terminal import say
 
 RECORD = "export.json"
@@ -42,9 +42,12 @@ def check_formats(names: Sequence[str]) -> list[str]:
 def export(images: ImageSet, formats: Sequence[str], out: Path, *, overwrite: bool = False) -> None:
     """Write the images of a run in every format, each into a folder of `out`, whole or not at all.
 
-    Raises ValueError, before anything is written, where an earlier export would be replaced without `overwrite`, and
-    for images that a format cannot hold.
+    Raises ValueError, before anything is written, for class names that a format cannot hold and where an earlier export
+    would be replaced without `overwrite`; and for images that a format cannot hold.
     """
+    check_names(formats, images.names)
+    for name in (*formats, RECORD):
+        sweep(out / name)
     for name in formats:
         _check(out, name, overwrite=overwrite)
     _tell_skipped(images)

@@ -23,7 +23,7 @@ from ovseg.result import png_bytes
 
 def write_cvat(images: ImageSet, folder: Path) -> None:
     """Write the zip. Raises ValueError as `names_and_colours` and `objects`."""
-    names, colours = names_and_colours(images)
+    names, colours = names_and_colours(images.names, images.colours)
     class_table, object_table = np.array(colours, np.uint8), np.array(object_colours(), np.uint8)
     with ZipFile(folder / "ovseg.zip", "w") as archive:
         _add(archive, "labelmap.txt", label_map_bytes(names, colours), ZIP_DEFLATED)

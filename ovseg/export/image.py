@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +27,7 @@ class Region:
 
     index: int  # of the class
     mask: np.ndarray  # (H, W) bool
-    score: float | None  # mean confidence of its pixels, 0..1; None where the run kept none
+    score: float | None  # mean confidence of its pixels, 0..1; None where the run has none
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +36,7 @@ class LabelledImage:
 
     labels: (H, W) uint8, or uint16 for over 254 names; indices into `names`, or `no_label`.
     confidence: (H, W) float32 in 0..1, the score that each pixel's mask has for its class, 0 without a label; None
-        where the run kept no masks.
+        where the run kept no masks, or masks without scores (`ovseg eval predict`).
     source: the image's file as the run was given it; it may be gone, or relative to where the run was started.
     """
 
@@ -102,13 +102,14 @@ class ImageSet:
             yield self._read(id)
 
     def _read(self, id: str) -> LabelledImage:
-        labels = _read_map(self.run.file(id, ".png"))
+        labels = read_index_png(self.run.file(id, ".png"))
         if wrong := set(np.unique(labels).tolist()) - {*range(len(self.names)), self.no_label}:
             raise ValueError(f"{self.run.file(id, '.png')}: index {min(wrong)}, but {len(self.names)} names in the run")
         confidence = _confidence(self.run, id, labels, self.no_label)
         if self.unsure is not None:
             if confidence is None:
-                raise ValueError(f"--unsure needs {self.run.file(id, '.masks.png')}, which this run did not write")
+                missing = [path for path in _mask_files(self.run, id) if not path.exists()]
+                raise ValueError(f"--unsure needs {missing[0]}, which this run did not write")
             labels = np.where(confidence < self.unsure, self.no_label, labels).astype(labels.dtype)
             confidence = np.where(labels == self.no_label, np.float32(0), confidence)
         source = str(self.run.ids[id]["file"])
@@ -145,24 +146,22 @@ def open_images(
     return ImageSet(run, names, colours, int(run.facts["no_label"]), unsure, components, copy_images)
 
 
-def has_background(names: tuple[str, ...]) -> bool:
+def has_background(names: Sequence[str]) -> bool:
     """Whether index 0 is the background, as a run's names have it in front."""
-    return names[:1] == ("background",)
+    return len(names) > 0 and names[0] == "background"
 
 
-def _read_map(path: Path) -> np.ndarray:
-    try:
-        return read_index_png(path)
-    except (OSError, ValueError, SyntaxError) as error:
-        raise ValueError(f"{path}: cannot be read as an index map ({error})") from error
+def _mask_files(run: RunFolder, id: str) -> tuple[Path, Path]:
+    """What an image's confidence is read from: the mask of each pixel, the score of each mask."""
+    return run.file(id, ".masks.png"), run.file(id, ".json")
 
 
 def _confidence(run: RunFolder, id: str, labels: np.ndarray, no_label: int) -> np.ndarray | None:
-    """Each pixel's score of its class, from the mask it is in; None where the run kept no masks."""
-    path, facts = run.file(id, ".masks.png"), run.file(id, ".json")
-    if not path.exists():
+    """Each pixel's score of its class, from the mask it is in; None where the run kept no masks or no scores."""
+    path, facts = _mask_files(run, id)
+    if not path.exists() or not facts.exists():
         return None
-    masks = _read_map(path)
+    masks = read_index_png(path)
     if masks.shape != labels.shape:
         raise ValueError(f"{path}: size {masks.shape}, but the label map beside it has {labels.shape}")
     try:

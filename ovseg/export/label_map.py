@@ -10,21 +10,23 @@ from collections.abc import Sequence
 import numpy as np
 
 from ovseg.draw import Colour
-from ovseg.export.image import ImageSet, LabelledImage, has_background
+from ovseg.export.image import LabelledImage, has_background
 
 BACKGROUND: Colour = (0, 0, 0)
 MOST_OBJECTS = 254  # in one image, as VOC's colours for objects are 256 and two of them stand for none and for void
 
 
-def names_and_colours(images: ImageSet, *reserved: tuple[str, Colour]) -> tuple[list[str], list[Colour]]:
-    """The classes by index with black "background" as 0, put in front where the run has none.
+def names_and_colours(
+    names: Sequence[str], colours: Sequence[Colour], *reserved: tuple[str, Colour]
+) -> tuple[list[str], list[Colour]]:
+    """A run's classes by index with black "background" as 0, put in front where the run has none.
 
     Raises ValueError for names that labelmap.txt cannot hold and for colours that do not tell the classes apart;
     `reserved` are further entries that must not be taken.
     """
-    first = 1 if has_background(images.names) else 0
-    names = ["background", *images.names[first:]]
-    colours = [BACKGROUND, *images.colours[first:]]
+    first = 1 if has_background(names) else 0
+    names = ["background", *names[first:]]
+    colours = [BACKGROUND, *colours[first:]]
     for name in names:
         if ":" in name or name != name.strip() or name[:1] in ("", "#") or len(name.splitlines()) != 1:
             raise ValueError(f"class {name!r}: labelmap.txt holds no name with a colon, # in front or blanks around it")

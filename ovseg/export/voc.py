@@ -13,6 +13,7 @@ classes with the background. Annotations/ with boxes is not written.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,10 +27,8 @@ VOID, VOID_COLOUR = 255, (224, 224, 192)
 
 
 def write_voc(images: ImageSet, folder: Path) -> None:
-    """Write the tree. Raises ValueError for over 255 classes, and as `names_and_colours`."""
-    names, colours = names_and_colours(images, ("ignored", VOID_COLOUR))
-    if len(names) > VOID:
-        raise ValueError(f"voc: at most {VOID} classes with the background fit into 8 bits, got {len(names)}")
+    """Write the tree. Raises ValueError as `voc_classes` and `objects`."""
+    names, colours = voc_classes(images.names, images.colours)
     of_objects = [*object_colours()[:VOID], VOID_COLOUR]
     for image in images:
         labels = shifted(image, VOID)
@@ -41,6 +40,14 @@ def write_voc(images: ImageSet, folder: Path) -> None:
         images.place(image, folder / "JPEGImages" / image.file_name)
     write_atomically(folder / "ImageSets/Segmentation/default.txt", list_bytes(images.run.done))
     write_atomically(folder / "labelmap.txt", label_map_bytes([*names, "ignored"], [*colours, VOID_COLOUR]))
+
+
+def voc_classes(names: Sequence[str], colours: Sequence[Colour]) -> tuple[list[str], list[Colour]]:
+    """The classes with the background in front; ValueError for over 255 of them, and as `names_and_colours`."""
+    classes, of_classes = names_and_colours(names, colours, ("ignored", VOID_COLOUR))
+    if len(classes) > VOID:
+        raise ValueError(f"at most {VOID} classes with the background fit into 8 bits, got {len(classes)}")
+    return classes, of_classes
 
 
 def _palette(colours: list[Colour]) -> list[Colour]:

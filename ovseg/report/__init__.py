@@ -22,7 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ovseg.report.image import read_report_image
 from ovseg.report.page import assemble, json_in_script, page_data
-from ovseg.result import write_atomically
+from ovseg.result import sweep, write_atomically
 from ovseg.run_folder import RunFolder, read_run
 
 EMBEDDED_BYTES = 30_000_000  # images of more are kept beside the page, for browsers read a page whole
@@ -84,6 +84,8 @@ def write_report(
         raise ValueError(f"{folder}: none of its {len(run.ids)} images is done, there is nothing to report")
     out = Path(out) if out is not None else run.path / "report.html"
     beside = out.with_name(f"{out.stem}-files")
+    for path in (out, beside):
+        sweep(path)
     _check_free(out, beside, overwrite)
     title = title or run.path.resolve().name
     staging = out.with_name(f".{beside.name}.{os.getpid()}.tmp")

@@ -51,11 +51,11 @@ class ReportImage:
 def read_report_image(run: RunFolder, id: str) -> ReportImage:
     """Read the files of one id that is done.
 
-    Raises ValueError if its maps are missing, damaged, or do not fit the run's names or each other, OSError if a file
-    cannot be read.
+    Raises ValueError if its maps are damaged or do not fit the run's names or each other, OSError if a file is missing
+    or cannot be read.
     """
     names = run.facts.get("names") or []
-    index_map = _read_map(run.file(id, ".png"))
+    index_map = read_index_png(run.file(id, ".png"))
     labels = index_map if names else None
     masks = _read_masks(run, id, index_map) if names else index_map
     scores, mask_rows = _read_scores(run.file(id, ".json"))
@@ -105,15 +105,6 @@ def mask_colours() -> tuple[Colour, ...]:
     return distinct_colours(MASK_COLOURS)
 
 
-def _read_map(path: Path) -> np.ndarray:
-    try:
-        return read_index_png(path)
-    except FileNotFoundError as error:
-        raise ValueError(f"{path}: no such file") from error
-    except (OSError, SyntaxError) as error:  # what Pillow raises on damaged PNGs
-        raise ValueError(f"{path}: damaged or truncated ({error})") from error
-
-
 def _read_masks(run: RunFolder, id: str, labels: np.ndarray) -> np.ndarray | None:
     """The mask numbers of a labelled image, None if the run has none; checks that labels and masks fit."""
     path, names = run.file(id, ".png"), run.facts["names"]
@@ -124,7 +115,7 @@ def _read_masks(run: RunFolder, id: str, labels: np.ndarray) -> np.ndarray | Non
     path = run.file(id, ".masks.png")
     if not path.is_file():
         return None
-    masks = _read_map(path)
+    masks = read_index_png(path)
     if masks.shape != labels.shape:
         sizes = " pixels, but the labels have ".join(
             f"{width} x {height}" for height, width in (masks.shape, labels.shape)
