@@ -182,7 +182,7 @@ def process(
     """
     todo = run.open(items)
     if model is not None and options is not None and model.diffusion.device.type == "cpu":
-        new = [item for item in todo if not (kept and kept.file(item).is_file())]
+        new = [item for item in todo if not (kept and kept.has(item))]
         announce_long_run(new, model, options)
     with make_report(len(items) - len(todo), len(items)) as report:
         failed = run.process(todo, work, report)

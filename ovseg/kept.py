@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,15 +34,19 @@ class Kept:
         """Where the analysis of an image is, if it is kept."""
         return self.folder / f"{item.id}{ANALYSIS_FILE}"
 
+    def has(self, item: Item) -> bool:
+        """Whether the analysis of an image is kept; False, too, for a name too long to be one."""
+        return os.path.isfile(self.file(item))
+
     def load(self, item: Item, check: Callable[[Analysis], None]) -> Analysis | None:
         """The kept analysis of an image; None if there is none, or if one in the run's own folder does not fit.
 
         check: raises `AnalysisMismatch` for one of something else. Raises ValueError, naming the file, for one of
         another run that is damaged or does not fit.
         """
-        path = self.file(item)
-        if not path.is_file():
+        if not self.has(item):
             return None
+        path = self.file(item)
         try:
             analysis = Analysis.load(path)
             check(analysis)
@@ -66,7 +71,7 @@ class Kept:
         for path in record_files(self.folder):
             if found := differences(_same_keys(facts_of(read_record(path)), facts), facts):
                 raise ValueError(f"--analyses {self.folder}: made with other settings ({'; '.join(found)})")
-        missing = sum(not self.file(item).is_file() for item in items)
+        missing = sum(not self.has(item) for item in items)
         if missing == len(items):
             raise ValueError(f"--analyses {self.folder}: holds none of these images; was it made with --keep-analysis?")
         if missing:
