@@ -30,6 +30,7 @@ from ovseg.dense import View, cell_size
 from ovseg.draw import class_colours
 from ovseg.images import check_array
 from ovseg.label import label_masks, pool
+from ovseg.refinement import Refined, refine_image
 from ovseg.result import Segmentation, no_label
 
 Progress = Callable[[int, int], None]
@@ -181,6 +182,10 @@ class Segmenter:
         """
         analysis.check(replace(analysis.origin, **self._made_with()))
         return self.label_segments(analysis.segments, analysis.features, text)
+
+    def refine(self, image: np.ndarray, dense: np.ndarray, *, progress: Progress | None = None) -> Refined:
+        """Let an image's masks take the mean of anyone's dense prediction of it, (L, h, w); see `refine_image`."""
+        return refine_image(image, dense, self.emerdiff, self.options, progress=progress)
 
     def label_segments(self, segments: np.ndarray, features: np.ndarray, text: Text) -> Segmentation:
         """Give any masks (H, W) int32, ids from 0, their best classes, by dense features (C, h, w) of this CLIP."""

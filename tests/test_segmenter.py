@@ -19,6 +19,7 @@ from ovseg.analysis import Analysis, AnalysisMismatch, image_sha256, small_maps
 from ovseg.dense import View
 from ovseg.images import ImageError
 from ovseg.presets import PRESETS, Preset
+from ovseg.refinement import refine
 from ovseg.segmenter import Segmenter, expected_seconds, find_device
 
 OPTIONS = Options(masks=4, steps=10, base_size=32)
@@ -167,6 +168,15 @@ def test_a_kept_analysis_is_refused_for_anything_else(
     for reason, origin in others.items():
         with pytest.raises(AnalysisMismatch, match=reason):
             analysis.check(origin)
+
+
+def test_the_masks_of_an_image_refine_a_dense_prediction(
+    segmenter: Segmenter, analysis: Analysis, image: np.ndarray
+) -> None:
+    dense = np.random.default_rng(0).random((5, 7, 9), dtype=np.float32)
+    found = segmenter.refine(image, dense)
+    assert np.array_equal(found.segments, analysis.segments)
+    assert np.array_equal(found.labels, refine(analysis.segments, dense).labels)
 
 
 def test_naive_masks_are_kept_without_difference_maps(segmenter: Segmenter, image: np.ndarray, tmp_path: Path) -> None:
