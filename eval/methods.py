@@ -129,13 +129,13 @@ def _analysis(
     return find(check) or segmenter.analyze(image, new, progress=progress)
 
 
-def superpixels(image: np.ndarray, count: int) -> np.ndarray:
+def superpixels(image: np.ndarray, count: int, compactness: float = SLIC_COMPACTNESS) -> np.ndarray:
     """SLIC superpixels (Achanta et al., 2012) by scikit-image: (H, W) int64 from 0, some `count` of them in fact."""
     from skimage.segmentation import slic
 
     tries, asked = [], float(count)
     for _ in range(SLIC_TRIES):
-        tries.append(slic(image, round(asked), SLIC_COMPACTNESS, start_label=0, channel_axis=-1))
+        tries.append(slic(image, round(asked), compactness, start_label=0, channel_axis=-1))
         found = int(tries[-1].max()) + 1
         if found == count:
             break

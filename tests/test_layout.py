@@ -39,7 +39,7 @@ def test_imports_go_one_way(room):
 
 
 def test_pocket_imports_nothing_of_ours_at_run_time():
-    training = {"locality.py", "data.py", "tokenizer.py", "training.py", "difficulty.py"}
+    training = {"locality.py", "data.py", "tokenizer.py", "training.py"}
     paths = [path for path in (ROOT / "pocket").rglob("*.py") if path.name not in training]
     assert not any(imported(path) - {"pocket"} for path in paths if not path.name.startswith("train_"))
 

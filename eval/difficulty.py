@@ -1,6 +1,6 @@
 """How far colour alone gets in a world: superpixels and colour clusters against the exact labels, and what there is.
 
-    python -m pocket.difficulty --world 2 --split tuning --count 100
+    python -m eval.difficulty --world 2 --split tuning --count 100
 
 Every segment gets the class that most of its pixels have, so a figure is the most that any classifier of these segments
 could reach: mIoU over the 58 names, pixels of all scenes counted together. It takes scikit-image and scikit-learn.
@@ -14,26 +14,13 @@ from functools import partial
 
 import numpy as np
 
+from eval.confusion import best_labels, class_counts, confusion_matrix, mean_iou
+from eval.methods import superpixels
 from pocket.scene import BACKGROUNDS, NAMES, OBJECTS, Scene
 from pocket.world import WORLDS, scene
 
 SEGMENTS = 20
 COMPACTNESS = (3.0, 10.0, 30.0)  # SLIC's balance of place against colour
-TRIES = 6  # SLIC gives another number of superpixels than asked for; it is asked again until the number fits
-
-
-def superpixels(image: np.ndarray, count: int, compactness: float) -> np.ndarray:
-    """SLIC superpixels (Achanta et al., 2012): (H, W) int64 from 0, as near to `count` in fact as it gets."""
-    from skimage.segmentation import slic
-
-    tries, asked = [], float(count)
-    for _ in range(TRIES):
-        tries.append(slic(image, round(asked), compactness, start_label=0, channel_axis=-1))
-        found = int(tries[-1].max()) + 1
-        if found == count:
-            break
-        asked = max(1.0, asked * count / found)
-    return min(tries, key=lambda segments: abs(int(segments.max()) + 1 - count))
 
 
 def colour_clusters(image: np.ndarray, count: int) -> np.ndarray:
@@ -60,18 +47,9 @@ def blocks(image: np.ndarray, side: int = 8) -> np.ndarray:
 
 
 def best_label_counts(segments: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """For every name its true pixels, its pixels by the best label of each segment, and both: (58, 3) int64."""
-    votes = np.zeros((int(segments.max()) + 1, len(NAMES)), np.int64)
-    np.add.at(votes, (segments.ravel(), labels.ravel()), 1)
-    best = votes.argmax(1)[segments]
-    sizes = [np.bincount(part, minlength=len(NAMES)) for part in (labels.ravel(), best.ravel(), labels[best == labels])]
-    return np.stack(sizes, axis=1)
-
-
-def mean_iou(counts: np.ndarray) -> float:
-    """mIoU in percent over the names that are true or given somewhere, of counts (58, 3)."""
-    true, given, both = counts[counts[:, :2].any(1)].T
-    return float(100 * (both / (true + given - both)).mean())
+    """Class counts (58, 3) int64 of the best label of each segment; segments, labels: (H, W) integers."""
+    best = best_labels(segments, labels, len(NAMES))
+    return class_counts(confusion_matrix(labels, best, len(NAMES)))
 
 
 def contents(scenes: list[Scene]) -> str:
@@ -96,7 +74,7 @@ def contents(scenes: list[Scene]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m pocket.difficulty", description="How far colour alone gets.")
+    parser = argparse.ArgumentParser(prog="python -m eval.difficulty", description="How far colour alone gets.")
     parser.add_argument("--world", type=int, choices=WORLDS, default=1)
     parser.add_argument("--split", default="tuning")
     parser.add_argument("--count", type=int, default=100, help="scenes of block 0 (default 100)")
@@ -114,7 +92,7 @@ def main() -> None:
         segments = [method(one.image) for one in scenes]
         counts = sum(best_label_counts(found, one.labels) for found, one in zip(segments, scenes, strict=True))
         number = np.mean([len(np.unique(found)) for found in segments])
-        print(f"{name}: best-label mIoU {mean_iou(np.asarray(counts)):.1f} ({number:.1f} segments)")
+        print(f"{name}: best-label mIoU {float(mean_iou(np.asarray(counts))):.1f} ({number:.1f} segments)")
 
 
 if __name__ == "__main__":
