@@ -5,6 +5,7 @@ Follows Namekata, Sabour, Fidler and Kim, "EmerDiff: Emerging Pixel-level Semant
 """
 
 from emerdiff.diffusion import LatentDiffusion
-from emerdiff.segment import Cost, EmerDiff, Options, Segments, naive_segments
+from emerdiff.options import Options
+from emerdiff.segment import Cost, EmerDiff, Segments, naive_segments
 
 __all__ = ["Cost", "EmerDiff", "LatentDiffusion", "Options", "Segments", "naive_segments"]

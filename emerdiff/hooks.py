@@ -1,19 +1,24 @@
-"""Looking into a UNet and changing what flows through it: forward hooks inside `with` blocks.
+"""Looking into a UNet and changing what flows through it: hooks and attention processors inside `with` blocks.
 
-Every hook placed here is gone when its block ends, also when the block raises. No forward is copied, no model is
-subclassed and no weight is touched. Networks with fused query-key-value projections are not supported: they bypass
-`to_q` and `to_k`, and the recorders below then raise instead of returning nothing.
+What is placed here is gone when its block ends, also when the block raises. No model is subclassed and no weight is
+touched. Networks with fused query-key-value projections bypass `to_q`: the recorders then raise instead of returning
+nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
+
+MAP_ELEMENTS = 2**25  # of attention maps held at once: 128 MB in float32, two heads of 64x64 positions
 
 
 @dataclass
@@ -92,53 +97,51 @@ def add_to_input(module: nn.Module, delta: Tensor) -> Iterator[None]:
 
 
 @contextmanager
-def record_attention(unet: nn.Module) -> Iterator[dict[str, Recording]]:
-    """Record the output of every `to_q` and `to_k` of the UNet, keyed by the projection's module name.
+def shared_attention(unet: Any) -> Iterator[None]:
+    """Make all rows of a batch attend as its first row does.
 
-    The queries and keys stand for the attention map softmax(Q K^T / sqrt(d)): they take a twentieth of its memory.
+    In every self- and cross-attention the map softmax(Q K^T / sqrt(d)) is that of row 0, while the values stay each
+    row's own (paper, section 3.2: the modulated runs use the attention maps of the unmodulated one). The map is
+    computed once for all rows. Values of a cross-attention come from the prompt, which all rows share, so its output
+    is computed for row 0 alone and returned as one row, to be broadcast.
     """
-    with ExitStack() as stack:
-        yield {
-            name: stack.enter_context(record_output(module)) for name, module in _query_key_projections(unet).items()
-        }
-
-
-@contextmanager
-def inject_attention(unet: nn.Module, recorded: dict[str, Recording]) -> Iterator[None]:
-    """Make every attention of the UNet use the queries and keys that `record_attention` recorded from one row.
-
-    The attention maps of all rows of the batch are then those of the recorded row, while the values stay each row's
-    own (paper, section 3.2) and the fused attention kernel stays in use.
-
-    Raises RuntimeError if a projection recorded nothing, if one did not run inside the block, or if the recorded pass
-    held more than one row.
-    """
-    projections = _query_key_projections(unet)
-    used: set[str] = set()
-
-    def replace_by(name: str) -> Callable[[nn.Module, tuple, Tensor], Tensor]:
-        tensor = recorded[name].read()
-        if tensor.shape[0] != 1:
-            raise RuntimeError(f"{name}: one recorded row is needed to inject attention, got {tensor.shape[0]}")
-
-        def hook(_module: nn.Module, _inputs: tuple, output: Tensor) -> Tensor:
-            used.add(name)
-            return tensor.expand_as(output)
-
-        return hook
-
-    with ExitStack() as stack:
-        for name, module in projections.items():
-            stack.enter_context(_removing(module.register_forward_hook(replace_by(name))))
+    before = unet.attn_processors
+    unet.set_attn_processor(_attend_as_first_row)
+    try:
         yield
-    bypassed = sorted(projections.keys() - used)
-    if bypassed:
-        raise RuntimeError(f"{len(bypassed)} of {len(projections)} projections did not run, such as {bypassed[0]}")
+    finally:
+        unet.set_attn_processor(before)
 
 
-def _query_key_projections(unet: nn.Module) -> dict[str, nn.Module]:
-    return {
-        f"{name}.{projection}": getattr(attention, projection)
-        for name, attention in attentions(unet).items()
-        for projection in ("to_q", "to_k")
-    }
+def _attend_as_first_row(
+    attention: Attention, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, **_unused: object
+) -> Tensor:
+    """An attention processor of diffusers: (B, N, C) -> (B, N, C), or (1, N, C) in a cross-attention."""
+    first = hidden_states[:1]
+    context = first if encoder_hidden_states is None else encoder_hidden_states[:1]
+    query, key = (_split(tensor, attention.heads) for tensor in (attention.to_q(first), attention.to_k(context)))
+    value = _split(attention.to_v(hidden_states if encoder_hidden_states is None else context), attention.heads)
+    if len(value) == 1:
+        mixed = functional.scaled_dot_product_attention(query, key, value)
+    else:
+        mixed = _mix(query[0], key[0], value)
+    return attention.to_out[0](mixed.transpose(1, 2).flatten(2))
+
+
+def _mix(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """One map for all rows: query, key (heads, N, d), value (B, heads, N, d) -> (B, heads, N, d)."""
+    rows, heads, positions, width = value.shape
+    mixed = torch.empty_like(value)
+    at_once = max(1, MAP_ELEMENTS // positions**2)
+    for some in torch.arange(heads).split(at_once):
+        part = slice(int(some[0]), int(some[-1]) + 1)
+        scores = query[part].float() @ key[part].float().mT * width**-0.5
+        weights = scores.softmax(dim=-1).to(value.dtype)
+        columns = value[:, part].permute(1, 2, 0, 3).flatten(2)  # (heads, N, B d): one product for all rows
+        mixed[:, part] = (weights @ columns).unflatten(2, (rows, width)).permute(2, 0, 1, 3)
+    return mixed
+
+
+def _split(tensor: Tensor, heads: int) -> Tensor:
+    """(B, N, heads d) -> (B, heads, N, d)."""
+    return tensor.unflatten(2, (heads, -1)).transpose(1, 2)

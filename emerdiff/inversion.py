@@ -2,14 +2,14 @@
 
 Follows Huberman-Spiegelglas, Kulikov and Michaeli, "An Edit Friendly DDPM Noise Space" (arXiv 2304.06140), eta = 1.
 The noisy latents x_t are drawn independently for every t, not along a chain, and the path is made to pass through
-all of them. What is kept of a step is the residual r_t = sigma_t z_t and not z_t itself, since sigma_t may be 0.
+all of them. What a step leaves over is the residual r_t = sigma_t z_t and not z_t itself, since sigma_t may be 0.
 This file evaluates no network: the caller hands in the predicted noise.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import sqrt
 
 import torch
@@ -23,6 +23,17 @@ class Step:
     timestep: int  # t
     alpha: float  # cumulative alpha at t, in (0, 1)
     next_alpha: float  # cumulative alpha at the next smaller timestep t' (below the grid: the scheduler's final one)
+
+
+def thin(steps: Sequence[Step], count: int) -> list[Step]:
+    """Return `count` of the steps, evenly spaced from the first on, each leading to the next and the last to the end.
+
+    Any grid will do for the inversion: the path passes through every x_t it is made of, however far apart.
+    """
+    count = min(count, len(steps))
+    chosen = [steps[index * len(steps) // count] for index in range(count)]
+    ends = [*(step.alpha for step in chosen[1:]), steps[-1].next_alpha]
+    return [replace(step, next_alpha=end) for step, end in zip(chosen, ends, strict=True)]
 
 
 def draw_noise(shape: Sequence[int], count: int, seed: int) -> list[Tensor]:
@@ -53,12 +64,11 @@ def posterior_mean(x_t: Tensor, predicted_noise: Tensor, step: Step) -> Tensor:
     return sqrt(step.next_alpha) * clean + direction * predicted_noise
 
 
-def invert_step(x_t: Tensor, x_next: Tensor, predicted_noise: Tensor, step: Step) -> tuple[Tensor, Tensor]:
-    """Return the residual r_t = x_t' - mu_t(x_t) (= sigma_t z_t) and mu_t + r_t, where a replay of this step lands.
+def follow(rows: Tensor, target: Tensor, predicted_noise: Tensor, step: Step) -> Tensor:
+    """Return where rows (B, C, h, w) land when row 0 is to land on `target` (1, C, h, w) = x_t'.
 
-    The next step must start from the second: it is x_t' up to rounding, and starting from x_t' itself would let the
-    rounding errors pile up over a replay.
+    The residual of row 0, r_t = x_t' - mu_t(x_t) (= sigma_t z_t), is every row's: mu_t + r_t. Row 0 lands on the target
+    up to rounding, and the next step goes on from where it landed, so that rounding errors do not pile up.
     """
-    mean = posterior_mean(x_t, predicted_noise, step)
-    residual = x_next - mean
-    return residual, mean + residual
+    mean = posterior_mean(rows, predicted_noise, step)
+    return mean + (target - mean[:1])

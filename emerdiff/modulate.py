@@ -2,14 +2,16 @@
 
 Paper, sections 3.2 and 3.3: a constant is added, at the positions of one mask and at one timestep, to the output of
 one cross-attention; denoising then goes on unmodulated, with the attention maps of the unmodulated pass, and the
-difference of the two decoded images measures how much every pixel belongs to that mask. Two rows a mask, in chunks,
-so the memory a UNet call takes does not grow with the number of masks; one timestep's attention is held at a time.
+difference of the two decoded images measures how much every pixel belongs to that mask.
+
+Row 0 of every batch is the unmodulated run, so nothing is recorded or kept between steps. Rows go in chunks through
+all steps and the decoder, one chunk after the other, so memory does not grow with the number of masks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -17,16 +19,10 @@ from diffusers.models.attention_processor import Attention
 from torch import Tensor
 
 from emerdiff.diffusion import LatentDiffusion
-from emerdiff.hooks import (
-    Recording,
-    add_to_input,
-    add_to_output,
-    inject_attention,
-    record_attention,
-    record_input,
-    record_output,
-)
-from emerdiff.inversion import Step, invert_step, posterior_mean
+from emerdiff.hooks import Recording, add_to_input, add_to_output, record_input, record_output, shared_attention
+from emerdiff.inversion import Step, follow
+from emerdiff.memory import in_chunks
+from emerdiff.pack import pack, unpack
 
 
 @dataclass(frozen=True)
@@ -49,16 +45,20 @@ PLACEMENTS = {
 
 @dataclass(frozen=True)
 class Modulation:
-    """How the rows are modulated."""
+    """How masks are nudged."""
 
     layer: str  # name of the modulated attention
     strength: float  # lambda
     placement: str  # a key of PLACEMENTS
-    attention_injection: bool  # use the unmodulated pass's attention maps
-    batch: int  # rows per UNet call
+    attention_injection: bool  # use the unmodulated run's attention maps
+    rows: int  # most rows per UNet call
+
+    def attention_of(self, diffusion: LatentDiffusion) -> AbstractContextManager[None]:
+        """The block in which rows are evaluated."""
+        return shared_attention(diffusion.unet) if self.attention_injection else nullcontext()
 
 
-def modulated_latents(
+def difference_maps(
     diffusion: LatentDiffusion,
     steps: Sequence[Step],
     path: Sequence[Tensor],
@@ -66,59 +66,93 @@ def modulated_latents(
     modulation: Modulation,
     count_rows: Callable[[int], None],
 ) -> tuple[Tensor, float]:
-    """Denoise 2K copies of x_{t_m}, each with one mask nudged at the first step.
+    """Nudge masks at the first step, both ways, denoise every row, decode it and compare: the paper's procedure.
 
-    steps: T steps from t_m down; path: T + 1 latents (1, C, h, w) x_{t_m}, ..., x_0 of the image, through which the
-    unmodulated run passes; masks: (K, N) bool over the modulated layer's positions. `count_rows(n)` is called after
-    every UNet call of n rows. Returns the final latents (K, 2, C, h, w), [:, 0] for -lambda and [:, 1] for +lambda,
-    and the root mean square of the tensor that is modulated, in the unmodulated pass.
+    steps: T steps from t_m down; path: T + 1 latents (1, C, h, w) x_{t_m}, ..., x_0 of the image, through which row 0
+    passes; masks: (K, N) bool over the modulated layer's positions. `count_rows(n)` is called after every UNet call of
+    n rows. Returns d = ||I^- - I^+||_2 over RGB, (K, H, W) float32 on the CPU, and the root mean square of the layer's
+    unmodulated output. Images are compared as floats on the [-1, 1] scale, unclipped, and no map is normalised.
+    """
+
+    def compare(chunk: slice) -> tuple[Tensor, float]:
+        rows, rms = nudge(diffusion, steps[0], path, masks[chunk], modulation)
+        count_rows(len(rows))
+        rows = carry(diffusion, steps[1:], path[1:], rows, modulation, count_rows)
+        down, up = diffusion.decode(rows[1:]).chunk(2)
+        return torch.linalg.vector_norm(down - up, dim=1).cpu(), rms
+
+    maps, rms = zip(*in_chunks(len(masks), _pairs(modulation.rows), compare), strict=True)
+    return torch.cat(maps), rms[0]
+
+
+def packed_difference_maps(
+    diffusion: LatentDiffusion,
+    steps: Sequence[Step],
+    path: Sequence[Tensor],
+    masks: Tensor,
+    modulation: Modulation,
+    count_rows: Callable[[int], None],
+) -> tuple[Tensor, float]:
+    """As `difference_maps`, with the masks' responses packed into few latents after the first step (see `pack`).
+
+    A response is half the difference of a mask's two rows; a map is ||I - I^packed||_2, doubled, to be of the same size
+    as theirs, and 0 outside its mask's window.
+    """
+
+    def respond(chunk: slice) -> tuple[Tensor, float]:
+        rows, rms = nudge(diffusion, steps[0], path, masks[chunk], modulation)
+        count_rows(len(rows))
+        down, up = rows[1:].chunk(2)
+        return (up - down) / 2, rms
+
+    def compare(chunk: slice) -> Tensor:
+        rows = path[1] + torch.cat([torch.zeros_like(path[1]), packed.latents[chunk]])
+        rows = carry(diffusion, steps[1:], path[1:], rows, modulation, count_rows)
+        images = diffusion.decode(rows)
+        return 2 * torch.linalg.vector_norm(images[1:] - images[:1], dim=1).cpu()
+
+    responses, rms = zip(*in_chunks(len(masks), _pairs(modulation.rows), respond), strict=True)
+    packed = pack(torch.cat(responses))
+    maps = torch.cat(in_chunks(len(packed.latents), max(1, modulation.rows - 1), compare))
+    return unpack(maps, packed.owners, len(masks)), rms[0]
+
+
+def _pairs(rows: int) -> int:
+    """How many masks go into that many rows, beside row 0."""
+    return max(1, (rows - 1) // 2)
+
+
+def nudge(
+    diffusion: LatentDiffusion, step: Step, path: Sequence[Tensor], masks: Tensor, modulation: Modulation
+) -> tuple[Tensor, float]:
+    """One denoising step from path[0] with every mask nudged down and up: (1 + 2K, C, h, w) latents.
+
+    Row 0 is the unmodulated run, which lands on path[1]; then K rows for -lambda and K for +lambda. What comes before
+    the modulated layer is evaluated once for all of them. The root mean square of the layer's output in row 0, before
+    anything is added, is returned too.
     """
     attention = diffusion.attention(modulation.layer)
+    constants = modulation.strength * masks[..., None].float()  # (K, N, 1): one value for all channels
+    deltas = torch.cat([torch.zeros_like(constants[:1]), -constants, constants])
     placement = PLACEMENTS[modulation.placement]
-    signs = torch.tensor([-1.0, 1.0], device=masks.device)
-    # (2K, N, 1): neighbouring rows are the two signs of one mask; one value for all channels.
-    deltas = (modulation.strength * signs[None, :, None] * masks[:, None, :]).flatten(0, 1)[..., None]
-    reference = path[0]
-    rows = reference.expand(len(deltas), -1, -1, -1)
-    layer_rms = 0.0
-    for index, step in enumerate(steps):
-        with record_attention(diffusion.unet) as recorded, placement.record(attention) as layer:
-            predicted = diffusion.predict_noise(reference, step)
-        count_rows(1)
-        residual, reference = invert_step(reference, path[index + 1], predicted, step)
-        if index == 0:
-            layer_rms = _rms(layer.read(), masks.shape[1], modulation.layer)
-        denoised = []
-        for latents, delta in zip(rows.split(modulation.batch), deltas.split(modulation.batch), strict=True):
-            with ExitStack() as stack:
-                if modulation.attention_injection:
-                    stack.enter_context(inject_attention(diffusion.unet, recorded))
-                if index == 0:
-                    stack.enter_context(placement.add(attention, delta))
-                predicted = diffusion.predict_noise(latents, step)
-            count_rows(len(latents))
-            denoised.append(posterior_mean(latents, predicted, step) + residual)
-        rows = torch.cat(denoised)
-    return rows.unflatten(0, (-1, 2)), layer_rms
+    with modulation.attention_of(diffusion), placement.record(attention) as output, placement.add(attention, deltas):
+        predicted = diffusion.predict_noise(path[0], step, widen_at=modulation.layer, rows=len(deltas))
+    rms = float(output.read()[0].float().square().mean().sqrt())
+    return follow(path[0], path[1], predicted, step), rms
 
 
-def difference_maps(diffusion: LatentDiffusion, latents: Tensor) -> Tensor:
-    """Decode pairs of latents (K, 2, C, h, w) and return d = ||I^- - I^+||_2 over RGB, (K, H, W) float32 on the CPU.
-
-    Images are compared as floats on the [-1, 1] scale, unclipped, and no map is normalised.
-    """
-    pairs = max(1, diffusion.rows_per_decode(latents.shape[-2:]) // 2)
-    maps = []
-    for chunk in latents.split(pairs):
-        images = diffusion.decode(chunk.flatten(0, 1)).unflatten(0, (-1, 2))
-        maps.append(torch.linalg.vector_norm(images[:, 0] - images[:, 1], dim=1).cpu())
-    return torch.cat(maps)
-
-
-def _rms(output: Tensor, positions: int, layer: str) -> float:
-    if output.shape[1] != positions:
-        raise ValueError(
-            f"modulated layer {layer} has {output.shape[1]} positions, the feature layer's masks have {positions}: "
-            "choose two layers of the same level"
-        )
-    return float(output.float().square().mean().sqrt())
+def carry(
+    diffusion: LatentDiffusion,
+    steps: Sequence[Step],
+    path: Sequence[Tensor],
+    rows: Tensor,
+    modulation: Modulation,
+    count_rows: Callable[[int], None],
+) -> Tensor:
+    """Denoise rows (B, C, h, w) through the steps, unmodulated; row 0 is at path[0] and passes through the others."""
+    for step, target in zip(steps, path[1:], strict=True):
+        with modulation.attention_of(diffusion):
+            predicted = diffusion.predict_noise(rows, step)
+        rows = follow(rows, target, predicted, step)
+        count_rows(len(rows))
+    return rows

@@ -1,6 +1,7 @@
 """The main path: image -> latent -> query clusters -> difference maps -> segments.
 
 EmerDiff (Namekata, Sabour, Fidler, Kim; ICLR 2024, arXiv 2401.11739), whole: no training, no labels, no text.
+`speed="exact"` is the paper's procedure; `speed="fast"` takes a few coarse steps and packs many masks into one row.
 Images keep their aspect; there is no tiling, so sides beyond 4:1 are refused.
 """
 
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from math import isqrt
+from math import ceil
 from pathlib import Path
 
 import numpy as np
@@ -20,48 +21,13 @@ from emerdiff.clusters import cluster_queries, upsample_naively
 from emerdiff.diffusion import LatentDiffusion
 from emerdiff.hooks import record_output
 from emerdiff.image import checked_size, nearest, network_size, to_tensor
-from emerdiff.inversion import Step, draw_noise, noisy_latent
-from emerdiff.modulate import PLACEMENTS, Modulation, difference_maps, modulated_latents
+from emerdiff.inversion import Step, draw_noise, noisy_latent, thin
+from emerdiff.memory import measured, rows_that_fit
+from emerdiff.modulate import Modulation, difference_maps, packed_difference_maps
+from emerdiff.options import Options
 
-UPSAMPLINGS = ("modulated", "naive")
-
-
-@dataclass(frozen=True)
-class Options:
-    """Settings of the method; the defaults are the paper's for Stable Diffusion 1.4."""
-
-    masks: int = 30  # K, number of low-resolution masks
-    steps: int = 50  # denoising steps of the whole grid; only those from t_m down are run
-    feature_timestep: int = 1  # t_f, where queries are read; snaps to the grid
-    modulation_timestep: int = 281  # t_m, where the layer is modulated; snaps to the grid
-    strength: float = 10.0  # lambda, added to every channel at a mask's positions
-    feature_layer: str = "up_blocks.1.attentions.0.transformer_blocks.0.attn2"  # the queries' attention
-    modulated_layer: str = "up_blocks.1.attentions.2.transformer_blocks.0.attn2"  # the attention that is nudged
-    modulation: str = "after-projection"  # or "before-projection": before or after the layer's output projection
-    attention_injection: bool = True  # attention maps of the unmodulated pass in the modulated rows
-    sigma: float = 1.0  # Gaussian smoothing of the difference maps, in pixels of the network's input; 0 = none
-    seed: int = 0  # of the noise and of k-means
-    batch: int = 16  # rows per UNet call at base_size x base_size pixels; fewer for longer images, to bound memory
-    upsampling: str = "modulated"  # or "naive": bilinear upsampling of the low-resolution masks, the baseline
-    base_size: int = 512  # shorter side of the image in the network, pixels
-    keep_difference_maps: bool = False  # return them; K times the network's input size in float32
-
-    def __post_init__(self) -> None:
-        for name, least in (("masks", 1), ("steps", 1), ("batch", 1), ("base_size", 1), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name}: expected at least {least}, got {getattr(self, name)}")
-        if self.seed >= 2**32:
-            raise ValueError(f"seed: expected less than 2**32, got {self.seed}")
-        for name in ("feature_timestep", "modulation_timestep", "sigma"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{name}: expected a number from 0 up, got {getattr(self, name)}")
-        if not abs(self.strength) < float("inf"):
-            raise ValueError(f"strength: expected a finite number, got {self.strength}")
-        for name, choices in (("modulation", tuple(PLACEMENTS)), ("upsampling", UPSAMPLINGS)):
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {getattr(self, name)!r}")
-        if self.keep_difference_maps and self.upsampling == "naive":
-            raise ValueError("keep_difference_maps: naive upsampling has none; it needs upsampling='modulated'")
+FAST_STEPS = 4  # of the grid's steps from t_m down, evenly spaced
+PACKED = 11  # latents that the responses of many masks are packed into, about
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +47,7 @@ class Segments:
 
 @dataclass(frozen=True)
 class Cost:
-    """The work one image asks for."""
+    """The work one image asks for; with speed="fast" about, since how many latents are needed shows on the way."""
 
     unet_rows: int  # UNet evaluations of one latent each
     decodes: int  # images decoded by the autoencoder
@@ -119,17 +85,19 @@ class EmerDiff:
 
         x_0 = self.diffusion.encode(to_tensor(image, cost.height, cost.width))
         feature_latent, path = self._noisy_path(x_0, feature_step, steps, options)
-        queries = self._queries(feature_latent, feature_step, options.feature_layer)
+        with measured(self.diffusion.device) as row:
+            queries = self._queries(feature_latent, feature_step, options.feature_layer)
         count_rows(1)
         ids = cluster_queries(queries.numpy(), options.masks, options.seed)
-        grid = _grid_of(len(ids), x_0.shape[-2:])
+        grid = [side >> self.diffusion.level(options.feature_layer) for side in x_0.shape[-2:]]
         masks = torch.from_numpy(ids == np.arange(ids.max() + 1)[:, None])  # (K, N)
 
         maps, layer_rms = None, None
         if options.upsampling == "naive":
             labels = upsample_naively(masks.unflatten(1, grid), (cost.height, cost.width))
         else:
-            maps, layer_rms = self._difference_maps(steps, path, masks, options, count_rows)
+            rows = rows_that_fit(self._rows_per_call((cost.height, cost.width), options), row, self.diffusion.device)
+            maps, layer_rms = self._difference_maps(steps, path, masks, options, rows, count_rows)
             labels = maps.argmax(axis=0)
         return Segments(
             labels=nearest(labels.astype(np.int32), image.shape[:2]),
@@ -146,29 +114,42 @@ class EmerDiff:
     def snap(self, options: Options) -> Options:
         """Return the options as this model uses them: t_f and t_m moved to the nearest timesteps of its grid.
 
-        Raises ValueError for more steps than the model has, or layers that it does not have.
+        Raises ValueError for more steps than the model has, layers that it does not have, or two of different levels.
         """
-        for layer in (options.feature_layer, options.modulated_layer):
+        layers = {name: getattr(options, name) for name in ("feature_layer", "modulated_layer")}
+        for layer in layers.values():
             self.diffusion.attention(layer)
+        feature, modulated = (self.diffusion.level(layer) for layer in layers.values())
+        if feature != modulated:
+            raise ValueError(
+                f"feature_layer {options.feature_layer} sees latents halved {feature} times, modulated_layer "
+                f"{options.modulated_layer} {modulated} times: choose two layers of the same level"
+            )
         feature_step, steps = self._steps(options)
         return replace(options, feature_timestep=feature_step.timestep, modulation_timestep=steps[0].timestep)
 
     def cost(self, image_size: tuple[int, int], options: Options | None = None) -> Cost:
-        """Return the work that `segment` will do for an image of (H, W), at most; ValueError as `segment` raises."""
+        """Return the work that `segment` will do for an image of (H, W); ValueError as `segment` raises."""
         options = self.snap(options or Options())  # what is wrong for every image is told before any work is done
         height, width = network_size(image_size, options.base_size, self.diffusion.size_multiple)
-        _, steps = self._steps(options)
         if options.upsampling == "naive":
             return Cost(unet_rows=1, decodes=0, height=height, width=width)
-        rows = 1 + len(steps) * (1 + 2 * options.masks)
-        return Cost(unet_rows=rows, decodes=2 * options.masks, height=height, width=width)
+        steps, masks = len(self._steps(options)[1]), options.masks
+        most = self._rows_per_call((height, width), options)
+        pairs = 2 * masks + ceil(masks / max(1, (most - 1) // 2))  # each call has the unmodulated row as well
+        if options.speed == "exact":
+            return Cost(unet_rows=1 + steps * pairs, decodes=2 * masks, height=height, width=width)
+        packed = min(masks, PACKED)
+        packed += ceil(packed / max(1, most - 1))
+        return Cost(unet_rows=1 + pairs + (steps - 1) * packed, decodes=packed, height=height, width=width)
 
     def _steps(self, options: Options) -> tuple[Step, list[Step]]:
         """Return the step at t_f, and those from t_m down; both timesteps snap to the nearest of the grid."""
         grid = self.diffusion.grid(options.steps)
         feature = min(grid, key=lambda step: abs(step.timestep - options.feature_timestep))
         modulated = min(grid, key=lambda step: abs(step.timestep - options.modulation_timestep))
-        return feature, grid[grid.index(modulated) :]
+        steps = grid[grid.index(modulated) :]
+        return feature, steps if options.speed == "exact" else thin(steps, FAST_STEPS)
 
     def _noisy_path(
         self, x_0: Tensor, feature_step: Step, steps: list[Step], options: Options
@@ -179,12 +160,12 @@ class EmerDiff:
         depend on where the path begins.
         """
         grid = self.diffusion.grid(options.steps)[::-1]
-        count = 1 + max(grid.index(feature_step), grid.index(steps[0]))
-        noises = draw_noise(x_0.shape, count, options.seed)
-        latents = [
-            noisy_latent(x_0, noise.to(x_0.device), step.alpha) for noise, step in zip(noises, grid, strict=False)
-        ]
-        return latents[grid.index(feature_step)], [*latents[: len(steps)][::-1], x_0]
+        noises = draw_noise(x_0.shape, len(grid), options.seed)
+        latents = {
+            step.timestep: noisy_latent(x_0, noise.to(x_0.device), step.alpha)
+            for noise, step in zip(noises, grid, strict=True)
+        }
+        return latents[feature_step.timestep], [*(latents[step.timestep] for step in steps), x_0]
 
     def _queries(self, latent: Tensor, step: Step, layer: str) -> Tensor:
         """Return the layer's query vectors (N, C) float32 on the CPU, all heads concatenated."""
@@ -193,7 +174,13 @@ class EmerDiff:
         return recording.read()[0].float().cpu()
 
     def _difference_maps(
-        self, steps: list[Step], path: list[Tensor], masks: Tensor, options: Options, count_rows: Callable[[int], None]
+        self,
+        steps: list[Step],
+        path: list[Tensor],
+        masks: Tensor,
+        options: Options,
+        rows: int,
+        count_rows: Callable[[int], None],
     ) -> tuple[np.ndarray, float]:
         """Return the smoothed difference maps (K, H', W') of masks (K, N), and the RMS of the modulated tensor."""
         modulation = Modulation(
@@ -201,16 +188,15 @@ class EmerDiff:
             strength=options.strength,
             placement=options.modulation,
             attention_injection=options.attention_injection,
-            batch=self._rows_per_call(path[0].shape[-2:], options),
+            rows=rows,
         )
-        masks = masks.to(path[0].device)
-        latents, layer_rms = modulated_latents(self.diffusion, steps, path, masks, modulation, count_rows)
-        maps = difference_maps(self.diffusion, latents).numpy()
-        return gaussian_filter(maps, sigma=(0, options.sigma, options.sigma)), layer_rms
+        compare = difference_maps if options.speed == "exact" else packed_difference_maps
+        maps, layer_rms = compare(self.diffusion, steps, path, masks.to(path[0].device), modulation, count_rows)
+        return gaussian_filter(maps.numpy(), sigma=(0, options.sigma, options.sigma)), layer_rms
 
-    def _rows_per_call(self, latent_size: Sequence[int], options: Options) -> int:
-        pixels = latent_size[0] * latent_size[1] * self.diffusion.latent_factor**2
-        return max(1, options.batch * options.base_size**2 // pixels)
+    def _rows_per_call(self, size: Sequence[int], options: Options) -> int:
+        """Most rows for images of (H', W') in one UNet call."""
+        return max(1, options.batch * options.base_size**2 // (size[0] * size[1]))
 
 
 def naive_segments(
@@ -226,19 +212,12 @@ def naive_segments(
     return nearest(upsample_naively(masks, network_size).astype(np.int32), image_size)
 
 
-def _grid_of(positions: int, latent_size: torch.Size) -> tuple[int, int]:
-    """Return (h, w) of a UNet level with that many positions: the latent's size, halved some times."""
-    height, width = latent_size
-    factor = isqrt(height * width // positions)
-    return height // factor, width // factor
-
-
 def _counter(total: int, progress: Callable[[int, int], None] | None) -> Callable[[int], None]:
     done = 0
 
     def count_rows(rows: int) -> None:
         nonlocal done
-        done += rows
+        done = min(done + rows, total)
         if progress is not None:
             progress(done, total)
 

@@ -66,6 +66,7 @@ SETTINGS: dict[str, Setting] = {
     "sigma": Setting("sigma", float, "a number", "{:g}".format),
     "steps": Setting("steps", int, WHOLE),
     "seed": Setting("seed", int, WHOLE),
+    "speed": Setting("speed", str, "fast or exact"),
 }
 
 

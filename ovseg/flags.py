@@ -44,6 +44,9 @@ def add_models(parser: ArgumentParser, *, clip: bool = True) -> None:
 def add_method(parser: ArgumentParser, *, upsampling: bool = True) -> None:
     """The settings of EmerDiff. upsampling: False where the command chooses it by other means."""
     method = parser.add_argument_group("method (defaults: the preset's, and those of the EmerDiff paper)")
+    method.add_argument(
+        "--speed", choices=("fast", "exact"), help="exact: the paper's own procedure, some ten times slower"
+    )
     method.add_argument("--masks", type=int, metavar="K", help="masks per image (30; pocket: 20)")
     method.add_argument("--steps", type=int, metavar="N", help="denoising steps of the whole schedule (50)")
     method.add_argument("--t-f", type=int, metavar="T", help="timestep whose queries are clustered (1)")

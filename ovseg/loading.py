@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 # Command line flag -> field of emerdiff.Options.
 METHOD = {
+    "speed": "speed",
     "masks": "masks",
     "steps": "steps",
     "t_f": "feature_timestep",

@@ -85,20 +85,25 @@ def test_decode_undoes_the_scale_and_does_not_depend_on_chunks(diffusion, monkey
         expected = diffusion.vae.decode(latents / 0.18215).sample
         whole = diffusion.decode(latents)
         monkeypatch.setattr(emerdiff.diffusion, "PIXELS_PER_DECODE", 2 * 32 * 32)
-        assert diffusion.rows_per_decode((16, 16)) == 2
+        decoded = []
+        monkeypatch.setattr(
+            diffusion.vae, "decode", lambda z, decode=diffusion.vae.decode: decoded.append(z) or decode(z)
+        )
         chunked = diffusion.decode(latents)
+    assert [len(chunk) for chunk in decoded] == [2, 2, 1]
     torch.testing.assert_close(whole, expected)
     torch.testing.assert_close(chunked, expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
-def test_predictions_become_noise(diffusion: LatentDiffusion, prediction: str):
+def test_predictions_become_noise(diffusion: LatentDiffusion, prediction: str, monkeypatch: pytest.MonkeyPatch):
     step = diffusion.grid(50)[30]
     x_0, noise = torch.randn(2, 1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     velocity = step.alpha**0.5 * noise - (1 - step.alpha) ** 0.5 * x_0
     output = {"epsilon": noise, "v_prediction": velocity}[prediction]
+    monkeypatch.setattr(emerdiff.diffusion, "evaluate", lambda *_, **__: output)
     perfect = LatentDiffusion(
-        unet=lambda *_, **__: SimpleNamespace(sample=output),
+        unet=diffusion.unet,
         vae=diffusion.vae,
         scheduler=SimpleNamespace(config=SimpleNamespace(prediction_type=prediction)),
         empty_prompt=diffusion.empty_prompt,
@@ -231,6 +236,7 @@ def test_a_broken_tokenizer_is_named(tmp_path: Path, content: str):
     [
         ("scheduler/scheduler_config.json", "prediction_type", "sample", "epsilon or v_prediction, got 'sample'"),
         ("vae/config.json", "_class_name", "UNet2DModel", "'UNet2DModel' is no autoencoder"),
+        ("unet/config.json", "cross_attention_norm", "layer_norm", "cross_attention_norm is 'layer_norm'"),
     ],
 )
 def test_models_of_another_kind_are_refused(folder: Path, file: str, key: str, value: str, message: str):

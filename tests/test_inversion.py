@@ -8,7 +8,7 @@ from diffusers import DDIMScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emerdiff.inversion import Step, draw_noise, invert_step, noisy_latent, posterior_mean
+from emerdiff.inversion import Step, draw_noise, follow, noisy_latent, posterior_mean, thin
 
 SHAPE = (1, 4, 6, 5)
 
@@ -43,8 +43,9 @@ def test_worked_numbers():
     step = Step(timestep=1, alpha=0.25, next_alpha=1.0)
     assert posterior_mean(torch.tensor(1.0), torch.tensor(0.0), step).item() == pytest.approx(2.0)
     assert posterior_mean(torch.tensor(1.0), torch.tensor(1.0), step).item() == pytest.approx(2 - 3**0.5, abs=1e-6)
-    residual, landed = invert_step(torch.tensor(1.0), torch.tensor(5.0), torch.tensor(0.0), step)
-    assert (residual.item(), landed.item()) == (pytest.approx(3.0), pytest.approx(5.0))
+    # Row 0 is led from 2 to 5, by a residual of 3; row 1's mean is 4.
+    rows = follow(torch.tensor([1.0, 2.0]), torch.tensor([5.0]), torch.zeros(2), step)
+    assert rows.tolist() == pytest.approx([5.0, 7.0])
     assert noisy_latent(torch.tensor(2.0), torch.tensor(4.0), 0.36).item() == pytest.approx(0.6 * 2 + 0.8 * 4)
 
 
@@ -71,14 +72,10 @@ def test_replay_returns_the_image(seed: int, count: int, scale: float):
     x_0 = scale * torch.randn(SHAPE, generator=torch.Generator().manual_seed(seed))
     noises = draw_noise(SHAPE, count, seed)
     path = [noisy_latent(x_0, noise, step.alpha) for noise, step in zip(noises, steps, strict=True)] + [x_0]
-    residuals, x = [], path[0]
+    rows = torch.cat([path[0], path[0]])
     for step, x_next in zip(steps, path[1:], strict=True):
-        residual, x = invert_step(x, x_next, network(x, step), step)
-        residuals.append(residual)
-    x = path[0]
-    for step, residual in zip(steps, residuals, strict=True):
-        x = posterior_mean(x, network(x, step), step) + residual
-    torch.testing.assert_close(x, x_0, atol=1e-4, rtol=0)
+        rows = follow(rows, x_next, torch.cat([network(row[None], step) for row in rows]), step)
+    torch.testing.assert_close(rows, x_0.expand_as(rows), atol=1e-4, rtol=0)
     without = path[0]
     for step in steps:
         without = posterior_mean(without, network(without, step), step)
@@ -99,3 +96,19 @@ def test_draws_are_independent_and_standard():
     correlation = torch.corrcoef(torch.stack([first.flatten(), second.flatten()]))[0, 1]
     assert abs(correlation) < 0.05
     assert abs(first.std() - 1) < 0.05 and abs(first.mean()) < 0.05
+
+
+@pytest.mark.parametrize(
+    ("steps", "count", "expected"),
+    [
+        (50, 4, [281, 221, 141, 61]),  # of 281, 261, ..., 1
+        (10, 4, [201, 101, 1]),  # no more than there are
+        (50, 1, [281]),
+    ],
+)
+def test_a_thinned_grid_leads_to_the_same_end(steps: int, count: int, expected: list[int]):
+    whole = sd_steps(steps)
+    thinned = thin(whole, count)
+    assert [step.timestep for step in thinned] == expected
+    assert [step.alpha for step in thinned] == [step.alpha for step in whole if step.timestep in expected]
+    assert [step.next_alpha for step in thinned] == [*(step.alpha for step in thinned[1:]), whole[-1].next_alpha]

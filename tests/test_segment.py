@@ -15,7 +15,7 @@ from scipy.ndimage import gaussian_filter
 from emerdiff import Cost, EmerDiff, Options
 from emerdiff.image import nearest, network_size
 
-OPTIONS = Options(masks=4, steps=10, base_size=32)
+OPTIONS = Options(masks=4, steps=10, base_size=32, speed="exact")
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def test_queries_are_those_of_the_noisy_image(emerdiff: EmerDiff):
 def test_timesteps_snap_to_the_grid(emerdiff: EmerDiff):
     found = emerdiff.segment(picture(), replace(OPTIONS, feature_timestep=40, modulation_timestep=281))
     assert (found.feature_timestep, found.modulation_timestep) == (1, 301)
-    assert emerdiff.cost((40, 60), OPTIONS).unet_rows == 1 + 4 * (1 + 2 * 4)  # 301, 201, 101, 1
+    assert emerdiff.cost((40, 60), OPTIONS).unet_rows == 1 + 4 * (1 + 2 * 4)  # 301, 201, 101, 1; one call each
 
 
 def test_options_snap_before_any_image_is_seen(emerdiff: EmerDiff):
@@ -98,12 +98,12 @@ def test_options_snap_before_any_image_is_seen(emerdiff: EmerDiff):
         emerdiff.snap(replace(OPTIONS, modulated_layer="nowhere"))
 
 
-@pytest.mark.parametrize(("width", "rows"), [(32, [4, 4]), (48, [2, 2, 2, 2]), (128, [1] * 8)])
+@pytest.mark.parametrize(("width", "rows"), [(32, [5, 5]), (48, [3, 3, 3, 3]), (128, [3] * 4)])
 def test_longer_images_go_in_smaller_batches(emerdiff: EmerDiff, width: int, rows: list[int]):
     done = [0]
-    options = replace(OPTIONS, modulation_timestep=1, batch=4)
+    options = replace(OPTIONS, modulation_timestep=1, batch=5)
     emerdiff.segment(np.zeros((32, width, 3), np.uint8), options, progress=lambda count, total: done.append(count))
-    assert np.diff(done).tolist() == [1, 1, *rows]  # the queries' row, the unmodulated one, then two a mask
+    assert np.diff(done).tolist() == [1, *rows]  # the queries' row; then the unmodulated one and two a mask
 
 
 def test_features_may_be_read_above_the_modulated_timestep(emerdiff: EmerDiff):
@@ -145,9 +145,33 @@ def test_progress_reaches_the_cost(emerdiff: EmerDiff):
     options = replace(OPTIONS, batch=3)
     emerdiff.segment(picture(), options, progress=lambda done, total: seen.append((done, total)))
     cost = emerdiff.cost((40, 60), options)
-    assert cost == Cost(unet_rows=37, decodes=8, height=32, width=48)
-    assert seen[0] == (1, 37) and seen[-1] == (37, 37)
+    assert cost == Cost(unet_rows=1 + 4 * 4 * 3, decodes=8, height=32, width=48)
+    assert seen[0] == (1, 49) and seen[-1] == (49, 49)
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+
+
+def test_fast_takes_four_coarse_steps_and_packs_masks(emerdiff: EmerDiff):
+    options = replace(OPTIONS, steps=50, masks=12, batch=64, base_size=64, keep_difference_maps=True)
+    done = [0]
+    fast = emerdiff.segment(
+        picture(96, 64), replace(options, speed="fast"), progress=lambda count, total: done.append(count)
+    )
+    exact = emerdiff.segment(picture(96, 64), options)
+    assert np.array_equal(fast.low_resolution_masks, exact.low_resolution_masks)
+    assert fast.layer_rms == exact.layer_rms and fast.modulation_timestep == exact.modulation_timestep == 281
+    assert fast.difference_maps is not None and exact.difference_maps is not None
+    assert fast.difference_maps.shape == exact.difference_maps.shape
+    assert np.array_equal(fast.labels, nearest(fast.difference_maps.argmax(axis=0), (96, 64)))
+    # The queries' row; 12 masks, both ways, and the unmodulated row; then three steps of as many packed rows or fewer.
+    rows = np.diff(done).tolist()
+    assert rows[:2] == [1, 25] and len(rows) == 5 and rows[2] == rows[3] <= 13
+
+
+def test_fast_is_repeatable_bit_for_bit(emerdiff: EmerDiff):
+    options = replace(OPTIONS, speed="fast", masks=9)
+    first = emerdiff.segment(picture(), options)
+    emerdiff.segment(picture(seed=1), options)
+    assert np.array_equal(first.labels, emerdiff.segment(picture(), options).labels)
 
 
 def test_naive_upsampling_uses_the_same_clusters_and_one_evaluation(emerdiff: EmerDiff):
@@ -261,6 +285,7 @@ def test_nearest_neighbour_undoes_an_enlargement(height: int, width: int, factor
         ({"strength": float("inf")}, "strength: expected a finite number"),
         ({"strength": float("nan")}, "strength: expected a finite number"),
         ({"modulation": "sideways"}, "modulation: expected one of after-projection, before-projection, got 'sideways'"),
+        ({"speed": "warp"}, "speed: expected one of fast, exact, got 'warp'"),
         ({"upsampling": "cubic"}, "upsampling: expected one of modulated, naive, got 'cubic'"),
         ({"upsampling": "naive", "keep_difference_maps": True}, "keep_difference_maps: naive upsampling has none"),
     ],
@@ -270,8 +295,9 @@ def test_impossible_options_are_refused(change: dict, message: str):
         Options(**change)
 
 
-def test_the_defaults_are_the_papers():
+def test_the_defaults_are_the_papers_but_for_the_speed():
     options = Options()
+    assert options.speed == "fast"
     assert (options.masks, options.steps, options.strength) == (30, 50, 10.0)
     assert (options.feature_timestep, options.modulation_timestep) == (1, 281)
     assert options.feature_layer == "up_blocks.1.attentions.0.transformer_blocks.0.attn2"

@@ -1,0 +1,66 @@
+"""Work in chunks that fit into a GPU's memory. On a CPU chunks have the size asked for, so results stay bit-equal."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+
+LOG = logging.getLogger(__name__)
+SHARE = 0.7  # of the free memory that is counted on
+Result = TypeVar("Result")
+
+
+@dataclass
+class Peak:
+    """What the work in a `measured` block took at most, in bytes; None where it is not measured (not a CUDA GPU)."""
+
+    bytes: int | None = None
+
+
+@contextmanager
+def measured(device: torch.device) -> Iterator[Peak]:
+    """Measure the memory that the block takes beyond what was taken before."""
+    peak = Peak()
+    if device.type != "cuda":
+        yield peak
+        return
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    yield peak
+    peak.bytes = torch.cuda.max_memory_allocated(device) - before
+
+
+def rows_that_fit(rows: int, row: Peak, device: torch.device) -> int:
+    """Return how many rows go in one call: `rows`, or fewer where a GPU has no room for them; one at least."""
+    if not row.bytes:
+        return rows
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    free = torch.cuda.mem_get_info(device)[0] + unused
+    return max(1, min(rows, int(SHARE * free / row.bytes)))
+
+
+def in_chunks(count: int, size: int, work: Callable[[slice], Result]) -> list[Result]:
+    """Do `work` for 0..count-1, `size` at a time; where a chunk runs out of GPU memory, go on with half of it.
+
+    Raises torch.OutOfMemoryError where a chunk of one does not fit.
+    """
+    results: list[Result] = []
+    start = 0
+    while start < count:
+        chunk = slice(start, min(count, start + size))
+        try:
+            results.append(work(chunk))
+        except torch.OutOfMemoryError:
+            size = (chunk.stop - chunk.start) // 2
+            if not size:
+                raise
+            torch.cuda.empty_cache()
+            LOG.warning("out of GPU memory: going on with %d at a time", size)
+            continue
+        start = chunk.stop
+    return results
