@@ -154,7 +154,8 @@ def _draw_maps(
     which = f"the {len(largest)} largest masks" if len(largest) < len(maps) else "all masks"
     sheet.heading(MARGIN, top + 0.2, f"Difference maps of {which}")
     remark = "How far each pixel of the decoded image moves when the outlined low-resolution mask is nudged down and up"
-    sheet.text(MARGIN, top + 0.38, f"{remark}, at t_m = {segments.modulation_timestep}")
+    windows = "" if segments.options.speed == "exact" else "; in the mask's window (speed fast)"
+    sheet.text(MARGIN, top + 0.38, f"{remark}, at t_m = {segments.modulation_timestep}{windows}")
     _draw_scale(sheet, top + 0.31, black)
     for index, mask in enumerate(largest):
         left = _left(index % ACROSS)
@@ -219,8 +220,8 @@ def _draw_footer(sheet: Sheet, segments: Segments, models: Mapping[str, str]) ->
     options, bottom = segments.options, sheet.height - MARGIN
     settings = (
         f"K = {options.masks}, t_f = {segments.feature_timestep}, t_m = {segments.modulation_timestep}, "
-        f"λ = {options.strength:g}, σ = {options.sigma:g} px, {options.steps} steps, seed {options.seed}"
-        + ("" if options.attention_injection else ", no attention injection")
+        f"λ = {options.strength:g}, σ = {options.sigma:g} px, {options.steps} steps, "
+        f"seed {options.seed}, {options.speed}" + ("" if options.attention_injection else ", no attention injection")
     )
     sheet.box(MARGIN, bottom - 0.34, sheet.width - 2 * MARGIN, 0.006, RULE)
     sheet.text(MARGIN, bottom - 0.16, settings)

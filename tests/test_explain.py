@@ -76,7 +76,7 @@ def test_captions_say_what_is_shown_and_with_which_settings() -> None:
         "Naive masks",
         "Modulated masks",
         "Difference maps of all masks",
-        "K = 3, t_f = 21, t_m = 301, λ = 7.5, σ = 1 px, 50 steps, seed 0, no attention injection",
+        "K = 3, t_f = 21, t_m = 301, λ = 7.5, σ = 1 px, 50 steps, seed 0, fast, no attention injection",
         "diffusion sd@12, clip vit@34",
     ):
         assert line in shown

@@ -17,8 +17,7 @@ import json, sys
 from pathlib import Path
 import open_clip
 from safetensors.torch import save_file
-sys.path.insert(0, sys.argv[2])
-from diffusion_folder import save_sd14
+from bench.random_weights import save_sd14
 folder = Path(sys.argv[1])
 save_sd14(folder / "diffusion")
 (folder / "clip").mkdir()
@@ -45,7 +44,7 @@ def test_label_at_full_size_within_16_gigabytes(tmp_path: Path):
     noise = np.random.default_rng(0).integers(0, 256, (512, 512, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "photo.png")
     with tempfile.TemporaryDirectory(dir=tmp_path) as models:  # 5 GB that pytest would keep
-        subprocess.run([sys.executable, "-c", SAVE, models, str(Path(__file__).parent)], check=True)
+        subprocess.run([sys.executable, "-c", SAVE, models], check=True, cwd=Path(__file__).parent.parent)
         command = [sys.executable, "-c", RUN, "label", str(tmp_path / "photo.png"), "--classes", "cat,dog"]
         command += ["--diffusion", f"{models}/diffusion", "--clip", f"{models}/clip", "--device", "cpu"]
         command += ["--masks", "2", "--steps", "10", "--t-m", "101", "--out", str(tmp_path / "out")]
