@@ -20,6 +20,8 @@ from eval.survey import Survey, survey
 from ovseg.classes import BACKGROUND, read_classes
 from ovseg.images import read_image, read_size
 from ovseg.result import read_index_png
+from pocket.world import NAMES as POCKET_NAMES
+from pocket.world import Block, Scene
 
 NAMES = (*LAYOUTS, "pocket", "custom")
 CUSTOM_CLASSES = "classes.txt"
@@ -33,7 +35,7 @@ class Dataset:
     """A data set that is there in full, or a part that the user asked for."""
 
     name: str
-    root: str  # the folder that holds the tree, absolute; pocket: "SPLIT/SEED"
+    root: str  # the folder that holds the tree, absolute; pocket: "world1/SPLIT/SEED"
     ids: tuple[str, ...] = field(repr=False)  # sorted; the part of an image's path in which images differ
     names: tuple[str, ...]  # L names by index, "background" first where `background`
     background: bool
@@ -45,7 +47,7 @@ class Dataset:
     _rule: np.ndarray = field(repr=False)
 
     def file(self, id: str) -> str:
-        """The image's file, absolute; "pocket:SPLIT/SEED/NUMBER" for a scene of pocket."""
+        """The image's file, absolute; "pocket:world1/SPLIT/SEED/NUMBER" for a scene of pocket."""
         return str(self._images[id])
 
     def image(self, id: str) -> np.ndarray:
@@ -72,23 +74,23 @@ class Dataset:
 
 
 class PocketScenes(Dataset):
-    """Scenes of the pocket world, painted when they are asked for; ids end in the scene's number."""
+    """Scenes of a pocket world, painted when they are asked for; ids end in the scene's number."""
 
     def file(self, id: str) -> str:
-        return f"pocket:{self.root}/{int(id.rpartition('-')[2])}"
+        return f"pocket:{self.root}/{_number(id)}"
 
     def image(self, id: str) -> np.ndarray:
-        return self._scene(id)[0]
+        return self._scene(id).image
 
     def truth(self, id: str) -> np.ndarray:
-        return self._scene(id)[1]
+        return self._scene(id).labels
 
-    def _scene(self, id: str) -> tuple[np.ndarray, np.ndarray]:
-        from pocket.world import scene
+    def _scene(self, id: str) -> Scene:
+        return Block.parse(self.root).scene(_number(id))
 
-        split, seed, number = id.rsplit("-", 2)
-        one = scene(split, int(seed), int(number))
-        return one.image, one.labels
+
+def _number(id: str) -> int:
+    return int(id.rpartition("-")[2])
 
 
 def open_dataset(name: str, root: str | Path | None, *, ignore: int | None = None, part: bool = False) -> Dataset:
@@ -96,7 +98,8 @@ def open_dataset(name: str, root: str | Path | None, *, ignore: int | None = Non
 
     Args:
         name: one of `NAMES`.
-        root: the folder with the set's tree, or mmsegmentation's `data` folder; pocket: "SPLIT/SEED" or None.
+        root: the folder with the set's tree, or mmsegmentation's `data` folder; pocket: "world1/SPLIT/SEED",
+            "SPLIT/SEED" or None.
         ignore: custom alone: the label value of pixels that are not scored, 0..65535; None is 255. Label values are
             indices into classes.txt; with 0, value 1 is its first class. Another value that is a class is refused.
         part: take any number of images instead of the official one. Each still needs its labels, and each label its
@@ -192,27 +195,24 @@ def _check_ignore(ignore: int, names: list[str], path: Path) -> None:
 
 
 def _pocket(root: str | Path | None) -> PocketScenes:
-    """The first scenes of a block of the pocket world. `root`: "SPLIT/SEED"."""
-    from pocket.world import NAMES as names
-    from pocket.world import SPLITS
-
-    text = POCKET_ROOT if root is None else str(root)
-    split, _, seed = text.partition("/")
-    if split not in SPLITS or not (seed.isascii() and seed.isdigit()):
-        splits = ", ".join(SPLITS)
-        raise ValueError(f"--root: pocket takes SPLIT/SEED, such as {POCKET_ROOT} (of {splits}), got {text!r}")
+    """The first scenes of a block of a pocket world, given as `pocket.world.Block` has it."""
+    try:
+        block = Block.parse(POCKET_ROOT if root is None else str(root))
+    except ValueError as error:
+        raise ValueError(f"--root: pocket: {error}") from error
+    stem = str(block).replace("/", "-")
     return PocketScenes(
         name="pocket",
-        root=f"{split}/{int(seed)}",
-        ids=tuple(f"{split}-{int(seed)}-{number:06d}" for number in range(POCKET_SCENES)),
-        names=names,
+        root=str(block),
+        ids=tuple(f"{stem}-{number:06d}" for number in range(POCKET_SCENES)),
+        names=POCKET_NAMES,
         background=False,
         vocabulary="pocket.world",
-        classes=names,
+        classes=POCKET_NAMES,
         expected=POCKET_SCENES,
         _images={},
         _labels={},
-        _rule=label_rules.indices(len(names)),
+        _rule=label_rules.indices(len(POCKET_NAMES)),
     )
 
 

@@ -11,6 +11,8 @@ same names, several drawings a noun, and colours that tell little; its `heldout`
 from __future__ import annotations
 
 import argparse
+import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,19 @@ from PIL import Image
 from pocket import world1, world2
 from pocket.scene import BACKGROUNDS, NAMES, OBJECTS, SIZE, Scene, caption
 
-__all__ = ["BACKGROUNDS", "NAMES", "OBJECTS", "SIZE", "SPLITS", "WORLDS", "WORLD_VERSION", "Scene", "caption", "scene"]
+__all__ = [
+    "BACKGROUNDS",
+    "NAMES",
+    "OBJECTS",
+    "SIZE",
+    "SPLITS",
+    "WORLDS",
+    "WORLD_VERSION",
+    "Block",
+    "Scene",
+    "caption",
+    "scene",
+]
 
 WORLD_VERSION = 1  # the world of everything that does not name one
 SPLITS = {"train": 0, "tuning": 1, "evaluation": 2}
@@ -34,6 +48,35 @@ def scene(split: str, seed: int, index: int, world: int = WORLD_VERSION) -> Scen
     """
     rng = np.random.default_rng([world, WORLDS[world][split], seed, index])
     return world1.draw(rng) if world == 1 else world2.draw(rng, held_out=split == HELD_OUT)
+
+
+@dataclass(frozen=True)
+class Block:
+    """Scenes 0, 1, ... of one seed of a split, written "world2/evaluation/0"."""
+
+    world: int
+    split: str
+    seed: int
+
+    @classmethod
+    def parse(cls, text: str) -> Block:
+        """Read "world2/evaluation/0", or "evaluation/0" of the embedded models' world. Raises ValueError."""
+        found = re.fullmatch(r"(?:world(\d+)/)?([a-z]+)/(\d+)", text, re.ASCII)
+        if not found:
+            raise ValueError(f"expected WORLD/SPLIT/SEED such as world2/evaluation/0, got {text!r}")
+        world = int(found[1]) if found[1] else WORLD_VERSION
+        if world not in WORLDS:
+            raise ValueError(f"expected one of {', '.join(f'world{number}' for number in WORLDS)}, got {text!r}")
+        if found[2] not in WORLDS[world]:
+            raise ValueError(f"world{world} has the splits {', '.join(WORLDS[world])}, got {text!r}")
+        return cls(world, found[2], int(found[3]))
+
+    def __str__(self) -> str:
+        return f"world{self.world}/{self.split}/{self.seed}"
+
+    def scene(self, index: int) -> Scene:
+        """Scene number `index`."""
+        return scene(self.split, self.seed, index, self.world)
 
 
 def write_scenes(folder: Path, split: str, seed: int, count: int, world: int = WORLD_VERSION) -> None:

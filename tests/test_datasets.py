@@ -385,22 +385,33 @@ def test_two_images_of_one_id_are_refused(tmp_path: Path) -> None:
 
 def test_pocket_scenes_are_those_of_the_world() -> None:
     dataset = open_dataset("pocket", None)
-    assert dataset.root == "evaluation/0" and dataset.names == dataset.classes == POCKET_NAMES
+    assert dataset.root == "world1/evaluation/0" and dataset.names == dataset.classes == POCKET_NAMES
     assert len(dataset.ids) == 200 and dataset.ids == tuple(sorted(dataset.ids)) and not dataset.background
-    assert dataset.ids[17] == "evaluation-0-000017"
-    assert dataset.file("evaluation-0-000017") == "pocket:evaluation/0/17"
+    assert dataset.ids[17] == "world1-evaluation-0-000017"
+    assert dataset.file(dataset.ids[17]) == "pocket:world1/evaluation/0/17"
     other = open_dataset("pocket", "tuning/12")
     expected = scene("tuning", 12, 3)
-    assert np.array_equal(other.image("tuning-12-000003"), expected.image)
+    assert np.array_equal(other.image("world1-tuning-12-000003"), expected.image)
     assert np.array_equal(other.truth(other.ids[3]), expected.labels)
+    held_out = open_dataset("pocket", "world2/heldout/12")
+    assert np.array_equal(held_out.image(held_out.ids[3]), scene("heldout", 12, 3, world=2).image)
 
 
 # --- mistakes in the call
 
 
-@pytest.mark.parametrize("root", ["", "tuning", "tuning/", "validation/0", "tuning/-1", "tuning/0/1", "/data/pocket"])
-def test_pocket_takes_a_split_and_a_seed(root: str) -> None:
-    with pytest.raises(ValueError, match="--root: pocket takes SPLIT/SEED, such as evaluation/0 .*train, tuning, eval"):
+@pytest.mark.parametrize(
+    ("root", "message"),
+    [
+        *((text, "expected WORLD/SPLIT/SEED such as .*got") for text in ("", "tuning", "tuning/", "tuning/-1")),
+        *((text, "expected WORLD/SPLIT/SEED such as .*got") for text in ("tuning/0/1", "/data/pocket", "2/tuning/0")),
+        ("validation/0", "world1 has the splits train, tuning, evaluation, got 'validation/0'"),
+        ("heldout/0", "world1 has the splits train, tuning, evaluation, got 'heldout/0'"),
+        ("world3/tuning/0", "expected one of world1, world2, got 'world3/tuning/0'"),
+    ],
+)
+def test_pocket_takes_a_world_a_split_and_a_seed(root: str, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^--root: pocket: {message}"):
         open_dataset("pocket", root)
 
 

@@ -24,12 +24,12 @@ from ovseg.draw import NO_LABEL_COLOUR, Colour, distinct_colours
 from ovseg.images import read_image
 from ovseg.result import index_png, no_label, png_bytes, read_index_png
 from ovseg.run_folder import RunFolder
-from pocket.world import scene
+from pocket.world import Block
 
 LONGEST = 1280  # pixels of a shown picture's longer side
 THUMBNAIL = 400  # pixels of a gallery picture's longer side
 JPEG_QUALITY = 86
-SCENE = "pocket:"  # in front of split/seed/number: a scene of the pocket world, which is painted anew
+SCENE = "pocket:"  # in front of world1/split/seed/number: a scene of a pocket world, which is painted anew
 MASK_COLOURS = 256  # masks beyond so many begin again with the first colour
 
 
@@ -153,11 +153,11 @@ def _read_photo(run: RunFolder, id: str, size: tuple[int, int]) -> tuple[np.ndar
     places = [Path(file), Path(run.facts.get("root") or ".") / file, run.path / file]
     try:
         if file.startswith(SCENE):
-            split, seed, number = file.removeprefix(SCENE).split("/")
-            photo = scene(split, int(seed), int(number)).image
+            block, _, number = file.removeprefix(SCENE).rpartition("/")
+            photo = Block.parse(block).scene(int(number)).image
         else:
             photo = read_image(next((path for path in places if path.is_file()), file))
-    except (ValueError, KeyError) as error:  # KeyError: a split that the world does not have
+    except ValueError as error:
         return None, f"the image could not be read ({error})"
     if photo.shape[:2] != size:
         return None, f"{file}: has another size now, {photo.shape[1]} x {photo.shape[0]} pixels"
