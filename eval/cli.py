@@ -29,6 +29,7 @@ methods:
   maskclip+naive      pooled over the low-resolution masks, naively upsampled
   maskclip+slic       pooled over SLIC superpixels, as many as masks
   maskclip+emerdiff   pooled over EmerDiff's masks (default)
+  maskclip+truth      pooled over the true masks: an oracle, reads labels
 protocols (image size, windows, logit scale, background rule; the published rows of one are never set beside another's):
   sclip, tcl, maskclip   of these papers;   native   as `ovseg label` does it (default for pocket, camvid, custom)
 
@@ -63,7 +64,7 @@ settings, one varied at a time (several --over: several tables):
 
 OUT gets a run folder for each value (`masks=10`, and `default`), ablation.json, ablation.md and ablation.png. The same
 command once more does only what is left."""
-METHODS = ("maskclip", "maskclip+naive", "maskclip+slic", "maskclip+emerdiff")
+METHODS = ("maskclip", "maskclip+naive", "maskclip+slic", "maskclip+emerdiff", "maskclip+truth")
 
 
 def add_eval(commands: Any) -> None:
@@ -131,7 +132,7 @@ def _add_ablate(actions: Any) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace what --out holds, instead of going on there")
     flags.add_models(parser)
     flags.add_method(parser, upsampling=False)
-    parser.set_defaults(run="eval.ablate:run", method=METHODS[-1])
+    parser.set_defaults(run="eval.ablate:run", method="maskclip+emerdiff")
 
 
 def _add_dataset(parser: argparse.ArgumentParser) -> None:
@@ -151,7 +152,7 @@ def _add_limit(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_approach(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--method", choices=METHODS, default=METHODS[-1], help="see below")
+    parser.add_argument("--method", choices=METHODS, default="maskclip+emerdiff", help="see below")
     _add_rules(parser)
 
 

@@ -1,4 +1,4 @@
-"""The methods that are compared: dense CLIP features alone, or pooled over masks of four kinds.
+"""The methods that are compared: dense CLIP features alone, or pooled over masks of five kinds.
 
 A method turns an image into features and masks (a `Look`), before any class names. Kept analyses are used where there
 are any, and refused where they were made from another image, by other models or with other settings.
@@ -40,9 +40,9 @@ class Predictor:
     logit_scale: float
     facts: dict[str, Any]  # for the run's record
 
-    def look(self, image: np.ndarray, find: Find, progress: Progress) -> Look:
-        """What the image gives before any class names; `find` gives its kept analysis, if there is one that passes."""
-        return METHODS[self.method](self, image, find, progress)
+    def look(self, case: Case) -> Look:
+        """What the image gives before any class names."""
+        return METHODS[self.method](self, case)
 
     @property
     def shared(self) -> dict[str, Any]:
@@ -64,6 +64,16 @@ class Predictor:
 
 
 @dataclass(frozen=True, eq=False)
+class Case:
+    """One image and what a method may ask for."""
+
+    image: np.ndarray  # (H, W, 3) uint8
+    truth: Callable[[], np.ndarray]  # (H, W) uint8, the labels: for the one method that reads them
+    find: Find  # gives the kept analysis, if there is one that passes
+    progress: Progress
+
+
+@dataclass(frozen=True, eq=False)
 class Look:
     """One image before any class names."""
 
@@ -72,49 +82,54 @@ class Look:
     analysis: Analysis | None = None  # what can be kept
 
 
-def look_by_pixels(predictor: Predictor, image: np.ndarray, find: Find, progress: Progress) -> Look:
+def look_by_pixels(predictor: Predictor, case: Case) -> Look:
     """No masks: MaskCLIP alone."""
-    return Look(_features(predictor, image, find))
+    return Look(_features(predictor, case))
 
 
-def look_by_superpixels(predictor: Predictor, image: np.ndarray, find: Find, progress: Progress) -> Look:
+def look_by_superpixels(predictor: Predictor, case: Case) -> Look:
     """SLIC superpixels, as many as there would be masks."""
-    return Look(_features(predictor, image, find), superpixels(image, predictor.options.masks))
+    return Look(_features(predictor, case), superpixels(case.image, predictor.options.masks))
 
 
-def look_naively(predictor: Predictor, image: np.ndarray, find: Find, progress: Progress) -> Look:
+def look_naively(predictor: Predictor, case: Case) -> Look:
     """EmerDiff's low-resolution masks, upsampled bilinearly: the paper's baseline."""
-    analysis = _analysis(predictor, image, find, progress, ("naive", "modulated"))
-    segments = naive_segments(analysis.low_resolution_masks, analysis.network_size, image.shape[:2])
+    analysis = _analysis(predictor, case, ("naive", "modulated"))
+    segments = naive_segments(analysis.low_resolution_masks, analysis.network_size, case.image.shape[:2])
     return Look(analysis.features, segments, analysis)
 
 
-def look_by_emerdiff(predictor: Predictor, image: np.ndarray, find: Find, progress: Progress) -> Look:
+def look_by_emerdiff(predictor: Predictor, case: Case) -> Look:
     """EmerDiff's masks."""
-    analysis = _analysis(predictor, image, find, progress, ("modulated",))
+    analysis = _analysis(predictor, case, ("modulated",))
     return Look(analysis.features, analysis.segments, analysis)
 
 
-METHODS: dict[str, Callable[[Predictor, np.ndarray, Find, Progress], Look]] = {
+def look_by_truth(predictor: Predictor, case: Case) -> Look:
+    """A mask for every class that the labels have, and one for what is not scored: how well names fit true masks."""
+    truth = case.truth()
+    return Look(_features(predictor, case), np.unique(truth, return_inverse=True)[1].reshape(truth.shape))
+
+
+METHODS: dict[str, Callable[[Predictor, Case], Look]] = {
     "maskclip": look_by_pixels,
     "maskclip+naive": look_naively,
     "maskclip+slic": look_by_superpixels,
     "maskclip+emerdiff": look_by_emerdiff,
+    "maskclip+truth": look_by_truth,
 }
 DIFFUSION_METHODS = ("maskclip+naive", "maskclip+emerdiff")
 
 
-def _features(predictor: Predictor, image: np.ndarray, find: Find) -> np.ndarray:
+def _features(predictor: Predictor, case: Case) -> np.ndarray:
     """Dense features (C, h, w) float16, of a kept analysis if there is one; whatever its masks are."""
     clip, dtype = predictor.facts["models"]["clip"], predictor.facts["dtype"]
-    here = {"image_sha256": image_sha256(image), "view": asdict(predictor.view), "clip": clip, "dtype": dtype}
-    kept = find(lambda analysis: analysis.check(replace(analysis.origin, **here)))
-    return kept.features if kept else predictor.clip.dense_features(image, predictor.view).astype(np.float16)
+    here = {"image_sha256": image_sha256(case.image), "view": asdict(predictor.view), "clip": clip, "dtype": dtype}
+    kept = case.find(lambda analysis: analysis.check(replace(analysis.origin, **here)))
+    return kept.features if kept else predictor.clip.dense_features(case.image, predictor.view).astype(np.float16)
 
 
-def _analysis(
-    predictor: Predictor, image: np.ndarray, find: Find, progress: Progress, upsamplings: Sequence[str]
-) -> Analysis:
+def _analysis(predictor: Predictor, case: Case, upsamplings: Sequence[str]) -> Analysis:
     """The kept analysis, made with one of these upsamplings, or a new one with the first of them."""
     segmenter = predictor.segmenter
     if segmenter is None:
@@ -123,10 +138,10 @@ def _analysis(
     def check(analysis: Analysis) -> None:
         found = analysis.origin.options["upsampling"]
         used = found if found in upsamplings else upsamplings[0]
-        analysis.check(segmenter.origin(image, replace(segmenter.options, upsampling=used)))
+        analysis.check(segmenter.origin(case.image, replace(segmenter.options, upsampling=used)))
 
     new = replace(segmenter.options, upsampling=upsamplings[0])
-    return find(check) or segmenter.analyze(image, new, progress=progress)
+    return case.find(check) or segmenter.analyze(case.image, new, progress=case.progress)
 
 
 def superpixels(image: np.ndarray, count: int, compactness: float = SLIC_COMPACTNESS) -> np.ndarray:

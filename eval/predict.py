@@ -1,4 +1,4 @@
-"""Label a data set's images into a run folder: `ovseg eval predict`. It reads no labels.
+"""Label a data set's images into a run folder: `ovseg eval predict`. Only the oracle "maskclip+truth" reads labels.
 
 The protocol says how CLIP sees an image, how sharp the softmax is, and what becomes of the background; the method
 (`eval.methods`) over which masks features are pooled. With kept analyses neither another method nor another vocabulary
@@ -19,7 +19,7 @@ import numpy as np
 import prompts
 from emerdiff import Options
 from eval.datasets import Dataset, open_dataset
-from eval.methods import DIFFUSION_METHODS, SLIC_COMPACTNESS, Predictor
+from eval.methods import DIFFUSION_METHODS, SLIC_COMPACTNESS, Case, Predictor
 from eval.protocols import Protocol, protocol
 from eval.score import score_and_show
 from ovseg.analysis import Analysis
@@ -56,7 +56,7 @@ def predict(predictor: Predictor, dataset: Dataset, items: Sequence[Item], run: 
             found.append(kept.load(item, check))
             return found[-1]
 
-        look = predictor.look(image, find, progress)
+        look = predictor.look(Case(image, lambda: dataset.truth(item.id), find, progress))
         labels = predictor.label(look, image.shape[:2]).astype(index_type)
         if look.analysis and ANALYSIS_FILE in run.suffixes and not (kept.own and look.analysis in found):
             look.analysis.save(run.out / f"{item.id}{ANALYSIS_FILE}")

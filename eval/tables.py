@@ -167,6 +167,8 @@ def _notes(runs: Sequence[Scored]) -> list[str]:
     notes = ["percent; mIoU with its 95 % bootstrap interval over images"]
     if runs[0].best_label:
         notes.append("reads labels: every mask takes the class of most of its pixels, so this measures the masks alone")
+    elif any(scored.run.facts.get("method") == "maskclip+truth" for scored in runs):
+        notes.append("maskclip+truth reads labels: its masks are the true ones")
     if len(runs) > 1:
         notes.append(f"lead: mIoU minus that of {runs[0].run.path}, with its interval over pairs of the same images")
         others = [str(scored.run.path) for scored in runs[1:] if scored.ids != runs[0].ids]

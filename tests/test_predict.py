@@ -17,6 +17,8 @@ from dataset_trees import CONVERTED, FOLDER_SETS, SIZES, TABLES, build_tree, pai
 from sklearn.metrics import confusion_matrix
 
 from emerdiff import EmerDiff
+from eval.cli import METHODS
+from eval.datasets import open_dataset
 from eval.methods import superpixels
 from ovseg.analysis import Analysis
 from ovseg.cli import main
@@ -94,7 +96,7 @@ def predict(out: Path, *flags: object) -> int:
     return main([*scenes, *map(str, flags)])
 
 
-@pytest.mark.parametrize("method", ["maskclip", "maskclip+slic", "maskclip+naive", "maskclip+emerdiff"])
+@pytest.mark.parametrize("method", METHODS)
 def test_kept_analyses_give_what_a_fresh_run_gives(
     method: str, kept: Path, tmp_path: Path, models: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -107,7 +109,7 @@ def test_kept_analyses_give_what_a_fresh_run_gives(
 
 
 def test_methods_differ_in_their_masks_alone(kept: Path, tmp_path: Path, models: list[str]) -> None:
-    for method in ("maskclip+naive", "maskclip+slic"):
+    for method in METHODS[1:]:
         assert predict(tmp_path / method, *models, "--method", method, "--analyses", kept) == 0
     for id in json.loads((kept / "run.json").read_text())["ids"]:
         analysis = Analysis.load(kept / f"{id}.safetensors")
@@ -115,10 +117,20 @@ def test_methods_differ_in_their_masks_alone(kept: Path, tmp_path: Path, models:
         naive = read_index_png(tmp_path / "maskclip+naive" / f"{id}.masks.png")
         cells = naive[4::8, 4::8] if analysis.low_resolution_masks.shape == (16, 16) else None
         assert cells is None or (cells == analysis.low_resolution_masks).mean() > 0.9
-        for folder in (tmp_path / "maskclip+naive", tmp_path / "maskclip+slic", kept):
+        for folder in (kept, *(tmp_path / method for method in METHODS[1:])):
             segments, labels = read_index_png(folder / f"{id}.masks.png"), read_index_png(folder / f"{id}.png")
             pairs = set(zip(segments.ravel().tolist(), labels.ravel().tolist(), strict=True))
             assert len(pairs) == len(np.unique(segments))  # one label a mask
+
+
+def test_true_masks_are_the_classes_of_the_labels(kept: Path, tmp_path: Path, models: list[str]) -> None:
+    out = tmp_path / "truth"
+    assert predict(out, *models, "--method", "maskclip+truth", "--analyses", kept) == 0
+    dataset = open_dataset("pocket", "tuning/5")
+    for id in dataset.ids[:3]:
+        masks, truth = read_index_png(out / f"{id}.masks.png"), dataset.truth(id)
+        pairs = set(zip(masks.ravel().tolist(), truth.ravel().tolist(), strict=True))
+        assert len(pairs) == len(np.unique(truth)) == len(np.unique(masks)) > 1
 
 
 def test_another_vocabulary_or_view_does_not_pass_for_a_kept_one(
