@@ -20,16 +20,20 @@ check: .venv/installed
 	$(BIN)/mypy
 
 # The README's tables, on 200 scenes that nothing was trained or tuned on. The diffusion model's work is done once.
-RUNS := build/eval
-PREDICT := $(BIN)/ovseg eval predict pocket --preset pocket
+# Other scenes, other numbers of masks: make measure ROOT=world2/evaluation/0 MASKS=10
+ROOT ?= world1/evaluation/0
+MASKS ?= 20
+RUNS := build/eval/$(ROOT)/masks-$(MASKS)
+PREDICT := $(BIN)/ovseg eval predict pocket --root $(ROOT) --preset pocket --masks $(MASKS)
+SCORE := $(BIN)/ovseg eval score pocket --root $(ROOT)
 measure: .venv/installed
 	$(PREDICT) --method maskclip+emerdiff --out $(RUNS)/emerdiff --keep-analysis
-	$(PREDICT) --method maskclip+naive --out $(RUNS)/naive --analyses $(RUNS)/emerdiff
-	$(PREDICT) --method maskclip+slic --out $(RUNS)/slic --analyses $(RUNS)/emerdiff
+	for method in naive slic truth; do \
+		$(PREDICT) --method maskclip+$$method --out $(RUNS)/$$method --analyses $(RUNS)/emerdiff || exit; done
 	$(PREDICT) --method maskclip --out $(RUNS)/maskclip --analyses $(RUNS)/emerdiff
-	$(BIN)/ovseg eval score pocket --predictions $(addprefix $(RUNS)/,maskclip slic naive emerdiff) --out $(RUNS)/labels
-	$(BIN)/ovseg eval score pocket --predictions $(addprefix $(RUNS)/,naive slic emerdiff) --out $(RUNS)/masks --best-label
-	$(BIN)/ovseg eval unsupervised pocket --predictions $(RUNS)/emerdiff
+	$(SCORE) --predictions $(addprefix $(RUNS)/,maskclip slic naive emerdiff truth) --out $(RUNS)/labels
+	$(SCORE) --predictions $(addprefix $(RUNS)/,naive slic emerdiff) --out $(RUNS)/masks --best-label
+	$(BIN)/ovseg eval unsupervised pocket --root $(ROOT) --predictions $(RUNS)/emerdiff
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -37,4 +41,4 @@ measure: .venv/installed
 	touch $@
 
 clean:
-	rm -rf .venv build/demo $(RUNS)
+	rm -rf .venv build/demo build/eval
