@@ -1,0 +1,88 @@
+"""Draws what the pocket diffusion model makes of captions: a sheet of samples, a row a caption.
+
+    python -m pocket.draw_samples --out samples.png
+
+A diffusion model that cannot draw its world does not know it. Sampling is diffusers' own pipeline, DDIM with
+classifier-free guidance.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from PIL import Image, ImageDraw
+from rich.console import Console
+from rich.progress import track
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from pocket.weights import DIFFUSION
+from pocket.world import SIZE, caption
+
+SHOWN = (
+    ("cat", "car", "grass"),
+    ("fish", "sand"),
+    ("house", "tree", "snow"),
+    ("dog", "wood"),
+    ("bus", "brick"),
+    ("ball", "chair", "water"),
+)
+LEFT, GAP = 250, 4  # pixels: for the caption, between pictures
+
+
+def load(folder: Path) -> StableDiffusionPipeline:
+    """The diffusers folder as diffusers' own pipeline."""
+    pipeline = StableDiffusionPipeline(
+        vae=AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32),
+        text_encoder=CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32),
+        tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer"),
+        unet=UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32),
+        scheduler=DDIMScheduler.from_pretrained(folder / "scheduler"),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def sheet(rows: dict[str, list[Image.Image]]) -> Image.Image:
+    """Pictures by caption, a row each, the caption to their left."""
+    columns = max(map(len, rows.values()))
+    page = Image.new("RGB", (LEFT + columns * (SIZE + GAP), len(rows) * (SIZE + GAP)), "white")
+    draw = ImageDraw.Draw(page)
+    for row, (text, pictures) in enumerate(rows.items()):
+        top = row * (SIZE + GAP)
+        draw.text((8, top + SIZE // 2), text, fill="black", anchor="lm")
+        for column, picture in enumerate(pictures):
+            page.paste(picture, (LEFT + column * (SIZE + GAP), top))
+    return page
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m pocket.draw_samples", description="Draw samples for captions.")
+    parser.add_argument("--out", type=Path, required=True, help="PNG to write")
+    parser.add_argument("--count", type=int, default=6, help="samples a caption (default 6)")
+    parser.add_argument("--steps", type=int, default=50, help="DDIM steps (default 50)")
+    parser.add_argument("--guidance", type=float, default=4.0, help="classifier-free guidance scale (default 4)")
+    parser.add_argument("--folder", type=Path, default=DIFFUSION, help="diffusers folder (default: the shipped one)")
+    given = parser.parse_args()
+    pipeline, rows = load(given.folder), {}
+    for names in track(SHOWN, "drawing", console=Console(stderr=True), disable=not sys.stderr.isatty()):
+        rows[caption(names)] = pipeline(
+            caption(names),
+            height=SIZE,
+            width=SIZE,
+            num_images_per_prompt=given.count,
+            num_inference_steps=given.steps,
+            guidance_scale=given.guidance,
+            generator=torch.Generator().manual_seed(0),
+        ).images
+    sheet(rows).save(given.out)
+
+
+if __name__ == "__main__":
+    main()
