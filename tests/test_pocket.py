@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import sys
+
 import diffusers
 import numpy as np
 import open_clip
 import pytest
 import torch
 import transformers
+from PIL import Image
 
 from ovseg import Segmenter
 from ovseg.dense import dense_features
+from pocket import draw_samples
 from pocket.locality import RADIUS, impose
 from pocket.train_clip import build
 from pocket.weights import CLIP, DIFFUSION
-from pocket.world import NAMES, scene
+from pocket.world import NAMES, SIZE, scene
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +44,17 @@ def test_diffusers_and_transformers_load_the_folder_as_it_is():
         noise = unet(latents, 1, encoder_hidden_states=states).sample
     assert latents.shape == noise.shape == (1, 4, 32, 32) and noise.isfinite().all()
     assert len(unet.up_blocks[1].attentions) == 3
+
+
+def test_samples_are_drawn_a_row_a_caption(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["draw_samples", "--count", "2", "--steps", "2", "--out", str(tmp_path / "s.png")])
+    draw_samples.main()
+    with Image.open(tmp_path / "s.png") as sheet:
+        first, second = (
+            np.asarray(sheet)[:SIZE, left : left + SIZE] for left in (draw_samples.LEFT, draw_samples.LEFT + SIZE + 4)
+        )
+        assert sheet.height == len(draw_samples.SHOWN) * (SIZE + draw_samples.GAP)
+    assert first.std() > 5 and (first != second).any()
 
 
 def test_the_text_tower_knows_its_names_apart(clip):
