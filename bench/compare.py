@@ -69,7 +69,8 @@ def _row(one: Measured, reference: Measured | None, rates: dict[str, float]) -> 
     row = asdict(one) | {"seconds_per_image": one.mean_seconds, "tflops": one.flops / 1e12}
     row["share_of_matrix_rate"] = one.flops / one.mean_seconds / rates[one.dtype]
     if reference:
-        row["speed_up"] = reference.mean_seconds / one.mean_of(len(reference.seconds))
+        if bool(reference.seconds) == bool(one.seconds):  # both timed, or both in the counted run
+            row["speed_up"] = reference.mean_seconds / one.mean_of(len(reference.seconds))
         row["fewer_flops"] = reference.flops / one.flops
     return row
 

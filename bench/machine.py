@@ -78,14 +78,13 @@ class Peak:
 
 @contextmanager
 def peak_memory(device: torch.device) -> Iterator[Peak]:
-    """Find the most memory in use at any time of the block: torch's on a GPU, else this process' (Linux alone)."""
+    """Find the most memory in use during the block: what torch reserved on a GPU, else this process' (Linux alone)."""
     gc.collect()
     peak = Peak()
     if device.type == "cuda":
         torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device)
         yield peak
-        peak.size = torch.cuda.max_memory_allocated(device)
+        peak.size = torch.cuda.memory_reserved(device)  # it only grows; emerdiff resets torch's own peaks
         return
     try:
         RESET.write_text("5", encoding="ascii")  # the kernel forgets the peak so far, see proc(5)

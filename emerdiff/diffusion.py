@@ -27,7 +27,6 @@ from transformers.utils import logging as transformers_logging
 
 from emerdiff.hooks import attentions
 from emerdiff.inversion import Step
-from emerdiff.memory import in_chunks
 from emerdiff.unet import check_shape, evaluate
 
 WEIGHTS = (
@@ -66,6 +65,11 @@ class LatentDiffusion:
         unet = _load(UNet2DConditionModel, folder, "unet", dtype)
         check_shape(unet)
         vae = _load(_autoencoder_class(folder), folder, "vae", dtype)
+        if unet.config.in_channels != vae.config.latent_channels:
+            raise ValueError(
+                f"{folder}/unet/config.json: in_channels is {unet.config.in_channels}, but latents have "
+                f"{vae.config.latent_channels} channels; models for inpainting and the like take more than latents"
+            )
         scheduler: Any = DDIMScheduler.from_pretrained(folder / "scheduler")
         if scheduler.config.prediction_type not in ("epsilon", "v_prediction"):
             raise ValueError(
@@ -133,10 +137,11 @@ class LatentDiffusion:
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (B, C, h, w) -> images (B, 3, H, W) float32, nominally in [-1, 1], not clipped."""
         latents = latents.to(self.device, self.empty_prompt.dtype, memory_format=torch.channels_last)
-        latents = latents / self.vae.config.scaling_factor
-        pixels = latents.shape[-2] * latents.shape[-1] * self.latent_factor**2
-        rows = max(1, PIXELS_PER_DECODE // pixels)
-        return torch.cat(in_chunks(len(latents), rows, lambda chunk: self.vae.decode(latents[chunk]).sample.float()))
+        return self.vae.decode(latents / self.vae.config.scaling_factor).sample.float()
+
+    def decodes_at_once(self, latents: Tensor) -> int:
+        """How many of these latents (B, C, h, w) should be decoded in one call."""
+        return max(1, PIXELS_PER_DECODE // (latents.shape[-2] * latents.shape[-1] * self.latent_factor**2))
 
     def predict_noise(self, latents: Tensor, step: Step, *, widen_at: str | None = None, rows: int = 1) -> Tensor:
         """Latents x_t (B, C, h, w) -> predicted noise, same shape, float32, in one evaluation of the UNet.

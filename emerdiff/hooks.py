@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 
-MAP_ELEMENTS = 2**25  # of attention maps held at once: 128 MB in float32, two heads of 64x64 positions
+MAP_ELEMENTS = 2**25  # of a product of queries and keys: 128 MB in float32, two heads of 64x64 positions
 
 
 @dataclass
@@ -131,15 +131,21 @@ def _attend_as_first_row(
 def _mix(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """One map for all rows: query, key (heads, N, d), value (B, heads, N, d) -> (B, heads, N, d)."""
     rows, heads, positions, width = value.shape
+    query, key = query.float() * width**-0.5, key.float()
     mixed = torch.empty_like(value)
-    at_once = max(1, MAP_ELEMENTS // positions**2)
-    for some in torch.arange(heads).split(at_once):
-        part = slice(int(some[0]), int(some[-1]) + 1)
-        scores = query[part].float() @ key[part].float().mT * width**-0.5
-        weights = scores.softmax(dim=-1).to(value.dtype)
+    for part in _slices(heads, MAP_ELEMENTS // positions**2):
         columns = value[:, part].permute(1, 2, 0, 3).flatten(2)  # (heads, N, B d): one product for all rows
-        mixed[:, part] = (weights @ columns).unflatten(2, (rows, width)).permute(2, 0, 1, 3)
+        for some in _slices(positions, MAP_ELEMENTS // positions):  # several where a head's map is too large
+            weights = (query[part, some] @ key[part].mT).softmax(dim=-1).to(value.dtype)
+            mixed[:, part, some] = (weights @ columns).unflatten(2, (rows, width)).permute(2, 0, 1, 3)
+            del weights  # before the next ones are made
     return mixed
+
+
+def _slices(count: int, size: int) -> Iterator[slice]:
+    """0..count-1 in slices of `size`, at least 1."""
+    size = max(1, size)
+    return (slice(start, start + size) for start in range(0, count, size))
 
 
 def _split(tensor: Tensor, heads: int) -> Tensor:

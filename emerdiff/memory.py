@@ -55,12 +55,13 @@ def in_chunks(count: int, size: int, work: Callable[[slice], Result]) -> list[Re
         chunk = slice(start, min(count, start + size))
         try:
             results.append(work(chunk))
+            start = chunk.stop
+            continue
         except torch.OutOfMemoryError:
             size = (chunk.stop - chunk.start) // 2
             if not size:
                 raise
-            torch.cuda.empty_cache()
-            LOG.warning("out of GPU memory: going on with %d at a time", size)
-            continue
-        start = chunk.stop
+        # Not in the `except` block, where the error keeps what the chunk allocated alive.
+        torch.cuda.empty_cache()
+        LOG.warning("out of GPU memory: going on with %d at a time", size)
     return results

@@ -5,7 +5,7 @@ one cross-attention; denoising then goes on unmodulated, with the attention maps
 difference of the two decoded images measures how much every pixel belongs to that mask.
 
 Row 0 of every batch is the unmodulated run, so nothing is recorded or kept between steps. Rows go in chunks through
-all steps and the decoder, one chunk after the other, so memory does not grow with the number of masks.
+all steps, and their last latents in chunks through the decoder, so memory hardly grows with the number of masks.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Modulation:
     strength: float  # lambda
     placement: str  # a key of PLACEMENTS
     attention_injection: bool  # use the unmodulated run's attention maps
-    rows: int  # most rows per UNet call
+    rows: int  # most rows per UNet call, but 3 at least: row 0 and a mask's two
 
     def attention_of(self, diffusion: LatentDiffusion) -> AbstractContextManager[None]:
         """The block in which rows are evaluated."""
@@ -74,15 +74,18 @@ def difference_maps(
     unmodulated output. Images are compared as floats on the [-1, 1] scale, unclipped, and no map is normalised.
     """
 
-    def compare(chunk: slice) -> tuple[Tensor, float]:
+    def denoise(chunk: slice) -> tuple[Tensor, Tensor, float]:
         rows, rms = nudge(diffusion, steps[0], path, masks[chunk], modulation)
         count_rows(len(rows))
-        rows = carry(diffusion, steps[1:], path[1:], rows, modulation, count_rows)
-        down, up = diffusion.decode(rows[1:]).chunk(2)
-        return torch.linalg.vector_norm(down - up, dim=1).cpu(), rms
+        down, up = carry(diffusion, steps[1:], path[1:], rows, modulation, count_rows)[1:].chunk(2)
+        return down, up, rms
 
-    maps, rms = zip(*in_chunks(len(masks), _pairs(modulation.rows), compare), strict=True)
-    return torch.cat(maps), rms[0]
+    def compare(chunk: slice) -> Tensor:
+        return distance(diffusion.decode(down[chunk]), diffusion.decode(up[chunk]))
+
+    downs, ups, rms = zip(*in_chunks(len(masks), _pairs(modulation.rows), denoise), strict=True)
+    down, up = torch.cat(downs), torch.cat(ups)
+    return torch.cat(in_chunks(len(down), diffusion.decodes_at_once(down), compare)), rms[0]
 
 
 def packed_difference_maps(
@@ -105,16 +108,31 @@ def packed_difference_maps(
         down, up = rows[1:].chunk(2)
         return (up - down) / 2, rms
 
-    def compare(chunk: slice) -> Tensor:
+    def denoise(chunk: slice) -> Tensor:
         rows = path[1] + torch.cat([torch.zeros_like(path[1]), packed.latents[chunk]])
-        rows = carry(diffusion, steps[1:], path[1:], rows, modulation, count_rows)
-        images = diffusion.decode(rows)
-        return 2 * torch.linalg.vector_norm(images[1:] - images[:1], dim=1).cpu()
+        return carry(diffusion, steps[1:], path[1:], rows, modulation, count_rows)[1:]
+
+    def compare(chunk: slice) -> Tensor:
+        return 2 * distance(diffusion.decode(latents[chunk]), image)
 
     responses, rms = zip(*in_chunks(len(masks), _pairs(modulation.rows), respond), strict=True)
     packed = pack(torch.cat(responses))
-    maps = torch.cat(in_chunks(len(packed.latents), max(1, modulation.rows - 1), compare))
+    latents = torch.cat(in_chunks(len(packed.latents), max(1, modulation.rows - 1), denoise))
+    image = diffusion.decode(path[-1])
+    maps = torch.cat(in_chunks(len(latents), diffusion.decodes_at_once(latents), compare))
     return unpack(maps, packed.owners, len(masks)), rms[0]
+
+
+def distance(images: Tensor, others: Tensor) -> Tensor:
+    """||I - J||_2 over RGB of images (B, 3, H, W): (B, H, W) float32 on the CPU."""
+    return finite(torch.linalg.vector_norm(images - others, dim=1)).cpu()
+
+
+def finite(tensor: Tensor) -> Tensor:
+    """The tensor itself; ValueError where numbers overflowed, which would look like masks that nothing answers to."""
+    if not tensor.isfinite().all():
+        raise ValueError("modulated denoising overflowed: use bfloat16 or float32 instead of float16, or less strength")
+    return tensor
 
 
 def _pairs(rows: int) -> int:
@@ -138,7 +156,7 @@ def nudge(
     with modulation.attention_of(diffusion), placement.record(attention) as output, placement.add(attention, deltas):
         predicted = diffusion.predict_noise(path[0], step, widen_at=modulation.layer, rows=len(deltas))
     rms = float(output.read()[0].float().square().mean().sqrt())
-    return follow(path[0], path[1], predicted, step), rms
+    return finite(follow(path[0], path[1], predicted, step)), rms
 
 
 def carry(

@@ -25,8 +25,10 @@ class Options:
     attention_injection: bool = True  # attention maps of the unmodulated pass in the modulated rows
     sigma: float = 1.0  # Gaussian smoothing of the difference maps, in pixels of the network's input; 0 = none
     seed: int = 0  # of the noise and of k-means
-    batch: int = 16  # most rows per UNet call at base_size x base_size pixels; fewer for longer images and small GPUs
-    speed: str = "fast"  # or "exact", the paper's own procedure, at some ten times the cost
+    batch: int = (
+        16  # rows per UNet call at base_size x base_size pixels; fewer for longer images and small GPUs, 3 at least
+    )
+    speed: str = "fast"  # or "exact", the paper's own procedure, at 3 to 10 times the cost
     upsampling: str = "modulated"  # or "naive": bilinear upsampling of the low-resolution masks, the baseline
     base_size: int = 512  # shorter side of the image in the network, pixels
     keep_difference_maps: bool = False  # return them; K times the network's input size in float32

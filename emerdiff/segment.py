@@ -27,7 +27,7 @@ from emerdiff.modulate import Modulation, difference_maps, packed_difference_map
 from emerdiff.options import Options
 
 FAST_STEPS = 4  # of the grid's steps from t_m down, evenly spaced
-PACKED = 11  # latents that the responses of many masks are packed into, about
+PACKED = 12  # latents that the responses of many masks are packed into, about
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +120,7 @@ class EmerDiff:
         for layer in layers.values():
             self.diffusion.attention(layer)
         feature, modulated = (self.diffusion.level(layer) for layer in layers.values())
-        if feature != modulated:
+        if feature != modulated and options.upsampling == "modulated":
             raise ValueError(
                 f"feature_layer {options.feature_layer} sees latents halved {feature} times, modulated_layer "
                 f"{options.modulated_layer} {modulated} times: choose two layers of the same level"
@@ -140,8 +140,8 @@ class EmerDiff:
         if options.speed == "exact":
             return Cost(unet_rows=1 + steps * pairs, decodes=2 * masks, height=height, width=width)
         packed = min(masks, PACKED)
-        packed += ceil(packed / max(1, most - 1))
-        return Cost(unet_rows=1 + pairs + (steps - 1) * packed, decodes=packed, height=height, width=width)
+        rows = packed + ceil(packed / max(1, most - 1))
+        return Cost(unet_rows=1 + pairs + (steps - 1) * rows, decodes=1 + packed, height=height, width=width)
 
     def _steps(self, options: Options) -> tuple[Step, list[Step]]:
         """Return the step at t_f, and those from t_m down; both timesteps snap to the nearest of the grid."""

@@ -37,10 +37,15 @@ def check_shape(unet: Any) -> None:
         found = [config[key]] if key == "mid_block_type" else config[key]
         if others := [name for name in found if name not in known]:
             raise ValueError(f"unet/config.json: {key} {others[0]!r}; expected blocks of Stable Diffusion 1.x or 2.x")
-    if others := [key for key in ABSENT if config.get(key)]:
+    if others := [key for key in ABSENT if _set(config.get(key))]:
         raise ValueError(
             f"unet/config.json: {others[0]} is {config[others[0]]!r}; Stable Diffusion 1.x and 2.x have none"
         )
+
+
+def _set(value: Any) -> bool:
+    """Whether a setting, or one of a list of them, is on."""
+    return any(value) if isinstance(value, (list, tuple)) else bool(value)
 
 
 def evaluate(

@@ -45,7 +45,7 @@ def add_method(parser: ArgumentParser, *, upsampling: bool = True) -> None:
     """The settings of EmerDiff. upsampling: False where the command chooses it by other means."""
     method = parser.add_argument_group("method (defaults: the preset's, and those of the EmerDiff paper)")
     method.add_argument(
-        "--speed", choices=("fast", "exact"), help="exact: the paper's own procedure, some ten times slower"
+        "--speed", choices=("fast", "exact"), help="exact: the paper's own procedure, 3 to 10 times slower"
     )
     method.add_argument("--masks", type=int, metavar="K", help="masks per image (30; pocket: 20)")
     method.add_argument("--steps", type=int, metavar="N", help="denoising steps of the whole schedule (50)")

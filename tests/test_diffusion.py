@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import huggingface_hub.constants
 import pytest
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, UNet2DConditionModel
 from diffusion_folder import TOKENIZER_FORMS, save_tiny_diffusion
 from safetensors.torch import load_file, save_file
 
@@ -79,20 +79,22 @@ def test_encode_is_the_scaled_mode(diffusion: LatentDiffusion):
     torch.testing.assert_close(latents, moments[:, :4] * 0.18215)
 
 
-def test_decode_undoes_the_scale_and_does_not_depend_on_chunks(diffusion, monkeypatch: pytest.MonkeyPatch):
+def test_decode_undoes_the_scale(diffusion: LatentDiffusion):
     latents = torch.randn(5, 4, 16, 16, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        expected = diffusion.vae.decode(latents / 0.18215).sample
-        whole = diffusion.decode(latents)
-        monkeypatch.setattr(emerdiff.diffusion, "PIXELS_PER_DECODE", 2 * 32 * 32)
-        decoded = []
-        monkeypatch.setattr(
-            diffusion.vae, "decode", lambda z, decode=diffusion.vae.decode: decoded.append(z) or decode(z)
-        )
-        chunked = diffusion.decode(latents)
-    assert [len(chunk) for chunk in decoded] == [2, 2, 1]
-    torch.testing.assert_close(whole, expected)
-    torch.testing.assert_close(chunked, expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(diffusion.decode(latents), diffusion.vae.decode(latents / 0.18215).sample)
+
+
+@pytest.mark.parametrize(("height", "width", "expected"), [(256, 256, 2), (256, 128, 4), (512, 512, 1), (600, 600, 1)])
+def test_as_many_are_decoded_at_once_as_fit_into_two_of_512_pixels(diffusion, height: int, width: int, expected: int):
+    assert diffusion.decodes_at_once(torch.empty(1, 4, height, width)) == expected  # 2 pixels a latent position
+
+
+def test_a_unet_that_takes_more_than_latents_is_refused(folder: Path):
+    unet = UNet2DConditionModel.from_pretrained(folder / "unet")
+    UNet2DConditionModel.from_config(unet.config, in_channels=9).save_pretrained(folder / "unet")
+    with pytest.raises(ValueError, match="unet/config.json: in_channels is 9, but latents have 4 channels"):
+        LatentDiffusion.from_pretrained(folder)
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])

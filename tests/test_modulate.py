@@ -10,6 +10,7 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor
 
+import emerdiff.diffusion
 from emerdiff import LatentDiffusion
 from emerdiff.inversion import Step, draw_noise, noisy_latent
 from emerdiff.modulate import PLACEMENTS, Modulation, carry, difference_maps, nudge, packed_difference_maps
@@ -111,6 +112,22 @@ def test_packed_maps_of_a_single_mask_are_those_of_its_response(diffusion, steps
         still, moved = diffusion.decode(rows)
     expected = 2 * ((moved - still) ** 2).sum(dim=0) ** 0.5
     torch.testing.assert_close(packed[0], expected, atol=1e-5, rtol=1e-4)
+
+
+def test_numbers_that_overflow_are_an_error(diffusion, steps, path, masks):
+    for compare in (difference_maps, packed_difference_maps):
+        with pytest.raises(ValueError, match="overflowed: use bfloat16 or float32"):
+            maps_of(diffusion, steps, path, masks, replace(MODULATION, strength=1e38), compare)
+
+
+@pytest.mark.parametrize("compare", [difference_maps, packed_difference_maps])
+def test_decodes_go_in_chunks(diffusion, steps, path, masks, compare, monkeypatch: pytest.MonkeyPatch):
+    whole = maps_of(diffusion, steps, path, masks, MODULATION, compare)
+    monkeypatch.setattr(emerdiff.diffusion, "PIXELS_PER_DECODE", 2 * 32 * 48)
+    decoded, decode = [], diffusion.vae.decode
+    monkeypatch.setattr(diffusion.vae, "decode", lambda latents: decoded.append(len(latents)) or decode(latents))
+    torch.testing.assert_close(maps_of(diffusion, steps, path, masks, MODULATION, compare), whole, atol=1e-4, rtol=1e-4)
+    assert max(decoded) <= 2 and (decoded == [2, 2, 1, 1] or compare is packed_difference_maps)
 
 
 def test_injection_changes_the_result(diffusion, steps, path, masks):

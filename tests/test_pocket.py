@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 import diffusers
 import numpy as np
@@ -12,8 +13,10 @@ import torch
 import transformers
 from PIL import Image
 
+from emerdiff import EmerDiff
 from ovseg import Segmenter
 from ovseg.dense import dense_features
+from ovseg.presets import get_preset
 from pocket import draw_samples
 from pocket.locality import RADIUS, impose
 from pocket.train_clip import build
@@ -84,6 +87,17 @@ def test_shipped_weights_hold_what_locality_imposes(clip):
     before = {key: value.clone() for key, value in clip.visual.state_dict().items()}
     impose(clip.visual)
     assert all(torch.equal(before[key], value) for key, value in clip.visual.state_dict().items())
+
+
+def test_fast_masks_are_nearly_those_of_the_exact_engine():
+    model, options = EmerDiff.from_pretrained(DIFFUSION), get_preset("pocket").options
+    equal = []
+    for index in range(2):
+        image = scene("evaluation", 3, index).image
+        exact = model.segment(image, replace(options, speed="exact"))
+        fast = model.segment(image, replace(options, speed="fast"))
+        equal.append(np.mean(exact.labels == fast.labels))
+    assert min(equal) > 0.85
 
 
 def test_four_scenes_never_trained_on_are_labelled_mostly_right():

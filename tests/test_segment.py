@@ -196,6 +196,7 @@ def test_layers_of_different_levels_are_refused(emerdiff: EmerDiff):
     options = replace(OPTIONS, modulated_layer="up_blocks.2.attentions.2.transformer_blocks.0.attn2")
     with pytest.raises(ValueError, match="choose two layers of the same level"):
         emerdiff.segment(picture(), options)
+    emerdiff.segment(picture(), replace(options, upsampling="naive"))  # which modulates no layer
 
 
 @pytest.mark.parametrize("name", ["feature_layer", "modulated_layer"])

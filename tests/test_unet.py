@@ -76,5 +76,6 @@ def test_rows_may_part_at_any_transformer(name: str):
 def test_other_shapes_are_refused(change: dict, message: str):
     check_shape(build())
     check_shape(build(**LIKE_SD_2))
+    check_shape(build(only_cross_attention=[False, False, False]))
     with pytest.raises(ValueError, match=message):
         check_shape(build(**change))
