@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
@@ -33,9 +34,9 @@ SHOWN = (
 LEFT, GAP = 250, 4  # pixels: for the caption, between pictures
 
 
-def load(folder: Path) -> StableDiffusionPipeline:
-    """The diffusers folder as diffusers' own pipeline."""
-    pipeline = StableDiffusionPipeline(
+def load(folder: Path) -> Any:
+    """The diffusers folder as diffusers' own pipeline, whose calls carry no types."""
+    pipeline: Any = StableDiffusionPipeline(
         vae=AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32),
         text_encoder=CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32),
         tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer"),
