@@ -35,7 +35,7 @@ LEFT, GAP = 250, 4  # pixels: for the caption, between pictures
 
 
 def load(folder: Path) -> Any:
-    """The diffusers folder as diffusers' own pipeline, whose calls carry no types."""
+    """The diffusers folder, in float32 on the CPU, as diffusers' own pipeline, whose calls carry no types."""
     pipeline: Any = StableDiffusionPipeline(
         vae=AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32),
         text_encoder=CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32),
@@ -51,7 +51,7 @@ def load(folder: Path) -> Any:
 
 
 def sheet(rows: dict[str, list[Image.Image]]) -> Image.Image:
-    """Pictures by caption, a row each, the caption to their left."""
+    """Pictures of 128x128 pixels by caption, a row each, the caption to their left."""
     columns = max(map(len, rows.values()))
     page = Image.new("RGB", (LEFT + columns * (SIZE + GAP), len(rows) * (SIZE + GAP)), "white")
     draw = ImageDraw.Draw(page)
@@ -71,6 +71,10 @@ def main() -> None:
     parser.add_argument("--guidance", type=float, default=4.0, help="classifier-free guidance scale (default 4)")
     parser.add_argument("--folder", type=Path, default=DIFFUSION, help="diffusers folder (default: the shipped one)")
     given = parser.parse_args()
+    if given.count < 1 or given.steps < 1:
+        parser.error("--count and --steps must be 1 or more")
+    if given.out.suffix != ".png" or not given.out.parent.is_dir():
+        parser.error(f"--out: expected a PNG in a folder that is there, got {given.out}")
     pipeline, rows = load(given.folder), {}
     for names in track(SHOWN, "drawing", console=Console(stderr=True), disable=not sys.stderr.isatty()):
         rows[caption(names)] = pipeline(

@@ -90,11 +90,12 @@ def test_rows_attend_as_the_first(diffusion: LatentDiffusion, elements: int, mon
 
 
 def test_half_precision_shares_maps_of_full_precision():
-    """Products of queries and keys reach 2^18, more than float16 holds."""
+    """Products of queries and keys are larger than float16 holds, and differ by less than it could tell."""
     random = torch.Generator().manual_seed(0)
-    query, key = (32 * torch.randn(2, 9, 64, generator=random).half() for _ in range(2))
+    query = torch.full((2, 9, 64), 30.0).half()
+    key = (40 + 0.05 * torch.randn(2, 9, 64, generator=random)).half()
     value = torch.randn(3, 2, 9, 64, generator=random).half()
-    assert (query.float() @ key.float().mT).abs().max() > torch.finfo(torch.float16).max / 4
+    assert (query.float() @ key.float().mT).abs().max() > torch.finfo(torch.float16).max
     expected = (query.float() @ key.float().mT / 8).softmax(-1) @ value.float()
     torch.testing.assert_close(emerdiff.hooks._mix(query, key, value).float(), expected, atol=2e-3, rtol=2e-3)
 
