@@ -6,18 +6,21 @@ copy them and keys answer them with a large negative number wherever rows or col
 Nothing else reads or writes these channels. The result is a plain open_clip ViT: no mask and no code of its own is
 needed to run it.
 
-Its limit: layer norm shares its scale and mean with the other channels. An untrained tower is local exactly; in a
-trained one activations grow until the positions no longer rule every softmax, and features reach further.
+Layer norm shares its scale with the other channels, and activations grow in training. So the positions are large from
+the start, so large that they rule the scale until the others have grown a hundredfold, and layer norm's gains for the
+others make up for it.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from open_clip.transformer import VisionTransformer
 from torch import Tensor
 
 RADIUS = 1  # patches: a block looks at 3x3 of them
-HEIGHT = 10.0  # of the one-hot vectors in the residual stream, whose other channels start near 1
+HEIGHT = 100.0  # of the one-hot vectors in the residual stream, whose other channels start near 1
 # Of queries and keys. With HEIGHT it puts far patches hundreds below near ones before the softmax, so that their
 # weights are exact zeros; numbers that are merely tiny would be denormal, and slow on a CPU.
 GAIN = 10.0
@@ -39,6 +42,16 @@ def positions(tower: VisionTransformer) -> Tensor:
     embedding[patches, first + rows + x.flatten()] = HEIGHT
     embedding[0, -1] = HEIGHT
     return embedding
+
+
+@torch.no_grad()
+def level(tower: VisionTransformer) -> None:
+    """Lets an untrained tower's layer norms undo, for the other channels, what the positions do to the scale."""
+    width, count = tower.positional_embedding.shape[1], reserved(tower)
+    deviation = HEIGHT * math.sqrt(2 / width)  # of a patch's residual stream, two positions high
+    norms = [norm for block in tower.transformer.resblocks for norm in (block.ln_1, block.ln_2)]
+    for norm in (*norms, tower.ln_post):
+        norm.weight[:-count] = deviation
 
 
 @torch.no_grad()

@@ -2,19 +2,21 @@
 
     python -m pocket.train_clip
 
-Pictures are windows of scenes, most of them laid round objects. Two losses, both on whole-image embeddings:
-CLIP's contrastive loss with a caption of what the window shows, and cross-entropy of the image against one prompt for
-every name of the world, the target spread evenly over the names it shows. Attention starts out local by its weights
-(see `pocket.locality`), and in half of the steps the last block attends to itself alone, as MaskCLIP has it, which
-keeps that path in the text space of so small a model. The result is an ordinary ViT.
+Pictures are windows of scenes, most of them laid round objects. Three losses. Two on whole-image embeddings: CLIP's
+contrastive loss with a caption of what the window shows, and cross-entropy of the image against one prompt for every
+name of the world, the target spread evenly over the names it shows. The third on patches, as late interaction (FILIP,
+arXiv 2111.07783) has it: each gets a distribution over the names, and the mean of them all is held against the names
+shown, so that a patch may say one thing and its neighbour another. There the last block attends to itself alone, as
+MaskCLIP has it. Attention is local by its weights (see `pocket.locality`). The result is an ordinary ViT.
 
-How much it is told: the losses see one embedding a window and the names it shows, not where in the window they are.
-But windows are laid round objects, and named, by the scenes' label maps, as a photographer frames and names a thing.
+How much it is told: the losses see one window and the names it shows, not where in the window they are. But windows are
+laid round objects, and named, by the scenes' label maps, as a photographer frames and names a thing.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 from typing import Any
 
@@ -28,7 +30,7 @@ from torch.nn import functional
 
 from pocket import tokenizer
 from pocket.data import scenes, visible
-from pocket.locality import impose
+from pocket.locality import impose, level
 from pocket.training import Plan, fit, read_plan
 from pocket.weights import CLIP, replacing
 from pocket.world import NAMES, OBJECTS, caption
@@ -37,8 +39,9 @@ from prompts import templates
 SCENES = 40_000
 WINDOW = 48  # pixels, side of a training picture: a part of the model's 128
 CLOSE_UPS = 0.6  # share of windows that are laid round a pixel of an object
-SALIENT = 0.12  # texts name what covers at least this share of a window
-CAPTIONS = 0.5  # weight of the caption loss; the loss on names has 1
+SALIENT = 0.12  # texts of whole windows name what covers at least this share of them
+NOTICED = 0.04  # and patches are held against what covers this share
+CAPTIONS = 0.5  # weight of the caption loss; the losses on names have 1
 SIDES = (48, 48, 48, 64, 96)  # of the windows cut from scenes, equally likely
 WEIGHTS = CLIP / "open_clip_model.safetensors"
 CONFIG: dict[str, Any] = {
@@ -70,6 +73,7 @@ def build(from_weights: bool = False) -> open_clip.CLIP:
         CONFIG, text_cfg={key: value for key, value in CONFIG["text_cfg"].items() if key != "hf_tokenizer_name"}
     )
     model = open_clip.CLIP(**config)
+    level(model.visual)
     impose(model.visual)
     if from_weights:
         model.load_state_dict({key: value.float() for key, value in load_file(WEIGHTS).items()})
@@ -85,10 +89,13 @@ def to_network(images: np.ndarray, device: str) -> Tensor:
     return (pixels - mean) / deviation
 
 
-def windows(images: np.ndarray, labels: np.ndarray, count: int, rng: np.random.Generator) -> tuple[Tensor, np.ndarray]:
+def windows(
+    images: np.ndarray, labels: np.ndarray, count: int, rng: np.random.Generator
+) -> tuple[Tensor, np.ndarray, np.ndarray]:
     """`count` windows, most of them round a pixel of an object, and what they show.
 
-    Returns pictures (B, 3, 48, 48) float32, and the names each shows, (B, len(NAMES)) bool.
+    Returns pictures (B, 3, 48, 48) float32, and the names that are salient and those that can be noticed in each,
+    (B, len(NAMES)) bool.
     """
     side = int(rng.choice(SIDES))
     picks = np.sort(rng.choice(len(images), count, replace=False))
@@ -106,13 +113,15 @@ def windows(images: np.ndarray, labels: np.ndarray, count: int, rng: np.random.G
     pictures = pictures * torch.from_numpy(rng.uniform(0.8, 1.2, (count, 1, 1, 1))).float()  # contrast
     if rng.random() < 0.5:
         pictures = pictures.flip(-1)
-    return pictures, np.stack([visible(labels[where], SALIENT) for where in cut])
+    salient, noticed = (np.stack([visible(labels[where], share) for where in cut]) for share in (SALIENT, NOTICED))
+    return pictures, salient, noticed
 
 
-def embed_images(tower: Any, pictures: Tensor, corner: tuple[int, int], identity_attention: bool) -> Tensor:
-    """Image embeddings (B, C) of pictures smaller than the tower's, placed at `corner` (row, column) of its grid.
+def embed(tower: Any, pictures: Tensor, corner: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Embeddings of pictures smaller than the tower's, placed at `corner` (row, column) of its grid.
 
-    With `identity_attention` the last block's tokens attend to themselves alone, as MaskCLIP has it.
+    Returns those of whole pictures, (B, C), and those of their patches, (B, N, C), where in the last block tokens
+    attend to themselves alone, as MaskCLIP has it.
     """
     patches = tower.conv1(pictures)
     rows, columns = patches.shape[2:]
@@ -125,8 +134,9 @@ def embed_images(tower: Any, pictures: Tensor, corner: tuple[int, int], identity
         tokens = block(tokens)
     count = tokens.shape[1]
     itself = torch.full((count, count), float("-inf"), device=tokens.device).fill_diagonal_(0)
-    pooled, _ = tower._pool(last(tokens, attn_mask=itself if identity_attention else None))
-    return pooled @ tower.proj
+    pooled, _ = tower._pool(last(tokens))
+    _, dense = tower._pool(last(tokens, attn_mask=itself))
+    return pooled @ tower.proj, dense @ tower.proj
 
 
 def train(plan: Plan) -> open_clip.CLIP:
@@ -140,18 +150,20 @@ def train(plan: Plan) -> open_clip.CLIP:
     spare = model.visual.grid_size[0] - WINDOW // model.visual.patch_size[0]
 
     def loss(rng: np.random.Generator) -> Tensor:
-        pictures, shown = windows(images, labels, plan.batch, rng)
+        pictures, salient, noticed = windows(images, labels, plan.batch, rng)
         row, column = rng.integers(0, spare + 1, 2)
-        embedded = embed_images(model.visual, pictures.to(plan.device), (row, column), bool(rng.random() < 0.5))
-        embedded = functional.normalize(embedded.float(), dim=-1)
-        sentences = [caption([NAMES[i] for i in rng.permutation(np.flatnonzero(row))]) for row in shown]
+        found = embed(model.visual, pictures.to(plan.device), (row, column))
+        whole, patches = (functional.normalize(one.float(), dim=-1) for one in found)
+        sentences = [caption([NAMES[i] for i in rng.permutation(np.flatnonzero(shown))]) for shown in salient]
         nouns = [str(rng.choice(phrases)).replace("{}", name) for name in NAMES]
         text = model.encode_text(tokenize(sentences + nouns).to(plan.device)).float()
         text = functional.normalize(text, dim=-1)
         scale = model.logit_scale.exp().clamp(max=100)
-        names = torch.from_numpy(shown).to(plan.device)
-        return CAPTIONS * contrastive(scale * embedded @ text[: plan.batch].T, names) + spread(
-            scale * embedded @ text[plan.batch :].T, names
+        shown, there = (torch.from_numpy(one).to(plan.device) for one in (salient, noticed))
+        sentences_loss = contrastive(scale * whole @ text[: plan.batch].T, shown)
+        nouns = text[plan.batch :].T
+        return (
+            CAPTIONS * sentences_loss + spread(scale * whole @ nouns, shown) + mixture(scale * patches @ nouns, there)
         )
 
     fit(model, loss, plan, constrain=lambda: impose(model.visual))
@@ -169,6 +181,12 @@ def contrastive(logits: Tensor, names: Tensor) -> Tensor:
 def spread(logits: Tensor, names: Tensor) -> Tensor:
     """Cross-entropy of (B, L) image-name logits against equal shares for the names shown, (B, L) bool."""
     return functional.cross_entropy(logits, names.float() / names.sum(1, keepdim=True))
+
+
+def mixture(logits: Tensor, names: Tensor) -> Tensor:
+    """Cross-entropy of the patches' mean distribution over names, from logits (B, N, L), against the names, (B, L)."""
+    found = logits.log_softmax(-1).logsumexp(1) - math.log(logits.shape[1])
+    return -((found * names).sum(1) / names.sum(1)).mean()
 
 
 def save(model: open_clip.CLIP) -> None:
