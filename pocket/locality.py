@@ -41,6 +41,7 @@ def positions(tower: VisionTransformer) -> Tensor:
     embedding[patches, first + y.flatten()] = HEIGHT
     embedding[patches, first + rows + x.flatten()] = HEIGHT
     embedding[0, -1] = HEIGHT
+    embedding[patches, -1] = -2 * HEIGHT  # so that positions add nothing to layer norm's mean
     return embedding
 
 
@@ -48,7 +49,7 @@ def positions(tower: VisionTransformer) -> Tensor:
 def level(tower: VisionTransformer) -> None:
     """Lets an untrained tower's layer norms undo, for the other channels, what the positions do to the scale."""
     width, count = tower.positional_embedding.shape[1], reserved(tower)
-    deviation = HEIGHT * math.sqrt(2 / width)  # of a patch's residual stream, two positions high
+    deviation = HEIGHT * math.sqrt(6 / width)  # of a patch's residual stream by its positions alone
     norms = [norm for block in tower.transformer.resblocks for norm in (block.ln_1, block.ln_2)]
     for norm in (*norms, tower.ln_post):
         norm.weight[:-count] = deviation

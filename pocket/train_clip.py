@@ -2,12 +2,12 @@
 
     python -m pocket.train_clip
 
-Pictures are windows of scenes, most of them laid round objects. Three losses. Two on whole-image embeddings: CLIP's
-contrastive loss with a caption of what the window shows, and cross-entropy of the image against one prompt for every
-name of the world, the target spread evenly over the names it shows. The third on patches, as late interaction (FILIP,
-arXiv 2111.07783) has it: each gets a distribution over the names, and the mean of them all is held against the names
-shown, so that a patch may say one thing and its neighbour another. There the last block attends to itself alone, as
-MaskCLIP has it. Attention is local by its weights (see `pocket.locality`). The result is an ordinary ViT.
+Pictures are windows of scenes; many frame an object, as photographs do. Three losses. Two on whole-image embeddings:
+CLIP's contrastive loss with a caption of what the window shows, and cross-entropy of the image against one prompt for
+every name of the world, the target spread evenly over the names it shows. The third on patches, as late interaction
+(FILIP, arXiv 2111.07783) has it: each gets a distribution over the names, and the mean of them all is held against the
+names shown, so that a patch may say one thing and its neighbour another. There the last block attends to itself alone,
+as MaskCLIP has it. Attention is local by its weights (see `pocket.locality`). The result is an ordinary ViT.
 
 How much it is told: the losses see one window and the names it shows, not where in the window they are. But windows are
 laid round objects, and named, by the scenes' label maps, as a photographer frames and names a thing.
@@ -38,11 +38,12 @@ from prompts import templates
 
 SCENES = 40_000
 WINDOW = 48  # pixels, side of a training picture: a part of the model's 128
-CLOSE_UPS = 0.6  # share of windows that are laid round a pixel of an object
+FRAMED, NEAR = 0.4, 0.4  # shares of windows that frame an object, and that are laid round a pixel of one
 SALIENT = 0.12  # texts of whole windows name what covers at least this share of them
 NOTICED = 0.04  # and patches are held against what covers this share
 CAPTIONS = 0.5  # weight of the caption loss; the losses on names have 1
-SIDES = (48, 48, 48, 64, 96)  # of the windows cut from scenes, equally likely
+SIDES = (48, 48, 48, 64, 96)  # of the windows that frame nothing, equally likely
+LEAST = 16  # pixels, side of a window that frames an object
 WEIGHTS = CLIP / "open_clip_model.safetensors"
 CONFIG: dict[str, Any] = {
     "embed_dim": 128,
@@ -92,29 +93,43 @@ def to_network(images: np.ndarray, device: str) -> Tensor:
 def windows(
     images: np.ndarray, labels: np.ndarray, count: int, rng: np.random.Generator
 ) -> tuple[Tensor, np.ndarray, np.ndarray]:
-    """`count` windows, most of them round a pixel of an object, and what they show.
+    """`count` windows, some framing an object, some near one, some anywhere, and what they show.
 
     Returns pictures (B, 3, 48, 48) float32, and the names that are salient and those that can be noticed in each,
     (B, len(NAMES)) bool.
     """
-    side = int(rng.choice(SIDES))
-    picks = np.sort(rng.choice(len(images), count, replace=False))
-    spare = images.shape[1] - side
-    corners = rng.integers(0, spare + 1, (count, 2))
-    for row, pick in enumerate(picks):
-        if rng.random() < CLOSE_UPS:
-            objects = np.argwhere(labels[pick] < len(OBJECTS))
-            if len(objects):
-                corners[row] = np.clip(rng.choice(objects) - side // 2, 0, spare)
-    cut = [np.s_[i, y : y + side, x : x + side] for i, (y, x) in zip(picks, corners, strict=True)]
-    pictures = to_network(np.stack([images[where] for where in cut]), "cpu")
-    if side != WINDOW:
-        pictures = functional.interpolate(pictures, size=WINDOW, mode="bilinear", antialias=True)
+    cut = [(pick, *window(labels[pick], rng)) for pick in np.sort(rng.choice(len(images), count, replace=False))]
+    pictures = torch.cat([fitted(images[where]) for where in cut])
     pictures = pictures * torch.from_numpy(rng.uniform(0.8, 1.2, (count, 1, 1, 1))).float()  # contrast
     if rng.random() < 0.5:
         pictures = pictures.flip(-1)
     salient, noticed = (np.stack([visible(labels[where], share) for where in cut]) for share in (SALIENT, NOTICED))
     return pictures, salient, noticed
+
+
+def window(labels: np.ndarray, rng: np.random.Generator) -> tuple[slice, slice]:
+    """A square of a scene, rows and columns, from its label map (h, w) uint8."""
+    length, kind = len(labels), rng.random()
+    things = np.unique(labels[labels < len(OBJECTS)])
+    side, centre = int(rng.choice(SIDES)), rng.integers(0, length, 2)
+    if len(things) and kind < FRAMED + NEAR:
+        places = np.argwhere(labels == rng.choice(things))
+        if kind < FRAMED:
+            low, high = places.min(0), places.max(0)
+            side = int(np.clip((high - low).max() * rng.uniform(1, 1.6), LEAST, length))
+            centre = (low + high) // 2 + rng.integers(-side // 8, side // 8 + 1, 2)
+        else:
+            centre = rng.choice(places)
+    top, left = np.clip(centre - side // 2, 0, length - side)
+    return slice(top, top + side), slice(left, left + side)
+
+
+def fitted(picture: np.ndarray) -> Tensor:
+    """A square picture (h, h, 3) uint8 as the network's (1, 3, 48, 48)."""
+    found = to_network(picture[None], "cpu")
+    if len(picture) == WINDOW:
+        return found
+    return functional.interpolate(found, size=WINDOW, mode="bilinear", antialias=True)
 
 
 def embed(tower: Any, pictures: Tensor, corner: tuple[int, int]) -> tuple[Tensor, Tensor]:
