@@ -1,4 +1,4 @@
-"""Trains the pocket autoencoder: 128x128 scenes to 32x32 latents of 4 channels and back.
+"""Trains the pocket autoencoder: 128x128 scenes to 32x32 latents of 8 channels and back.
 
     python -m pocket.train_autoencoder
 
@@ -38,7 +38,7 @@ def build(from_weights: bool = False) -> Any:
         up_block_types=("UpDecoderBlock2D",) * 3,
         block_out_channels=(16, 32, 64),
         layers_per_block=1,
-        latent_channels=4,
+        latent_channels=8,
         norm_num_groups=8,
         mid_block_add_attention=False,
         sample_size=128,

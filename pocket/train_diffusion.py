@@ -43,6 +43,8 @@ def build(from_weights: bool = False) -> Any:
         return UNet2DConditionModel.from_pretrained(DIFFUSION / "unet").float()
     return UNet2DConditionModel(
         sample_size=32,
+        in_channels=8,
+        out_channels=8,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
         block_out_channels=(48, 96, 160),

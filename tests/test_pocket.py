@@ -45,7 +45,7 @@ def test_diffusers_and_transformers_load_the_folder_as_it_is():
         states = encoder(tokens).last_hidden_state
         latents = vae.encode(torch.zeros(1, 3, 128, 128)).latent_dist.mode()
         noise = unet(latents, 1, encoder_hidden_states=states).sample
-    assert latents.shape == noise.shape == (1, 4, 32, 32) and noise.isfinite().all()
+    assert latents.shape == noise.shape == (1, 8, 32, 32) and noise.isfinite().all()
     assert len(unet.up_blocks[1].attentions) == 3
 
 
