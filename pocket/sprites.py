@@ -1,8 +1,9 @@
-"""World 2's objects: drawings out of several emoji families, posed, and dressed so that colour tells little of them."""
+"""Objects of worlds 2 and 3: drawings out of emoji families, posed, and dressed so that colour tells little of them."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -12,16 +13,24 @@ from PIL import Image
 from pocket.noise import smooth, triangle, value_noise
 from pocket.scene import GLYPH_FOLDER, SIZE
 
-FAMILIES = ("emojione", "fluent-emoji", "fxemoji", "noto", "noto-v1", "streamline-emojis")
 HELD_OUT = ("twemoji",)  # seen in the held-out split alone
 TURN = 25  # degrees, the most an object is turned
-CAMOUFLAGE = 0.75  # share of objects recoloured towards what lies behind them
-TWO_COLOURINGS = 0.7  # share of objects coloured one way here and another way there
-PATTERN = 0.5  # share of objects with a pattern of their own
 
 # NTSC's luma and its two axes of colour: a hue is turned by turning the latter.
 TO_YIQ = ((0.299, 0.587, 0.114), (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
 TO_RGB = ((1.0, 0.956, 0.621), (1.0, -0.272, -0.647), (1.0, -1.106, 1.703))
+
+
+@dataclass(frozen=True)
+class Wardrobe:
+    """Which drawings there are, and how they are coloured; shares are of objects."""
+
+    families: tuple[str, ...]
+    any_hue: float  # share (of colourings) that are turned to any hue; the others are turned slightly
+    least_saturation: float  # as a factor; the most is 1.25
+    two_colourings: float  # share coloured one way here and another way there
+    camouflage: float  # share drawn to the colours that lie behind them
+    pattern: float  # share with a pattern of their own
 
 
 @cache
@@ -78,22 +87,27 @@ def pose(path: Path, side: float, rng: np.random.Generator) -> tuple[np.ndarray,
 
 
 def dress(
-    colour: np.ndarray, alpha: np.ndarray, behind: np.ndarray, light: tuple[float, float], rng: np.random.Generator
+    colour: np.ndarray,
+    alpha: np.ndarray,
+    behind: np.ndarray,
+    light: tuple[float, float],
+    wardrobe: Wardrobe,
+    rng: np.random.Generator,
 ) -> np.ndarray:
     """Other colours for a posed drawing (3, h, w): hue, saturation, contrast, a pattern, shading; some as camouflage.
 
     behind: the scene where the object will be, (3, h, w). light: how much brighter it gets across and downwards.
     """
     plain, solid = colour, alpha >= 0.5
-    colour = _recolour(plain, rng)
-    if rng.random() < TWO_COLOURINGS:
-        colour += _pattern(alpha.shape, rng) * (_recolour(plain, rng) - colour)
-    if rng.random() < CAMOUFLAGE:
+    colour = _recolour(plain, wardrobe, rng)
+    if rng.random() < wardrobe.two_colourings:
+        colour += _pattern(alpha.shape, rng) * (_recolour(plain, wardrobe, rng) - colour)
+    if rng.random() < wardrobe.camouflage:
         mean = mean_colour(colour[:, solid])
         step = rng.uniform(8, 28) * rng.choice((-1, 1))  # grey levels, or it could not be seen at all
         target = mean + np.float32(rng.uniform(0.7, 1)) * (mean_colour(behind[:, solid]) + np.float32(step) - mean)
         colour = target + np.float32(rng.uniform(0.7, 1)) * (colour - mean)
-    if rng.random() < PATTERN:
+    if rng.random() < wardrobe.pattern:
         colour *= 1 - np.float32(rng.uniform(0.15, 0.45)) * _pattern(alpha.shape, rng)
     down, across = (np.linspace(-0.5, 0.5, length, dtype=np.float32) for length in alpha.shape)
     strength = rng.uniform(0.3, 1.1)
@@ -101,10 +115,10 @@ def dress(
     return np.clip(colour * shade, 0, 255)
 
 
-def _recolour(colour: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A turned hue (any for half of the objects, a slight turn for the others), saturation, contrast, brightness."""
-    turn = rng.uniform(-math.pi, math.pi) if rng.random() < 0.5 else rng.uniform(-0.5, 0.5)
-    saturation = rng.uniform(0.3, 1.25)
+def _recolour(colour: np.ndarray, wardrobe: Wardrobe, rng: np.random.Generator) -> np.ndarray:
+    """A turned hue, saturation, contrast, brightness."""
+    turn = rng.uniform(-math.pi, math.pi) if rng.random() < wardrobe.any_hue else rng.uniform(-0.5, 0.5)
+    saturation = rng.uniform(wardrobe.least_saturation, 1.25)
     cos, sin = round(saturation * math.cos(turn), 6), round(saturation * math.sin(turn), 6)
     luma, i, q = _mixed(TO_YIQ, list(colour))
     luma = 128 + np.float32(rng.uniform(0.6, 1.05)) * (luma - 128) + np.float32(rng.uniform(-38, 28))

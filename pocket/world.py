@@ -38,7 +38,7 @@ __all__ = [
 WORLD_VERSION = 1  # the world of everything that does not name one
 SPLITS = {"train": 0, "tuning": 1, "evaluation": 2}
 HELD_OUT = "heldout"
-WORLDS = {1: SPLITS, 2: SPLITS | {HELD_OUT: 3}}  # every world's splits
+WORLDS = {1: SPLITS, 2: SPLITS | {HELD_OUT: 3}, 3: SPLITS | {HELD_OUT: 3}}  # every world's splits
 
 
 def scene(split: str, seed: int, index: int, world: int = WORLD_VERSION) -> Scene:
@@ -47,7 +47,9 @@ def scene(split: str, seed: int, index: int, world: int = WORLD_VERSION) -> Scen
     Raises KeyError for a world that is not in `WORLDS`, or a split that this world does not have.
     """
     rng = np.random.default_rng([world, WORLDS[world][split], seed, index])
-    return world1.draw(rng) if world == 1 else world2.draw(rng, held_out=split == HELD_OUT)
+    if world == 1:
+        return world1.draw(rng)
+    return world2.draw(rng, world2.WORLD2 if world == 2 else world2.WORLD3, held_out=split == HELD_OUT)
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ def main() -> None:
     parser.add_argument("--world", type=int, choices=WORLDS, default=WORLD_VERSION, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="which block of scenes (default 0)")
     parser.add_argument("--count", type=int, default=100, help="how many scenes (default 100)")
-    parser.add_argument("--split", default="evaluation", help=f"{', '.join(WORLDS[2])} (world 2 alone)")
+    parser.add_argument("--split", default="evaluation", help=f"{', '.join(WORLDS[2])} (the last not in world 1)")
     parser.add_argument("--out", type=Path, required=True, help="folder to write into")
     given = parser.parse_args()
     if given.split not in WORLDS[given.world]:

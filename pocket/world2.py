@@ -1,36 +1,71 @@
-"""World 2: many drawings a noun, small and large, over one to three backgrounds; colour alone separates little."""
+"""Worlds 2 and 3: several drawings a noun, small and large, on one to three backgrounds; colour separates little."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 
 from pocket.noise import fractal, smooth, value_noise
 from pocket.scene import BACKGROUNDS, NAMES, OBJECTS, SIZE, Scene
-from pocket.sprites import FAMILIES, HELD_OUT, drawings, dress, mean_colour, pose, shadow
+from pocket.sprites import HELD_OUT, Wardrobe, drawings, dress, mean_colour, pose, shadow
 from pocket.textures import TEXTURES, X, Y
 
 BACKGROUND_COUNTS = (0.35, 0.45, 0.2)  # shares of scenes with one, two and three backgrounds
 ALIKE = 0.6  # share of further backgrounds whose mean colour is drawn to that of those before
-CLOSE_UP = 0.15  # share of scenes with one large object
 SIDES = (20, 85)  # pixels, an object's longer side; as many between 20 and 40 as between 40 and 80
 CLOSE_UP_SIDES = (75, 110)
-MOST_OBJECTS = 6
 HIDDEN = 0.5  # the largest share of an object that later ones may hide
 DAPPLED = 0.7  # share of scenes with patches of light and shade over everything
 SHADOW = 0.6  # share of objects with a shadow at their foot
 
 
-def draw(rng: np.random.Generator, held_out: bool) -> Scene:
+@dataclass(frozen=True)
+class Crowd:
+    """The objects of a world: how they look and how many there are."""
+
+    wardrobe: Wardrobe
+    close_up: float  # share of scenes with one large object
+    most: int  # objects in a scene without one; at least two
+
+
+WORLD2 = Crowd(
+    Wardrobe(
+        families=("emojione", "fluent-emoji", "fxemoji", "noto", "noto-v1", "streamline-emojis"),
+        any_hue=0.5,
+        least_saturation=0.3,
+        two_colourings=0.7,
+        camouflage=0.75,
+        pattern=0.5,
+    ),
+    close_up=0.15,
+    most=6,
+)
+WORLD3 = Crowd(
+    Wardrobe(
+        families=("noto", "noto-v1"),
+        any_hue=0,
+        least_saturation=0.6,
+        two_colourings=0.3,
+        camouflage=0.6,
+        pattern=0.3,
+    ),
+    close_up=0.1,
+    most=8,
+)
+
+
+def draw(rng: np.random.Generator, crowd: Crowd, held_out: bool) -> Scene:
     """A scene out of a fresh random state, which alone decides what it shows; objects of the held-out family or not."""
     image, labels = _paint_backgrounds(rng)
-    objects = _put_objects(image, labels, HELD_OUT if held_out else FAMILIES, rng)
+    objects = _put_objects(image, labels, crowd, HELD_OUT if held_out else crowd.wardrobe.families, rng)
     seen = {NAMES[index] for index in np.unique(labels)}
     backgrounds = tuple(name for name in BACKGROUNDS if name in seen)
     return Scene(_photograph(image, rng), labels, tuple(dict.fromkeys(objects)), backgrounds)
 
 
 def _put_objects(
-    image: np.ndarray, labels: np.ndarray, families: tuple[str, ...], rng: np.random.Generator
+    image: np.ndarray, labels: np.ndarray, crowd: Crowd, families: tuple[str, ...], rng: np.random.Generator
 ) -> list[str]:
     """Puts objects one over the other into image (3, SIZE, SIZE) and labels (SIZE, SIZE), in place; returns the nouns.
 
@@ -40,7 +75,7 @@ def _put_objects(
     areas: list[int] = []
     objects: list[str] = []
     light = (float(rng.uniform(-0.6, 0.6)), float(rng.uniform(-0.8, 0.4)))
-    for side in _sides(rng):
+    for side in _sides(crowd, rng):
         name = str(rng.choice(OBJECTS))
         paths = drawings(name, families)
         colour, alpha = pose(paths[rng.integers(len(paths))], side, rng)
@@ -52,7 +87,7 @@ def _put_objects(
         height, width = alpha.shape
         region = np.s_[top : top + height, left : left + width]
         behind = image[:, *region]
-        colour = dress(colour, alpha, behind, light, rng)
+        colour = dress(colour, alpha, behind, light, crowd.wardrobe, rng)
         if rng.random() < SHADOW:
             shadow(image, (top, left, height, width), rng)
         behind += alpha * (colour - behind)
@@ -64,10 +99,10 @@ def _put_objects(
     return objects
 
 
-def _sides(rng: np.random.Generator) -> list[float]:
+def _sides(crowd: Crowd, rng: np.random.Generator) -> list[float]:
     """The longer sides, in pixels, of a scene's objects, in the order in which they are placed."""
-    sides = [float(rng.uniform(*CLOSE_UP_SIDES))] if rng.random() < CLOSE_UP else []
-    for _ in range(int(rng.integers(0, 4) if sides else rng.integers(2, MOST_OBJECTS + 1))):
+    sides = [float(rng.uniform(*CLOSE_UP_SIDES))] if rng.random() < crowd.close_up else []
+    for _ in range(int(rng.integers(0, 4) if sides else rng.integers(2, crowd.most + 1))):
         sides.append(round(SIDES[0] * (SIDES[1] / SIDES[0]) ** float(rng.random()), 4))
     return sides
 
