@@ -13,7 +13,9 @@ others make up for it.
 
 from __future__ import annotations
 
+import copy
 import math
+from functools import partial
 
 import torch
 from open_clip.transformer import VisionTransformer
@@ -81,6 +83,19 @@ def impose(tower: VisionTransformer) -> None:
             written.bias[-count:] = 0
         block.mlp.c_fc.weight[:, -count:] = 0
     tower.proj[-count:] = 0
+
+
+def shield(tower: VisionTransformer) -> None:
+    """Keeps gradients from the fixed entries, for optimisers that look at a matrix as a whole."""
+    blank = copy.deepcopy(tower)
+    with torch.no_grad():
+        for parameter in blank.parameters():
+            parameter.fill_(torch.nan)
+    impose(blank)
+    for parameter, written in zip(tower.parameters(), blank.parameters(), strict=True):
+        free = written.isnan()
+        if not free.all():
+            parameter.register_hook(partial(torch.mul, free))
 
 
 def _far(tower: VisionTransformer) -> Tensor:

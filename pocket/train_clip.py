@@ -30,7 +30,7 @@ from torch.nn import functional
 
 from pocket import tokenizer
 from pocket.data import scenes, visible
-from pocket.locality import impose, level
+from pocket.locality import impose, level, shield
 from pocket.training import Plan, fit, read_plan
 from pocket.weights import CLIP, replacing
 from pocket.world import NAMES, OBJECTS, caption
@@ -181,7 +181,10 @@ def train(plan: Plan) -> open_clip.CLIP:
             CAPTIONS * sentences_loss + spread(scale * whole @ nouns, shown) + mixture(scale * patches @ nouns, there)
         )
 
-    fit(model, loss, plan, constrain=lambda: impose(model.visual))
+    shield(model.visual)
+    blocks = (model.visual.transformer, model.transformer)
+    matrices = [weight for block in blocks for weight in block.parameters() if weight.ndim == 2]
+    fit(model, loss, plan, constrain=lambda: impose(model.visual), matrices=matrices)
     return model
 
 

@@ -1,11 +1,11 @@
-"""The training loop the three pocket models share: AdamW, a moving average of the weights, resumable checkpoints."""
+"""The training loop the three pocket models share: optimisers, a moving average of the weights, resumable checkpoints."""
 
 from __future__ import annotations
 
 import argparse
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -62,19 +62,21 @@ def fit(
     loss: Callable[[np.random.Generator], Tensor],
     plan: Plan,
     constrain: Callable[[], None] = lambda: None,
+    matrices: Sequence[nn.Parameter] = (),
 ) -> None:
     """Trains `model` in place and leaves it with the averaged weights, in evaluation mode.
+
+    `matrices`, some of its two-dimensional parameters, are trained by Muon (Jordan et al., 2024), the rest by AdamW.
 
     `loss` draws a batch with the random state it is given and returns a scalar. The state of step s depends on
     (plan.seed, s) alone, so a run resumed from its checkpoint sees the batches it would have seen. `constrain` is
     called after every optimiser step, to put back weights that are not to change. Raises ValueError for a checkpoint
     of another plan.
     """
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=plan.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
+    optimizers = _optimizers(model, plan, matrices)
     average = {key: value.detach().clone() for key, value in model.state_dict().items()}
     checkpoint = CACHE / f"{plan.name}-world{plan.world}.pt"
-    start = _resume(checkpoint, plan, model, optimizer, average)
+    start = _resume(checkpoint, plan, model, optimizers, average)
     log = checkpoint.with_suffix(".log")
     model.train()
     saved, recent = time.monotonic(), []
@@ -88,7 +90,7 @@ def fit(
     with Progress(*columns) as progress:
         task = progress.add_task(plan.name, total=plan.steps, completed=start, loss="")
         for step in range(start, plan.steps):
-            recent.append(_step(model, loss, optimizer, average, plan, step, constrain))
+            recent.append(_step(model, loss, optimizers, average, plan, step, constrain))
             done = step + 1
             if done % REPORT_EVERY == 0 or done == plan.steps:
                 line = f"step {done} loss {np.mean(recent):.5f}"
@@ -97,35 +99,52 @@ def fit(
                 progress.update(task, loss=line)
                 recent = []
             if time.monotonic() - saved > SAVE_EVERY or done == plan.steps:
-                _save(checkpoint, plan, done, model, optimizer, average)
+                _save(checkpoint, plan, done, model, optimizers, average)
                 saved = time.monotonic()
             progress.advance(task)
     model.load_state_dict(average)
     model.eval()
 
 
+def _optimizers(model: nn.Module, plan: Plan, matrices: Sequence[nn.Parameter]) -> list[torch.optim.Optimizer]:
+    chosen = {id(matrix) for matrix in matrices}
+    others = [one for one in model.parameters() if one.requires_grad and id(one) not in chosen]
+    found: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(others, lr=plan.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
+    ]
+    if matrices:
+        found.append(
+            torch.optim.Muon(
+                matrices, lr=plan.learning_rate, weight_decay=0.01, momentum=0.95, adjust_lr_fn="match_rms_adamw"
+            )
+        )
+    return found
+
+
 def _step(
     model: nn.Module,
     loss: Callable[[np.random.Generator], Tensor],
-    optimizer: torch.optim.Optimizer,
+    optimizers: list[torch.optim.Optimizer],
     average: dict[str, Tensor],
     plan: Plan,
     step: int,
     constrain: Callable[[], None],
 ) -> float:
     torch.manual_seed(1_000_003 * plan.seed + step)
-    for group in optimizer.param_groups:
-        group["lr"] = plan.learning_rate_at(step)
+    for optimizer in optimizers:
+        optimizer.zero_grad(set_to_none=True)
+        for group in optimizer.param_groups:
+            group["lr"] = plan.learning_rate_at(step)
     # On a CPU with bfloat16 units, plain matrix products beat the fused attention's backward pass by far.
     device = torch.device(plan.device).type
     kernels = [SDPBackend.MATH] if device == "cpu" else [SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]
-    optimizer.zero_grad(set_to_none=True)
     with sdpa_kernel(kernels):
         with torch.autocast(device, torch.bfloat16):
             value = loss(np.random.default_rng([plan.seed, step]))
         value.backward()
     nn.utils.clip_grad_norm_(model.parameters(), GRADIENT_NORM)
-    optimizer.step()
+    for optimizer in optimizers:
+        optimizer.step()
     constrain()
     weight = min(plan.average, (step + 1) / (step + 10))
     with torch.no_grad():
@@ -140,17 +159,17 @@ def _save(
     plan: Plan,
     step: int,
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizers: list[torch.optim.Optimizer],
     average: dict[str, Tensor],
 ) -> None:
     draft = path.with_suffix(".partial")
     state = {"plan": _identity(plan), "step": step, "model": model.state_dict(), "average": average}
-    torch.save(state | {"optimizer": optimizer.state_dict()}, draft)
+    torch.save(state | {"optimizers": [optimizer.state_dict() for optimizer in optimizers]}, draft)
     draft.rename(path)
 
 
 def _resume(
-    path: Path, plan: Plan, model: nn.Module, optimizer: torch.optim.Optimizer, average: dict[str, Tensor]
+    path: Path, plan: Plan, model: nn.Module, optimizers: list[torch.optim.Optimizer], average: dict[str, Tensor]
 ) -> int:
     if not path.exists():
         return 0
@@ -158,7 +177,8 @@ def _resume(
     if state["plan"] != _identity(plan):
         raise ValueError(f"{path} was written by another run, {state['plan']}; remove it, or train as it did")
     model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
+    for optimizer, kept in zip(optimizers, state["optimizers"], strict=True):
+        optimizer.load_state_dict(kept)
     for key, value in state["average"].items():
         average[key].copy_(value)
     return int(state["step"])
