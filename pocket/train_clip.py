@@ -170,8 +170,8 @@ def train(plan: Plan) -> open_clip.CLIP:
         found = embed(model.visual, pictures.to(plan.device), (row, column))
         whole, patches = (functional.normalize(one.float(), dim=-1) for one in found)
         sentences = [caption([NAMES[i] for i in rng.permutation(np.flatnonzero(shown))]) for shown in salient]
-        nouns = [str(rng.choice(phrases)).replace("{}", name) for name in NAMES]
-        text = model.encode_text(tokenize(sentences + nouns).to(plan.device)).float()
+        prompts = [str(rng.choice(phrases)).replace("{}", name) for name in NAMES]
+        text = model.encode_text(tokenize(sentences + prompts).to(plan.device)).float()
         text = functional.normalize(text, dim=-1)
         scale = model.logit_scale.exp().clamp(max=100)
         shown, there = (torch.from_numpy(one).to(plan.device) for one in (salient, noticed))
@@ -219,7 +219,7 @@ def save(model: open_clip.CLIP) -> None:
 
 
 def main() -> None:
-    plan = read_plan("clip", "Train the pocket CLIP.", steps=3000, batch=192, learning_rate=1e-3)
+    plan = read_plan("clip", "Train the pocket CLIP.", steps=3500, batch=192, learning_rate=2.5e-3)
     save(train(plan))
 
 

@@ -1,4 +1,4 @@
-"""The training loop the three pocket models share: optimisers, a moving average of the weights, resumable checkpoints."""
+"""The training loop the three pocket models share: optimisers, averaged weights, resumable checkpoints."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def fit(
 ) -> None:
     """Trains `model` in place and leaves it with the averaged weights, in evaluation mode.
 
-    `matrices`, some of its two-dimensional parameters, are trained by Muon (Jordan et al., 2024), the rest by AdamW.
+    `matrices`, some of its parameters, are trained by `Muon`, the rest by AdamW.
 
     `loss` draws a batch with the random state it is given and returns a scalar. The state of step s depends on
     (plan.seed, s) alone, so a run resumed from its checkpoint sees the batches it would have seen. `constrain` is
@@ -106,19 +106,48 @@ def fit(
     model.eval()
 
 
+class Muon(torch.optim.Optimizer):
+    """Steps of the averaged gradient's nearest orthogonal matrix, as large as AdamW's (Jordan et al., 2024).
+
+    A convolution's kernel is a matrix with a row for each output channel. Here it takes a third to a half of the steps
+    that AdamW does.
+    """
+
+    def __init__(self, matrices: Sequence[nn.Parameter], lr: float, momentum: float = 0.95, weight_decay: float = 0.01):
+        super().__init__(matrices, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for matrix in group["params"]:
+                state = self.state[matrix]
+                if not state:
+                    state["average"] = torch.zeros_like(matrix)
+                average = state["average"].lerp_(matrix.grad, 1 - group["momentum"])
+                ahead = matrix.grad.lerp(average, group["momentum"]).flatten(1)  # Nesterov's momentum
+                size = 0.2 * max(ahead.shape) ** 0.5  # so that an entry moves by a fifth of the learning rate or so
+                matrix.mul_(1 - group["lr"] * group["weight_decay"])
+                matrix.sub_(orthogonal(ahead).view_as(matrix), alpha=group["lr"] * size)
+
+
+def orthogonal(matrix: Tensor) -> Tensor:
+    """The matrix with its singular values brought near 1 by five Newton-Schulz steps, the quintic of Jordan et al."""
+    x = matrix.bfloat16() / (matrix.norm() + 1e-7)
+    tall = x.shape[0] > x.shape[1]
+    x = x.T if tall else x
+    for _ in range(5):
+        square = x @ x.T
+        x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
+    return (x.T if tall else x).to(matrix.dtype)
+
+
 def _optimizers(model: nn.Module, plan: Plan, matrices: Sequence[nn.Parameter]) -> list[torch.optim.Optimizer]:
     chosen = {id(matrix) for matrix in matrices}
     others = [one for one in model.parameters() if one.requires_grad and id(one) not in chosen]
     found: list[torch.optim.Optimizer] = [
         torch.optim.AdamW(others, lr=plan.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
     ]
-    if matrices:
-        found.append(
-            torch.optim.Muon(
-                matrices, lr=plan.learning_rate, weight_decay=0.01, momentum=0.95, adjust_lr_fn="match_rms_adamw"
-            )
-        )
-    return found
+    return [*found, Muon(matrices, plan.learning_rate)] if matrices else found
 
 
 def _step(

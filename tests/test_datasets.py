@@ -407,7 +407,7 @@ def test_pocket_scenes_are_those_of_the_world() -> None:
         *((text, "expected WORLD/SPLIT/SEED such as .*got") for text in ("tuning/0/1", "/data/pocket", "2/tuning/0")),
         ("validation/0", "world1 has the splits train, tuning, evaluation, got 'validation/0'"),
         ("heldout/0", "world1 has the splits train, tuning, evaluation, got 'heldout/0'"),
-        ("world3/tuning/0", "expected one of world1, world2, got 'world3/tuning/0'"),
+        ("world4/tuning/0", "expected one of world1, world2, world3, got 'world4/tuning/0'"),
     ],
 )
 def test_pocket_takes_a_world_a_split_and_a_seed(root: str, message: str) -> None:

@@ -28,17 +28,19 @@ def test_a_scene_is_the_same_bytes_every_time_and_no_two_arguments_share_one():
     assert len(set(SPLITS.values())) == len(SPLITS)
 
 
-def test_world_2_too_and_it_shares_no_scene_with_world_1():
-    one, again = (scene("evaluation", 7, 3, world=2) for _ in range(2))
+@pytest.mark.parametrize("world", [2, 3])
+def test_worlds_2_and_3_too_and_they_share_no_scene_with_another_world(world):
+    one, again = (scene("evaluation", 7, 3, world) for _ in range(2))
     assert one.image.tobytes() == again.image.tobytes() and one.labels.tobytes() == again.labels.tobytes()
-    others = [("evaluation", 7, 4, 2), ("evaluation", 8, 3, 2), ("evaluation", 7, 3, 1)]
-    others += [(split, 7, 3, 2) for split in ("tuning", "train", "heldout")]
-    assert len({scene(*other).image.tobytes() for other in others} | {one.image.tobytes()}) == 7
-    assert set(WORLDS[2]) - set(WORLDS[1]) == {"heldout"} and len(set(WORLDS[2].values())) == 4
+    others = [("evaluation", 7, 4, world), ("evaluation", 8, 3, world)]
+    others += [("evaluation", 7, 3, other) for other in WORLDS if other != world]
+    others += [(split, 7, 3, world) for split in ("tuning", "train", "heldout")]
+    assert len({scene(*other).image.tobytes() for other in others} | {one.image.tobytes()}) == 8
+    assert set(WORLDS[world]) - set(WORLDS[1]) == {"heldout"} and len(set(WORLDS[world].values())) == 4
 
 
 def test_a_world_has_its_own_splits_alone():
-    for split, world in (("heldout", 1), ("test", 2), ("train", 3)):
+    for split, world in (("heldout", 1), ("test", 2), ("train", 4)):
         with pytest.raises(KeyError):
             scene(split, 0, 0, world)
 
@@ -104,11 +106,15 @@ def test_the_command_refuses_a_negative_seed(tmp_path):
     assert done.returncode == 2 and "--seed" in done.stderr and not (tmp_path / "new").exists()
 
 
-def test_this_is_world_2():
-    """As above; its images are pinned as well, since they come out of NumPy's plain arithmetic alone."""
-    scenes = [scene(split, 3, index, world=2) for split in WORLDS[2] for index in range(3)]
-    assert pinned([one.labels for one in scenes]) == "5d31eb253e8f9365"
-    assert pinned([one.image for one in scenes]) == "2cd62b6e49db1268"
+@pytest.mark.parametrize(
+    ("world", "labels", "images"),
+    [(2, "5d31eb253e8f9365", "2cd62b6e49db1268"), (3, "088e3f9d544460b5", "6e629318bdeb1654")],
+)
+def test_these_are_worlds_2_and_3(world, labels, images):
+    """As above; their images are pinned as well, since they come out of NumPy's plain arithmetic alone."""
+    scenes = [scene(split, 3, index, world) for split in WORLDS[world] for index in range(3)]
+    assert pinned([one.labels for one in scenes]) == labels
+    assert pinned([one.image for one in scenes]) == images
 
 
 def test_the_command_draws_world_2_and_its_held_out_split(tmp_path):

@@ -1,4 +1,4 @@
-"""World 2: exact labels, the held-out family, and how its difficulty is measured."""
+"""Worlds 2 and 3: exact labels, the held-out family, and how its difficulty is measured."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ import pytest
 from eval import difficulty
 from eval.confusion import mean_iou
 from eval.methods import superpixels
-from pocket import world2
+from pocket import sprites, world2
 from pocket.scene import GLYPH_FOLDER
-from pocket.sprites import FAMILIES, HELD_OUT, drawings
+from pocket.sprites import HELD_OUT, drawings
 from pocket.world import BACKGROUNDS, NAMES, OBJECTS, WORLDS, scene
+
+CROWDS = [(2, world2.WORLD2), (3, world2.WORLD3)]
 
 
 @pytest.mark.parametrize("index", range(6))
@@ -95,35 +97,51 @@ def test_no_object_of_world_2_is_hidden_by_more_than_half(monkeypatch):
     assert 0.5 <= shares.min() < 0.7 and shares.max() == 1
 
 
-def test_the_held_out_family_is_in_its_own_split_and_nowhere_else(monkeypatch):
-    families = {split: set() for split in WORLDS[2]}
+@pytest.mark.parametrize(("world", "crowd"), CROWDS)
+def test_the_held_out_family_is_in_its_own_split_and_nowhere_else(world, crowd, monkeypatch):
+    families = {split: set() for split in WORLDS[world]}
     pose = world2.pose
     for split, used in families.items():
         monkeypatch.setattr(
             world2, "pose", lambda path, side, rng, used=used: (used.add(path.parent.name), pose(path, side, rng))[1]
         )
         for index in range(20):
-            scene(split, 6, index, world=2)
+            scene(split, 6, index, world)
     assert families.pop("heldout") == set(HELD_OUT)
-    assert all(used == set(FAMILIES) for used in families.values())
+    assert all(used == set(crowd.wardrobe.families) for used in families.values())
 
 
-def test_every_noun_has_drawings_of_three_families_and_of_the_held_out_one():
+def test_every_noun_has_drawings_of_several_families_and_of_the_held_out_one():
     with (GLYPH_FOLDER / "GLYPHS.tsv").open(encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream, delimiter="\t"))
     listed = {Path(row["family"], f"{row['noun']}-{row['code point']}.png") for row in rows}
     assert listed == {path.relative_to(GLYPH_FOLDER) for path in GLYPH_FOLDER.glob("*/*.png")}
     for name in OBJECTS:
-        assert len({path.parent.name for path in drawings(name, FAMILIES)}) >= 3, name
+        assert len({path.parent.name for path in drawings(name, world2.WORLD2.wardrobe.families)}) >= 3, name
+        assert len(drawings(name, world2.WORLD3.wardrobe.families)) >= 2, name
         assert drawings(name, HELD_OUT), name
     assert sum(path.stat().st_size for path in GLYPH_FOLDER.rglob("*.png")) < 2.5e6
 
 
-def test_every_name_occurs_in_world_2_in_a_healthy_share():
-    labels = np.stack([scene("train", 0, index, world=2).labels for index in range(300)])
+@pytest.mark.parametrize("world", [2, 3])
+def test_every_name_occurs_in_a_healthy_share(world):
+    labels = np.stack([scene("train", 0, index, world).labels for index in range(300)])
     seen = np.stack([(labels == index).any((1, 2)) for index in range(len(NAMES))]).mean(1)
     assert seen[: len(OBJECTS)].min() > 0.02 and seen[len(OBJECTS) :].min() > 0.1
     assert 0.2 < (labels < len(OBJECTS)).mean() < 0.4
+
+
+def test_hues_of_world_3_are_turned_slightly_and_those_of_world_2_to_any():
+    red = np.zeros((3, 4, 4), np.float32)
+    red[0] = 200
+
+    def share_of_red(crowd):
+        rng = np.random.default_rng(0)
+        found = [sprites._recolour(red, crowd.wardrobe, rng)[:, 0, 0] for _ in range(300)]
+        return np.mean([colour.argmax() == 0 for colour in found])
+
+    assert share_of_red(world2.WORLD3) == 1
+    assert 0.5 < share_of_red(world2.WORLD2) < 0.85
 
 
 def test_difficulty_counts_the_pixels_of_each_segments_best_label():

@@ -1,0 +1,92 @@
+"""The pocket models' training loop: its optimiser, and runs that are broken off and go on."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from pocket import training
+from pocket.locality import impose, shield
+from pocket.train_clip import build
+from pocket.training import Muon, Plan, fit, orthogonal
+
+
+@pytest.mark.parametrize("shape", [(8, 20), (20, 8), (6, 3, 3, 3)])
+def test_muon_steps_along_an_orthogonal_matrix_of_adamws_size(shape):
+    generator = torch.Generator().manual_seed(0)
+    matrix = nn.Parameter(torch.zeros(shape))
+    matrix.grad = torch.randn(shape, generator=generator)
+    u, _, v = torch.linalg.svd(matrix.grad.flatten(1), full_matrices=False)
+    Muon([matrix], lr=0.5).step()
+    step = -matrix.detach().flatten(1) / (0.5 * 0.2 * max(u.shape[0], v.shape[1]) ** 0.5)
+    values = torch.diag(u.T @ step @ v.T)  # by the gradient's own singular vectors
+    assert values.min() > 0.6 and values.max() < 1.3
+    assert torch.dist(step, u @ torch.diag(values) @ v) < 0.1 * step.norm()  # and nothing else, within bfloat16
+
+
+def test_muon_decays_weights_and_remembers_gradients():
+    matrix = nn.Parameter(torch.eye(3))
+    optimizer = Muon([matrix], lr=0.1, momentum=0.5, weight_decay=0.2)
+    first, second = torch.diag(torch.tensor([1.0, 2.0, 4.0])), -torch.eye(3)
+    matrix.grad = first
+    optimizer.step()
+    scale = 0.1 * 0.2 * 3**0.5
+    after = 0.98 * torch.eye(3) - scale * orthogonal(0.75 * first)  # half of the gradient, half of its average
+    assert torch.allclose(matrix, after)
+    matrix.grad = second
+    optimizer.step()
+    average = 0.25 * first + 0.5 * second
+    assert torch.allclose(matrix, 0.98 * after - scale * orthogonal(0.5 * second + 0.5 * average))
+
+
+class Halt(Exception):
+    pass
+
+
+def test_a_run_that_was_broken_off_ends_as_one_that_was_not(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "SAVE_EVERY", -1)
+    plan = Plan("small", 6, batch=4, learning_rate=0.01, average=0.9, seed=3, device="cpu", from_weights=False)
+
+    def run(folder, stop):
+        monkeypatch.setattr(training, "CACHE", folder)
+        folder.mkdir(exist_ok=True)
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(5, 7), nn.Linear(7, 1))
+        seen = []
+
+        def loss(rng):
+            if len(seen) == stop:
+                raise Halt
+            seen.append(rng.standard_normal((plan.batch, 5)))
+            x = torch.from_numpy(seen[-1]).float()
+            return (model(x) - x.sum(1, keepdim=True)).square().mean()
+
+        fit(model, loss, plan, matrices=[model[0].weight])
+        return model, seen
+
+    whole, all_seen = run(tmp_path / "whole", stop=-1)
+    with pytest.raises(Halt):
+        run(tmp_path / "broken", stop=4)
+    resumed, later = run(tmp_path / "broken", stop=-1)
+    assert len(all_seen) == 6 and np.array_equal(later, all_seen[4:])
+    for one, other in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_fixed_entries_of_the_clip_get_no_gradient_and_the_others_do():
+    torch.manual_seed(0)
+    tower = build().visual
+    before = {name: one.detach().clone() for name, one in tower.named_parameters()}
+    shield(tower)
+    pooled = tower(torch.randn(1, 3, 128, 128))
+    pooled.square().sum().backward()
+    with torch.no_grad():
+        for parameter in tower.parameters():
+            parameter.sub_(parameter.grad) if parameter.grad is not None else None
+    stepped = {name: one.detach().clone() for name, one in tower.named_parameters()}
+    impose(tower)
+    assert all(torch.equal(stepped[name], one) for name, one in tower.named_parameters())
+    moved = [name for name, one in before.items() if not torch.equal(one, stepped[name])]
+    assert "transformer.resblocks.0.attn.in_proj_weight" in moved and "positional_embedding" not in moved
