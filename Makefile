@@ -20,8 +20,8 @@ check: .venv/installed
 	$(BIN)/mypy
 
 # The README's tables, on 200 scenes that nothing was trained or tuned on. The diffusion model's work is done once.
-# Other scenes, other numbers of masks: make measure ROOT=world2/evaluation/0 MASKS=10
-ROOT ?= world1/evaluation/0
+# Other scenes, other numbers of masks: make measure ROOT=world3/heldout/0 MASKS=10
+ROOT ?= world3/evaluation/0
 MASKS ?= 20
 RUNS := build/eval/$(ROOT)/masks-$(MASKS)
 PREDICT := $(BIN)/ovseg eval predict pocket --root $(ROOT) --preset pocket --masks $(MASKS)

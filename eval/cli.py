@@ -137,7 +137,7 @@ def _add_ablate(actions: Any) -> None:
 
 def _add_dataset(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="voc21, voc20, context60, ..., camvid, pocket, custom")
-    parser.add_argument("--root", metavar="DIR", help="where the data set lies (pocket: such as world2/evaluation/0)")
+    parser.add_argument("--root", metavar="DIR", help="where the data set lies (pocket: such as world3/heldout/0)")
     parser.add_argument(
         "--ignore",
         type=int,

@@ -35,7 +35,7 @@ class Dataset:
     """A data set that is there in full, or a part that the user asked for."""
 
     name: str
-    root: str  # the folder that holds the tree, absolute; pocket: "world1/SPLIT/SEED"
+    root: str  # the folder that holds the tree, absolute; pocket: "world3/SPLIT/SEED"
     ids: tuple[str, ...] = field(repr=False)  # sorted; the part of an image's path in which images differ
     names: tuple[str, ...]  # L names by index, "background" first where `background`
     background: bool
@@ -47,7 +47,7 @@ class Dataset:
     _rule: np.ndarray = field(repr=False)
 
     def file(self, id: str) -> str:
-        """The image's file, absolute; "pocket:world1/SPLIT/SEED/NUMBER" for a scene of pocket."""
+        """The image's file, absolute; "pocket:world3/SPLIT/SEED/NUMBER" for a scene of pocket."""
         return str(self._images[id])
 
     def image(self, id: str) -> np.ndarray:
@@ -98,7 +98,7 @@ def open_dataset(name: str, root: str | Path | None, *, ignore: int | None = Non
 
     Args:
         name: one of `NAMES`.
-        root: the folder with the set's tree, or mmsegmentation's `data` folder; pocket: "world1/SPLIT/SEED",
+        root: the folder with the set's tree, or mmsegmentation's `data` folder; pocket: "world3/SPLIT/SEED",
             "SPLIT/SEED" or None.
         ignore: custom alone: the label value of pixels that are not scored, 0..65535; None is 255. Label values are
             indices into classes.txt; with 0, value 1 is its first class. Another value that is a class is refused.

@@ -1,11 +1,12 @@
 """The pocket worlds: little scenes of emoji objects over painted backgrounds, with exact label maps.
 
-    python -m pocket.world --world 2 --seed 1 --count 100 --out scenes
+    python -m pocket.world --world 3 --seed 1 --count 100 --out scenes
 
 writes `images/*.png`, `labels/*.png` (8-bit index maps) and `classes.txt` (line n names index n). A scene depends on
 (world, split, seed, index) alone, and all four enter its random state, so no two worlds or splits share a scene.
-World 1 is what the embedded models were trained on, on its `train` split, and they know nothing else. World 2 has the
-same names, several drawings a noun, and colours that tell little; its `heldout` split draws objects no other split has.
+All have the same names. World 1 has one drawing a noun, and its colours tell things apart; in world 3 a noun has a few
+drawings, and colour tells little; in world 2 it has ten, of any hue. The embedded models were trained on world 3's
+`train` split, and they know nothing else. The `heldout` splits show drawings that no other split has.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ __all__ = [
     "scene",
 ]
 
-WORLD_VERSION = 1  # the world of everything that does not name one
+WORLD_VERSION = 3  # the world of everything that does not name one
 SPLITS = {"train": 0, "tuning": 1, "evaluation": 2}
 HELD_OUT = "heldout"
 WORLDS = {1: SPLITS, 2: SPLITS | {HELD_OUT: 3}, 3: SPLITS | {HELD_OUT: 3}}  # every world's splits

@@ -30,7 +30,7 @@ def test_a_whole_set_is_one_line_and_code_0(tmp_path: Path, capsys: pytest.Captu
     assert check("custom", build_tree("custom", tmp_path)) == 0
     assert check("pocket", None) == 0
     assert capsys.readouterr().out.endswith(
-        "\npocket: complete: 200 scenes of world1/evaluation/0, painted when they are asked for\n"
+        "\npocket: complete: 200 scenes of world3/evaluation/0, painted when they are asked for\n"
     )
 
 

@@ -385,13 +385,13 @@ def test_two_images_of_one_id_are_refused(tmp_path: Path) -> None:
 
 def test_pocket_scenes_are_those_of_the_world() -> None:
     dataset = open_dataset("pocket", None)
-    assert dataset.root == "world1/evaluation/0" and dataset.names == dataset.classes == POCKET_NAMES
+    assert dataset.root == "world3/evaluation/0" and dataset.names == dataset.classes == POCKET_NAMES
     assert len(dataset.ids) == 200 and dataset.ids == tuple(sorted(dataset.ids)) and not dataset.background
-    assert dataset.ids[17] == "world1-evaluation-0-000017"
-    assert dataset.file(dataset.ids[17]) == "pocket:world1/evaluation/0/17"
+    assert dataset.ids[17] == "world3-evaluation-0-000017"
+    assert dataset.file(dataset.ids[17]) == "pocket:world3/evaluation/0/17"
     other = open_dataset("pocket", "tuning/12")
     expected = scene("tuning", 12, 3)
-    assert np.array_equal(other.image("world1-tuning-12-000003"), expected.image)
+    assert np.array_equal(other.image("world3-tuning-12-000003"), expected.image)
     assert np.array_equal(other.truth(other.ids[3]), expected.labels)
     held_out = open_dataset("pocket", "world2/heldout/12")
     assert np.array_equal(held_out.image(held_out.ids[3]), scene("heldout", 12, 3, world=2).image)
@@ -405,8 +405,8 @@ def test_pocket_scenes_are_those_of_the_world() -> None:
     [
         *((text, "expected WORLD/SPLIT/SEED such as .*got") for text in ("", "tuning", "tuning/", "tuning/-1")),
         *((text, "expected WORLD/SPLIT/SEED such as .*got") for text in ("tuning/0/1", "/data/pocket", "2/tuning/0")),
-        ("validation/0", "world1 has the splits train, tuning, evaluation, got 'validation/0'"),
-        ("heldout/0", "world1 has the splits train, tuning, evaluation, got 'heldout/0'"),
+        ("validation/0", "world3 has the splits train, tuning, evaluation, heldout, got 'validation/0'"),
+        ("world1/heldout/0", "world1 has the splits train, tuning, evaluation, got 'world1/heldout/0'"),
         ("world4/tuning/0", "expected one of world1, world2, world3, got 'world4/tuning/0'"),
     ],
 )

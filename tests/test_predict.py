@@ -191,7 +191,7 @@ def test_processes_launched_together_share_the_images_and_print_one_table(
         (("--analyses", "nowhere"), "--analyses nowhere: no run folder"),
         (("--score", "--shard", "1/2"), "--score: a shard alone cannot be scored"),
         (("--shard", "3/2"), "--shard 3/2"),
-        (("--root", "exam/0"), "--root: pocket: world1 has the splits"),
+        (("--root", "exam/0"), "--root: pocket: world3 has the splits"),
     ],
 )
 def test_mistakes_cost_one_line_and_leave_nothing(

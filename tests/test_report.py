@@ -236,7 +236,7 @@ def test_photos_that_are_gone_or_changed_are_noted_and_the_labels_stay(tmp_path)
 def test_photos_are_found_below_the_data_sets_root_and_scenes_of_pocket_are_painted(tmp_path):
     photo(tmp_path / "data/a.png", 8, 8)
     maps = {"a": np.zeros((8, 8), int), "b": np.zeros((128, 128), int), "c": np.zeros((8, 8), int)}
-    sources = {"a": "a.png", "b": "pocket:world1/tuning/3/1", "c": "pocket:nowhere/3/1"}
+    sources = {"a": "a.png", "b": "pocket:world3/tuning/3/1", "c": "pocket:nowhere/3/1"}
     run = write_run(tmp_path / "run", maps, NAMES, sources=sources)
     record = json.loads((run / "run.json").read_text())
     (run / "run.json").write_text(json.dumps(record | {"root": str(tmp_path / "data")}))

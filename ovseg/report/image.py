@@ -29,7 +29,7 @@ from pocket.world import Block
 LONGEST = 1280  # pixels of a shown picture's longer side
 THUMBNAIL = 400  # pixels of a gallery picture's longer side
 JPEG_QUALITY = 86
-SCENE = "pocket:"  # in front of world1/split/seed/number: a scene of a pocket world, which is painted anew
+SCENE = "pocket:"  # in front of world3/split/seed/number: a scene of a pocket world, which is painted anew
 MASK_COLOURS = 256  # masks beyond so many begin again with the first colour
 
 
