@@ -108,8 +108,8 @@ PRESETS = {
                 "modulated_layer": "up_blocks.1.attentions.1.transformer_blocks.0.attn2",
             },
             short_side=128,
-            window=48,  # what its CLIP was trained on
-            stride=16,
+            window=128,  # whole: its CLIP's positions, and with them its locality, do not bear being resized
+            stride=64,
             megabytes=ceil(sum(path.stat().st_size for path in POCKET.rglob("*.safetensors")) / 1e6),
             note="tiny models that come with ovseg: scenes of emoji, works offline",
             warning="the pocket models only know their own emoji world; on photos of the real world their labels mean "
