@@ -19,12 +19,13 @@ check: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# The README's tables, on 200 scenes that nothing was trained or tuned on. The diffusion model's work is done once.
-# Other scenes, other numbers of masks: make measure ROOT=world3/heldout/0 MASKS=10
+# The README's tables, on scenes that nothing was trained or tuned on. The diffusion model's work is done once.
+# Other scenes, other numbers of masks: make measure ROOT=world3/heldout/0 MASKS=10 LIMIT=200
 ROOT ?= world3/evaluation/0
 MASKS ?= 20
+LIMIT ?= 100
 RUNS := build/eval/$(ROOT)/masks-$(MASKS)
-PREDICT := $(BIN)/ovseg eval predict pocket --root $(ROOT) --preset pocket --masks $(MASKS)
+PREDICT := $(BIN)/ovseg eval predict pocket --root $(ROOT) --preset pocket --masks $(MASKS) --limit $(LIMIT)
 SCORE := $(BIN)/ovseg eval score pocket --root $(ROOT)
 measure: .venv/installed
 	$(PREDICT) --method maskclip+emerdiff --out $(RUNS)/emerdiff --keep-analysis
