@@ -109,8 +109,7 @@ def fit(
 class Muon(torch.optim.Optimizer):
     """Steps of the averaged gradient's nearest orthogonal matrix, as large as AdamW's (Jordan et al., 2024).
 
-    A convolution's kernel is a matrix with a row for each output channel. Here it takes a third to a half of the steps
-    that AdamW does.
+    A convolution's kernel is a matrix with a row for each output channel.
     """
 
     def __init__(self, matrices: Sequence[nn.Parameter], lr: float, momentum: float = 0.95, weight_decay: float = 0.01):
