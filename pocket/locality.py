@@ -7,8 +7,8 @@ Nothing else reads or writes these channels. The result is a plain open_clip ViT
 needed to run it.
 
 Layer norm shares its scale with the other channels, and activations grow in training. So the positions are large from
-the start, so large that they rule the scale until the others have grown a hundredfold, and layer norm's gains for the
-others make up for it.
+the start, and layer norm's gains for the others make up for it. Where single patches grow as large, a feature may still
+reach further: in the shipped CLIP a changed patch moves about one in a hundred of those out of its sight.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ TO_RGB = ((1.0, 0.956, 0.621), (1.0, -0.272, -0.647), (1.0, -1.106, 1.703))
 
 
 @dataclass(frozen=True)
-class Wardrobe:
+class Appearance:
     """Which drawings there are, and how they are coloured; shares are of objects."""
 
     families: tuple[str, ...]
@@ -91,7 +91,7 @@ def dress(
     alpha: np.ndarray,
     behind: np.ndarray,
     light: tuple[float, float],
-    wardrobe: Wardrobe,
+    appearance: Appearance,
     rng: np.random.Generator,
 ) -> np.ndarray:
     """Other colours for a posed drawing (3, h, w): hue, saturation, contrast, a pattern, shading; some as camouflage.
@@ -99,15 +99,15 @@ def dress(
     behind: the scene where the object will be, (3, h, w). light: how much brighter it gets across and downwards.
     """
     plain, solid = colour, alpha >= 0.5
-    colour = _recolour(plain, wardrobe, rng)
-    if rng.random() < wardrobe.two_colourings:
-        colour += _pattern(alpha.shape, rng) * (_recolour(plain, wardrobe, rng) - colour)
-    if rng.random() < wardrobe.camouflage:
+    colour = _recolour(plain, appearance, rng)
+    if rng.random() < appearance.two_colourings:
+        colour += _pattern(alpha.shape, rng) * (_recolour(plain, appearance, rng) - colour)
+    if rng.random() < appearance.camouflage:
         mean = mean_colour(colour[:, solid])
         step = rng.uniform(8, 28) * rng.choice((-1, 1))  # grey levels, or it could not be seen at all
         target = mean + np.float32(rng.uniform(0.7, 1)) * (mean_colour(behind[:, solid]) + np.float32(step) - mean)
         colour = target + np.float32(rng.uniform(0.7, 1)) * (colour - mean)
-    if rng.random() < wardrobe.pattern:
+    if rng.random() < appearance.pattern:
         colour *= 1 - np.float32(rng.uniform(0.15, 0.45)) * _pattern(alpha.shape, rng)
     down, across = (np.linspace(-0.5, 0.5, length, dtype=np.float32) for length in alpha.shape)
     strength = rng.uniform(0.3, 1.1)
@@ -115,10 +115,10 @@ def dress(
     return np.clip(colour * shade, 0, 255)
 
 
-def _recolour(colour: np.ndarray, wardrobe: Wardrobe, rng: np.random.Generator) -> np.ndarray:
+def _recolour(colour: np.ndarray, appearance: Appearance, rng: np.random.Generator) -> np.ndarray:
     """A turned hue, saturation, contrast, brightness."""
-    turn = rng.uniform(-math.pi, math.pi) if rng.random() < wardrobe.any_hue else rng.uniform(-0.5, 0.5)
-    saturation = rng.uniform(wardrobe.least_saturation, 1.25)
+    turn = rng.uniform(-math.pi, math.pi) if rng.random() < appearance.any_hue else rng.uniform(-0.5, 0.5)
+    saturation = rng.uniform(appearance.least_saturation, 1.25)
     cos, sin = round(saturation * math.cos(turn), 6), round(saturation * math.sin(turn), 6)
     luma, i, q = _mixed(TO_YIQ, list(colour))
     luma = 128 + np.float32(rng.uniform(0.6, 1.05)) * (luma - 128) + np.float32(rng.uniform(-38, 28))

@@ -109,7 +109,7 @@ def fit(
 class Muon(torch.optim.Optimizer):
     """Steps of the averaged gradient's nearest orthogonal matrix, as large as AdamW's (Jordan et al., 2024).
 
-    A convolution's kernel is a matrix with a row for each output channel.
+    A convolution's kernel is a matrix with a row for each output channel; torch's own Muon takes matrices alone.
     """
 
     def __init__(self, matrices: Sequence[nn.Parameter], lr: float, momentum: float = 0.95, weight_decay: float = 0.01):
@@ -130,7 +130,10 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
-    """The matrix with its singular values brought near 1 by five Newton-Schulz steps, the quintic of Jordan et al."""
+    """The matrix (m, n), any float dtype, with its singular values brought near 1; computed in bfloat16.
+
+    Five Newton-Schulz steps with the quintic of Jordan et al. (2024).
+    """
     x = matrix.bfloat16() / (matrix.norm() + 1e-7)
     tall = x.shape[0] > x.shape[1]
     x = x.T if tall else x

@@ -50,7 +50,7 @@ def scene(split: str, seed: int, index: int, world: int = WORLD_VERSION) -> Scen
     rng = np.random.default_rng([world, WORLDS[world][split], seed, index])
     if world == 1:
         return world1.draw(rng)
-    return world2.draw(rng, world2.WORLD2 if world == 2 else world2.WORLD3, held_out=split == HELD_OUT)
+    return world2.draw(rng, world2.COMPOSITIONS[world], held_out=split == HELD_OUT)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 
 from pocket.noise import fractal, smooth, value_noise
 from pocket.scene import BACKGROUNDS, NAMES, OBJECTS, SIZE, Scene
-from pocket.sprites import HELD_OUT, Wardrobe, drawings, dress, mean_colour, pose, shadow
+from pocket.sprites import HELD_OUT, Appearance, drawings, dress, mean_colour, pose, shadow
 from pocket.textures import TEXTURES, X, Y
 
 BACKGROUND_COUNTS = (0.35, 0.45, 0.2)  # shares of scenes with one, two and three backgrounds
@@ -21,51 +21,53 @@ SHADOW = 0.6  # share of objects with a shadow at their foot
 
 
 @dataclass(frozen=True)
-class Crowd:
-    """The objects of a world: how they look and how many there are."""
+class Composition:
+    """What sets a world's objects apart: how they look and how many there are."""
 
-    wardrobe: Wardrobe
+    appearance: Appearance
     close_up: float  # share of scenes with one large object
     most: int  # objects in a scene without one; at least two
 
 
-WORLD2 = Crowd(
-    Wardrobe(
-        families=("emojione", "fluent-emoji", "fxemoji", "noto", "noto-v1", "streamline-emojis"),
-        any_hue=0.5,
-        least_saturation=0.3,
-        two_colourings=0.7,
-        camouflage=0.75,
-        pattern=0.5,
+COMPOSITIONS = {  # by the world's number
+    2: Composition(
+        Appearance(
+            families=("emojione", "fluent-emoji", "fxemoji", "noto", "noto-v1", "streamline-emojis"),
+            any_hue=0.5,
+            least_saturation=0.3,
+            two_colourings=0.7,
+            camouflage=0.75,
+            pattern=0.5,
+        ),
+        close_up=0.15,
+        most=6,
     ),
-    close_up=0.15,
-    most=6,
-)
-WORLD3 = Crowd(
-    Wardrobe(
-        families=("noto", "noto-v1"),
-        any_hue=0,
-        least_saturation=0.6,
-        two_colourings=0.3,
-        camouflage=0.75,
-        pattern=0.4,
+    3: Composition(
+        Appearance(
+            families=("noto", "noto-v1"),
+            any_hue=0,
+            least_saturation=0.6,
+            two_colourings=0.3,
+            camouflage=0.75,
+            pattern=0.4,
+        ),
+        close_up=0.1,
+        most=8,
     ),
-    close_up=0.1,
-    most=8,
-)
+}
 
 
-def draw(rng: np.random.Generator, crowd: Crowd, held_out: bool) -> Scene:
+def draw(rng: np.random.Generator, composition: Composition, held_out: bool) -> Scene:
     """A scene out of a fresh random state, which alone decides what it shows; objects of the held-out family or not."""
     image, labels = _paint_backgrounds(rng)
-    objects = _put_objects(image, labels, crowd, HELD_OUT if held_out else crowd.wardrobe.families, rng)
+    objects = _put_objects(image, labels, composition, HELD_OUT if held_out else composition.appearance.families, rng)
     seen = {NAMES[index] for index in np.unique(labels)}
     backgrounds = tuple(name for name in BACKGROUNDS if name in seen)
     return Scene(_photograph(image, rng), labels, tuple(dict.fromkeys(objects)), backgrounds)
 
 
 def _put_objects(
-    image: np.ndarray, labels: np.ndarray, crowd: Crowd, families: tuple[str, ...], rng: np.random.Generator
+    image: np.ndarray, labels: np.ndarray, composition: Composition, families: tuple[str, ...], rng: np.random.Generator
 ) -> list[str]:
     """Puts objects one over the other into image (3, SIZE, SIZE) and labels (SIZE, SIZE), in place; returns the nouns.
 
@@ -75,7 +77,7 @@ def _put_objects(
     areas: list[int] = []
     objects: list[str] = []
     light = (float(rng.uniform(-0.6, 0.6)), float(rng.uniform(-0.8, 0.4)))
-    for side in _sides(crowd, rng):
+    for side in _sides(composition, rng):
         name = str(rng.choice(OBJECTS))
         paths = drawings(name, families)
         colour, alpha = pose(paths[rng.integers(len(paths))], side, rng)
@@ -87,7 +89,7 @@ def _put_objects(
         height, width = alpha.shape
         region = np.s_[top : top + height, left : left + width]
         behind = image[:, *region]
-        colour = dress(colour, alpha, behind, light, crowd.wardrobe, rng)
+        colour = dress(colour, alpha, behind, light, composition.appearance, rng)
         if rng.random() < SHADOW:
             shadow(image, (top, left, height, width), rng)
         behind += alpha * (colour - behind)
@@ -99,10 +101,10 @@ def _put_objects(
     return objects
 
 
-def _sides(crowd: Crowd, rng: np.random.Generator) -> list[float]:
+def _sides(composition: Composition, rng: np.random.Generator) -> list[float]:
     """The longer sides, in pixels, of a scene's objects, in the order in which they are placed."""
-    sides = [float(rng.uniform(*CLOSE_UP_SIDES))] if rng.random() < crowd.close_up else []
-    for _ in range(int(rng.integers(0, 4) if sides else rng.integers(2, crowd.most + 1))):
+    sides = [float(rng.uniform(*CLOSE_UP_SIDES))] if rng.random() < composition.close_up else []
+    for _ in range(int(rng.integers(0, 4) if sides else rng.integers(2, composition.most + 1))):
         sides.append(round(SIDES[0] * (SIDES[1] / SIDES[0]) ** float(rng.random()), 4))
     return sides
 

@@ -19,7 +19,7 @@ from ovseg.dense import dense_features
 from ovseg.presets import get_preset
 from pocket import draw_samples
 from pocket.locality import RADIUS, impose
-from pocket.train_clip import build
+from pocket.train_clip import build, to_network
 from pocket.weights import CLIP, DIFFUSION
 from pocket.world import NAMES, SIZE, scene
 
@@ -87,6 +87,21 @@ def test_shipped_weights_hold_what_locality_imposes(clip):
     before = {key: value.clone() for key, value in clip.visual.state_dict().items()}
     impose(clip.visual)
     assert all(torch.equal(before[key], value) for key, value in clip.visual.state_dict().items())
+
+
+def test_shipped_features_hardly_feel_what_is_out_of_their_reach(clip):
+    reach, far, near = RADIUS * (len(clip.visual.transformer.resblocks) - 1), [], []
+    for index in range(6):
+        image = to_network(scene("tuning", 1, index).image[None], "cpu")
+        changed = image.clone()
+        changed[:, :, :8, :8] = 1
+        with torch.inference_mode():
+            before, after = (dense_features(clip.visual, one)[0] for one in (image, changed))
+        moved = (before - after).norm(dim=0) / before.norm(dim=0) > 0.01
+        near.append(moved[0, 0].item())
+        moved[: reach + 1, : reach + 1] = False
+        far.append(moved.float().mean().item())
+    assert all(near) and np.mean(far) < 0.05
 
 
 def test_fast_masks_are_nearly_those_of_the_exact_engine():

@@ -124,17 +124,8 @@ def test_the_command_draws_world_2_and_its_held_out_split(tmp_path):
 
 
 def test_the_command_refuses_the_held_out_split_of_world_1(tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "pocket.world",
-        "--world",
-        "1",
-        "--split",
-        "heldout",
-        "--out",
-        str(tmp_path / "new"),
-    ]
+    command = [sys.executable, "-m", "pocket.world", "--world", "1", "--split", "heldout"]
+    command += ["--out", str(tmp_path / "new")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2 and "world 1 has train, tuning, evaluation, got 'heldout'" in done.stderr
     assert not (tmp_path / "new").exists()

@@ -16,8 +16,6 @@ from pocket.scene import GLYPH_FOLDER
 from pocket.sprites import HELD_OUT, drawings
 from pocket.world import BACKGROUNDS, NAMES, OBJECTS, WORLDS, scene
 
-CROWDS = [(2, world2.WORLD2), (3, world2.WORLD3)]
-
 
 @pytest.mark.parametrize("index", range(6))
 def test_world_2_labels_every_pixel_by_what_is_painted_there(index, monkeypatch):
@@ -38,7 +36,7 @@ def test_world_2_labels_every_pixel_by_what_is_painted_there(index, monkeypatch)
     monkeypatch.setattr(world2, "TEXTURES", flat)
     monkeypatch.setattr(world2, "pose", posed)
     monkeypatch.setattr(world2, "_lit", lambda texture, rng: texture)
-    monkeypatch.setattr(world2, "dress", lambda colour, alpha, behind, light, wardrobe, rng: colour)
+    monkeypatch.setattr(world2, "dress", lambda colour, alpha, behind, light, appearance, rng: colour)
     monkeypatch.setattr(world2, "_photograph", lambda image, rng: image[0])
     one = scene("train", 11, index, world=2)
     shown = sorted({NAMES.index(name) for name in one.objects + one.backgrounds})
@@ -97,8 +95,8 @@ def test_no_object_of_world_2_is_hidden_by_more_than_half(monkeypatch):
     assert 0.5 <= shares.min() < 0.7 and shares.max() == 1
 
 
-@pytest.mark.parametrize(("world", "crowd"), CROWDS)
-def test_the_held_out_family_is_in_its_own_split_and_nowhere_else(world, crowd, monkeypatch):
+@pytest.mark.parametrize(("world", "composition"), world2.COMPOSITIONS.items())
+def test_the_held_out_family_is_in_its_own_split_and_nowhere_else(world, composition, monkeypatch):
     families = {split: set() for split in WORLDS[world]}
     pose = world2.pose
     for split, used in families.items():
@@ -108,7 +106,7 @@ def test_the_held_out_family_is_in_its_own_split_and_nowhere_else(world, crowd, 
         for index in range(20):
             scene(split, 6, index, world)
     assert families.pop("heldout") == set(HELD_OUT)
-    assert all(used == set(crowd.wardrobe.families) for used in families.values())
+    assert all(used == set(composition.appearance.families) for used in families.values())
 
 
 def test_every_noun_has_drawings_of_several_families_and_of_the_held_out_one():
@@ -117,8 +115,8 @@ def test_every_noun_has_drawings_of_several_families_and_of_the_held_out_one():
     listed = {Path(row["family"], f"{row['noun']}-{row['code point']}.png") for row in rows}
     assert listed == {path.relative_to(GLYPH_FOLDER) for path in GLYPH_FOLDER.glob("*/*.png")}
     for name in OBJECTS:
-        assert len({path.parent.name for path in drawings(name, world2.WORLD2.wardrobe.families)}) >= 3, name
-        assert len(drawings(name, world2.WORLD3.wardrobe.families)) >= 2, name
+        assert len({path.parent.name for path in drawings(name, world2.COMPOSITIONS[2].appearance.families)}) >= 3, name
+        assert len(drawings(name, world2.COMPOSITIONS[3].appearance.families)) >= 2, name
         assert drawings(name, HELD_OUT), name
     assert sum(path.stat().st_size for path in GLYPH_FOLDER.rglob("*.png")) < 2.5e6
 
@@ -135,13 +133,13 @@ def test_hues_of_world_3_are_turned_slightly_and_those_of_world_2_to_any():
     red = np.zeros((3, 4, 4), np.float32)
     red[0] = 200
 
-    def share_of_red(crowd):
+    def share_of_red(composition):
         rng = np.random.default_rng(0)
-        found = [sprites._recolour(red, crowd.wardrobe, rng)[:, 0, 0] for _ in range(300)]
+        found = [sprites._recolour(red, composition.appearance, rng)[:, 0, 0] for _ in range(300)]
         return np.mean([colour.argmax() == 0 for colour in found])
 
-    assert share_of_red(world2.WORLD3) == 1
-    assert 0.5 < share_of_red(world2.WORLD2) < 0.85
+    assert share_of_red(world2.COMPOSITIONS[3]) == 1
+    assert 0.5 < share_of_red(world2.COMPOSITIONS[2]) < 0.85
 
 
 def test_difficulty_counts_the_pixels_of_each_segments_best_label():
