@@ -31,9 +31,7 @@ HEIGHT = 100.0  # of the one-hot vectors in the residual stream, whose other cha
 # Of queries and keys. With HEIGHT it puts far patches hundreds below near ones before the softmax, so that their
 # weights are exact zeros; numbers that are merely tiny would be denormal, and slow on a CPU.
 GAIN = 10.0
-# How much less a head minds keys that lie in its own direction, in parts of what it minds far ones: some 6 before the
-# softmax, where far patches lie hundreds below.
-PREFERENCE = 0.015
+PREFERENCE = 1 / 64  # for keys in a head's direction, in parts of what keeps it from far ones: 6 before the softmax
 
 
 def reserved(tower: VisionTransformer) -> int:
@@ -82,8 +80,8 @@ def impose(tower: VisionTransformer) -> None:
         for head in range(block.attn.num_heads):
             end = (head + 1) * block.attn.head_dim
             rows = slice(end - count, end)
-            answer = PREFERENCE * _toward(tower, number % 2, head - 1).to(far.device) - far
-            for weight, bias, answer in ((queries, query_bias, torch.eye(count)), (keys, key_bias, answer)):
+            sight = PREFERENCE * _toward(tower, number % 2, head - 1).to(far.device) - far
+            for weight, bias, answer in ((queries, query_bias, torch.eye(count)), (keys, key_bias, sight)):
                 weight[rows] = 0
                 weight[rows, -count:] = GAIN * answer.to(weight.device)
                 bias[rows] = 0

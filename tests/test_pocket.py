@@ -83,6 +83,26 @@ def test_dense_features_start_out_local_by_the_weights_alone():
     assert difference[reach + 1 :].max() < 1e-5 and difference[:, reach + 1 :].max() < 1e-5
 
 
+def test_heads_look_up_ahead_and_down_and_in_every_other_block_left_ahead_and_right():
+    """Block by block, before training: the nine neighbours' shares of a patch's attention, in each of three heads."""
+    torch.manual_seed(0)
+    tower = build().visual.eval()
+    with torch.inference_mode():
+        tokens = tower._embeds(torch.randn(1, 3, 128, 128, generator=torch.Generator().manual_seed(0)))
+        for number, block in enumerate(tower.transformer.resblocks):
+            query, key, _ = (block.ln_1(tokens) @ block.attn.in_proj_weight.T + block.attn.in_proj_bias).chunk(3, -1)
+            query, key = (one.unflatten(-1, (3, 64)).transpose(1, 2) for one in (query, key))
+            shares = (query @ key.transpose(-1, -2) / 8).softmax(-1)[0, :, 1:, 1:]
+            shares = shares.unflatten(1, (16, 16)).unflatten(-1, (16, 16))  # head, own row and column, key's ones
+            if number % 2:
+                shares = shares.permute(0, 2, 1, 4, 3)
+            by_row = shares.sum(-1)
+            for head, offset in enumerate((-1, 0, 1)):
+                assert torch.stack([by_row[head, row, :, row + offset] for row in range(1, 15)]).mean() > 0.7
+            assert by_row[:, 0, :, :2].sum(-1).min() > 0.9999  # at the edge, where there is no row above
+            tokens = block(tokens)
+
+
 def test_shipped_weights_hold_what_locality_imposes(clip):
     before = {key: value.clone() for key, value in clip.visual.state_dict().items()}
     impose(clip.visual)
