@@ -2,13 +2,12 @@
 
     python -m pocket.train_clip
 
-Pictures are windows of scenes; many frame an object, as photographs do. Four losses. Two on whole-image embeddings:
+Pictures are windows of scenes; many frame an object, as photographs do. Three losses. Two on whole-image embeddings:
 CLIP's contrastive loss with a caption of what the window shows, and cross-entropy of the image against one prompt for
-every name of the world, the target spread evenly over the names it shows. Two on patches, as late interaction (FILIP,
-arXiv 2111.07783) has it: each gets a distribution over the names. The mean of them all is held against the names shown,
-so that a patch may say one thing and its neighbour another; and each alone is to say one of the names shown, or patches
-that are hard to read would be left to the others. There the last block attends to itself alone, as MaskCLIP has it.
-Attention is local by its weights (see `pocket.locality`). The result is an ordinary ViT.
+every name of the world, the target spread evenly over the names it shows. The third on patches, as late interaction
+(FILIP, arXiv 2111.07783) has it: each gets a distribution over the names, and the mean of them all is held against the
+names shown, so that a patch may say one thing and its neighbour another. There the last block attends to itself alone,
+as MaskCLIP has it. Attention is local by its weights (see `pocket.locality`). The result is an ordinary ViT.
 
 How much it is told: the losses see one window and the names it shows, not where in the window they are. But windows are
 laid round objects, and named, by the scenes' label maps, as a photographer frames and names a thing.
@@ -30,7 +29,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pocket import tokenizer
-from pocket.data import VISIBLE, scenes, visible
+from pocket.data import scenes, visible
 from pocket.locality import impose, level, shield
 from pocket.training import Plan, fit, read_plan
 from pocket.weights import CLIP, replacing
@@ -41,7 +40,7 @@ SCENES = 40_000
 WINDOW = 48  # pixels, side of a training picture: a part of the model's 128
 FRAMED, NEAR = 0.4, 0.4  # shares of windows that frame an object, and that are laid round a pixel of one
 SALIENT = 0.12  # texts of whole windows name what covers at least this share of them
-NOTICED = 0.04  # the mean of the patches is held against what covers this share, each alone against all `visible`
+NOTICED = 0.04  # and patches are held against what covers this share
 CAPTIONS = 0.5  # weight of the caption loss; the losses on names have 1
 SIDES = (48, 48, 48, 64, 96)  # of the windows that frame nothing, equally likely
 LEAST = 16  # pixels, side of a window that frames an object
@@ -93,19 +92,19 @@ def to_network(images: np.ndarray, device: str) -> Tensor:
 
 def windows(
     images: np.ndarray, labels: np.ndarray, count: int, rng: np.random.Generator
-) -> tuple[Tensor, list[Tensor]]:
+) -> tuple[Tensor, np.ndarray, np.ndarray]:
     """`count` windows, some framing an object, some near one, some anywhere, and what they show.
 
-    Returns pictures (B, 3, 48, 48) float32, and the names that are salient in each, those that can be noticed and all
-    that are visible, (B, len(NAMES)) bool.
+    Returns pictures (B, 3, 48, 48) float32, and the names that are salient and those that can be noticed in each,
+    (B, len(NAMES)) bool.
     """
     cut = [(pick, *window(labels[pick], rng)) for pick in np.sort(rng.choice(len(images), count, replace=False))]
     pictures = torch.cat([fitted(images[where]) for where in cut])
     pictures = pictures * torch.from_numpy(rng.uniform(0.8, 1.2, (count, 1, 1, 1))).float()  # contrast
     if rng.random() < 0.5:
         pictures = pictures.flip(-1)
-    shares = (SALIENT, NOTICED, VISIBLE)
-    return pictures, [torch.from_numpy(np.stack([visible(labels[where], share) for where in cut])) for share in shares]
+    salient, noticed = (np.stack([visible(labels[where], share) for where in cut]) for share in (SALIENT, NOTICED))
+    return pictures, salient, noticed
 
 
 def window(labels: np.ndarray, rng: np.random.Generator) -> tuple[slice, slice]:
@@ -166,24 +165,20 @@ def train(plan: Plan) -> open_clip.CLIP:
     spare = model.visual.grid_size[0] - WINDOW // model.visual.patch_size[0]
 
     def loss(rng: np.random.Generator) -> Tensor:
-        pictures, shown = windows(images, labels, plan.batch, rng)
+        pictures, salient, noticed = windows(images, labels, plan.batch, rng)
         row, column = rng.integers(0, spare + 1, 2)
         found = embed(model.visual, pictures.to(plan.device), (row, column))
         whole, patches = (functional.normalize(one.float(), dim=-1) for one in found)
-        sentences = [caption([NAMES[i] for i in rng.permutation(np.flatnonzero(one))]) for one in shown[0]]
+        sentences = [caption([NAMES[i] for i in rng.permutation(np.flatnonzero(shown))]) for shown in salient]
         prompts = [str(rng.choice(phrases)).replace("{}", name) for name in NAMES]
         text = model.encode_text(tokenize(sentences + prompts).to(plan.device)).float()
         text = functional.normalize(text, dim=-1)
         scale = model.logit_scale.exp().clamp(max=100)
-        salient, noticed, present = (one.to(plan.device) for one in shown)
-        sentences_loss = contrastive(scale * whole @ text[: plan.batch].T, salient)
+        shown, there = (torch.from_numpy(one).to(plan.device) for one in (salient, noticed))
+        sentences_loss = contrastive(scale * whole @ text[: plan.batch].T, shown)
         nouns = text[plan.batch :].T
-        said = scale * patches @ nouns
         return (
-            CAPTIONS * sentences_loss
-            + spread(scale * whole @ nouns, salient)
-            + mixture(said, noticed)
-            + within(said, present)
+            CAPTIONS * sentences_loss + spread(scale * whole @ nouns, shown) + mixture(scale * patches @ nouns, there)
         )
 
     shield(model.visual)
@@ -210,12 +205,6 @@ def mixture(logits: Tensor, names: Tensor) -> Tensor:
     """Cross-entropy of the patches' mean distribution over names, from logits (B, N, L), against the names, (B, L)."""
     found = logits.log_softmax(-1).logsumexp(1) - math.log(logits.shape[1])
     return -((found * names).sum(1) / names.sum(1)).mean()
-
-
-def within(logits: Tensor, names: Tensor) -> Tensor:
-    """How far each patch is from saying one of the names: logits (B, N, L), names (B, L) bool, a mean over B and N."""
-    found = logits.log_softmax(-1).masked_fill(~names[:, None], float("-inf"))
-    return -found.logsumexp(-1).mean()
 
 
 def save(model: open_clip.CLIP) -> None:
