@@ -161,7 +161,7 @@ def test_the_command_writes_its_results(tmp_path: Path, capsys: pytest.CaptureFi
     results = json.loads(out.read_text(encoding="utf-8"))
     reference, exact, fast = results["engines"]
     assert [one["engine"] for one in results["engines"]] == ["reference", "exact", "fast"]
-    assert reference["unet_rows"] == 1 + 5 * (1 + 2 * 2) and reference["decodes"] == exact["decodes"] == 4
+    assert reference["unet_rows"] == 1 + 6 * (1 + 2 * 2) and reference["decodes"] == exact["decodes"] == 4
     for one in results["engines"]:
         assert len(one["seconds"]) == 1 and one["tflops"] > 0 and one["share_of_matrix_rate"] > 0
         assert one["speed_up"] == pytest.approx(reference["seconds"][0] / one["seconds"][0])
