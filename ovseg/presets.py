@@ -104,7 +104,7 @@ PRESETS = {
                 "steps": 10,
                 "feature_timestep": 101,
                 "modulation_timestep": 501,
-                "sigma": 0.25,  # the paper's pixel of 512
+                "sigma": 0.25,  # the paper's one pixel of 512, scaled
                 "feature_layer": "up_blocks.1.attentions.1.transformer_blocks.0.attn2",
                 "modulated_layer": "up_blocks.1.attentions.1.transformer_blocks.0.attn2",
             },

@@ -8,8 +8,8 @@ needed to run it.
 
 Position is all that tells one neighbour from another, and patches that cannot tell left from right know no shapes. So
 each of a block's three heads prefers one direction: the row above, the same, or the one below, and in every other block
-columns likewise. Two blocks then see their 3x3 as a convolution does. At the edge of a picture, where there is no such
-row, a head looks at the others.
+columns likewise, so that two blocks can see their 3x3 as a convolution does; content weighs in, and in the shipped
+CLIP's later blocks more than that. At the edge of a picture, where there is no such row, a head looks at the others.
 
 Layer norm shares its scale with the other channels, and activations grow in training. So the positions are large from
 the start, and layer norm's gains for the others make up for it. Where single patches grow as large, a feature may still
