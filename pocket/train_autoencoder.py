@@ -4,6 +4,8 @@
 
 A diffusers `AutoencoderKL` with few channels, learned on random crops with an L1 loss on pixels and on their
 differences, and a slight pull of the latents towards a unit Gaussian.
+
+With `--from-weights` the decoder alone learns on: the diffusion model knows the latents that the encoder gives today.
 """
 
 from __future__ import annotations
@@ -32,7 +34,10 @@ def build(from_weights: bool = False) -> Any:
     Any, here and below: diffusers' classes carry no types for their calls.
     """
     if from_weights:
-        return AutoencoderKL.from_pretrained(DIFFUSION / "vae").float()
+        model = AutoencoderKL.from_pretrained(DIFFUSION / "vae").float()
+        model.encoder.requires_grad_(False)
+        model.quant_conv.requires_grad_(False)
+        return model
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,
@@ -66,9 +71,10 @@ def train(plan: Plan) -> Any:
         return error.abs().mean() + EDGE_WEIGHT * edges + KL_WEIGHT * posterior.kl().mean()
 
     fit(model, loss, plan)
-    with torch.no_grad():
-        latents = model.encode(to_network(images[:512], plan.device)).latent_dist.mode()
-    model.register_to_config(scaling_factor=round(float(1 / latents.std()), 4))
+    if not plan.from_weights:
+        with torch.no_grad():
+            latents = model.encode(to_network(images[:512], plan.device)).latent_dist.mode()
+        model.register_to_config(scaling_factor=round(float(1 / latents.std()), 4))
     return model
 
 

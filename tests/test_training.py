@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from pocket import training
+from pocket import train_autoencoder, training
 from pocket.locality import impose, shield
 from pocket.train_clip import build, mixture
 from pocket.training import Muon, Plan, fit, orthogonal
@@ -48,6 +48,13 @@ def test_the_loss_on_patches_by_hand():
     shares = torch.tensor([[[0.5, 0.1, 0.4], [0.3, 0.6, 0.1]]])
     shown = torch.tensor([[True, True, False]])
     assert mixture(shares.log(), shown).item() == pytest.approx(-(math.log(0.4) + math.log(0.35)) / 2)
+
+
+def test_from_the_shipped_weights_an_autoencoder_learns_to_decode_and_its_latents_stay():
+    for from_weights, learning in ((True, {"decoder", "post_quant_conv"}), (False, None)):
+        model = train_autoencoder.build(from_weights)
+        found = {name.split(".")[0] for name, one in model.named_parameters() if one.requires_grad}
+        assert found == (learning or {"encoder", "decoder", "quant_conv", "post_quant_conv"})
 
 
 class Halt(Exception):
