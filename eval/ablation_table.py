@@ -17,7 +17,8 @@ import numpy as np
 
 from eval.boundaries import boundary_f
 from eval.embeddings import SOURCES, Outcome, assign, best_label, read_analyses, read_masks
-from eval.score import json_number, progress, score_run
+from eval.score import progress, score_run
+from eval.scored import json_number
 from eval.tables import Sheet, number, with_interval
 from eval.unsupervised import modified
 from ovseg.run_folder import RunFolder, read_run

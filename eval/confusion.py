@@ -7,6 +7,7 @@ true class that were given none; they are in every union and in every accuracy's
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -86,25 +87,39 @@ def scores(confusion: np.ndarray) -> Scores:
     )
 
 
-def interval(counts: np.ndarray, baseline: np.ndarray | None = None, seed: int = 0) -> tuple[float, float]:
+def interval(counts: np.ndarray, baseline: np.ndarray | None = None) -> tuple[float, float]:
     """95 % bootstrap interval, over images, of the mIoU in percent, or of its lead over a baseline on the same images.
 
     counts, baseline: class counts of every image, (images, L, 3) int64. Images are drawn with replacement, the same
     ones for both, 1000 times; the ends are percentiles of the resampled values. Draws are made in parts, to bound
     the memory, which changes no value.
     """
-    rng = np.random.default_rng(seed)
-    images, parts = len(counts), []
     # float64 holds the sums exactly (they are far below 2^53) and multiplies faster.
-    ours = counts.astype(np.float64)
-    theirs = None if baseline is None else baseline.astype(np.float64)
+    runs = [run.astype(np.float64) for run in (counts, baseline) if run is not None]
+    parts = []
+    for draws in _draws(len(counts)):
+        ours, *theirs = (_resampled(draws, run) for run in runs)
+        parts.append(ours - theirs[0] if theirs else ours)
+    return _ends(parts)
+
+
+def mean_interval(values: np.ndarray) -> tuple[float, float]:
+    """95 % bootstrap interval, over images, of the mean of values (images,) float64; drawn as in `interval`."""
+    return _ends([draws @ values / len(values) for draws in _draws(len(values))] if len(values) else [])
+
+
+def _draws(images: int) -> Iterator[np.ndarray]:
+    """1000 draws of as many images, with replacement: how often each is in them, (draws, images) int64, in parts."""
+    rng = np.random.default_rng(0)
     size = max(1, PART_VALUES // images)
     for start in range(0, RESAMPLES, size):
         times = range(start, min(start + size, RESAMPLES))
-        draws = np.stack([np.bincount(rng.integers(0, images, images), minlength=images) for _ in times])
-        part = _resampled(draws, ours)
-        parts.append(part if theirs is None else part - _resampled(draws, theirs))
-    values = np.concatenate(parts)
+        yield np.stack([np.bincount(rng.integers(0, images, images), minlength=images) for _ in times])
+
+
+def _ends(parts: list[np.ndarray]) -> tuple[float, float]:
+    """The 2.5th and 97.5th percentile of resampled values, NaN left out; NaN without any."""
+    values = np.concatenate([np.empty(0), *parts])
     values = values[~np.isnan(values)]
     if not values.size:
         return float("nan"), float("nan")

@@ -19,7 +19,8 @@ import numpy as np
 
 from emerdiff import naive_segments
 from eval.confusion import class_iou, interval, mean_iou
-from eval.score import Track, json_number
+from eval.score import Track
+from eval.scored import json_number
 from ovseg.analysis import Analysis
 from ovseg.batch import ANALYSIS_FILE
 from ovseg.label import grid_weights

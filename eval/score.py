@@ -11,97 +11,21 @@ import math
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich.console import Console
 from rich.progress import track as rich_track
 
 from eval.boundaries import boundary_counts, boundary_f
-from eval.confusion import Scores, best_labels, class_counts, confusion_matrix, interval, mean_iou, scores
+from eval.confusion import best_labels, class_counts, confusion_matrix
 from eval.datasets import Dataset, open_dataset
+from eval.scored import Scored
 from eval.tables import classes_csv, run_sheet
 from ovseg.result import json_bytes, read_index_png, write_atomically
 from ovseg.run_folder import RunFolder, read_run
 
 Track = Callable[[Sequence[str]], Iterable[str]]
-
-
-@dataclass(frozen=True, eq=False)
-class Scored:
-    """A run's counts on a data set."""
-
-    run: RunFolder
-    dataset: str
-    vocabulary: str  # the name of the data set's own class list
-    names: tuple[str, ...]  # L class names
-    images: int  # of the whole data set, by its official number where it has one
-    ids: tuple[str, ...]  # n images that were undertaken, and scored, sorted
-    best_label: bool
-    confusion: np.ndarray  # (L, L + 1) int64
-    image_counts: np.ndarray  # (n, L, 3) int64, class counts of each image
-    boundaries: np.ndarray  # (L, 3) int64, class counts of boundary pixels
-    image_boundary_f: np.ndarray  # (n,) float64, percent; NaN: no boundary, or not `best_label`
-
-    @property
-    def scores(self) -> Scores:
-        """mIoU and its kin."""
-        return scores(self.confusion)
-
-    @property
-    def metrics(self) -> dict[str, float]:
-        """Percent, NaN where undefined: mIoU, pixel_accuracy, mean_accuracy, fwIoU, boundary_IoU; with `best_label`
-        also boundary_F, the mean over the images that have boundaries."""
-        found = self.scores
-        metrics = {name: getattr(found, name) for name in ("mIoU", "pixel_accuracy", "mean_accuracy", "fwIoU")}
-        metrics["boundary_IoU"] = float(mean_iou(self.boundaries))
-        if self.best_label:
-            known = self.image_boundary_f[~np.isnan(self.image_boundary_f)]
-            metrics["boundary_F"] = float(known.mean()) if known.size else math.nan
-        return metrics
-
-    @cached_property
-    def interval(self) -> tuple[float, float]:
-        """95 % bootstrap interval of the mIoU, over images, in percent."""
-        return interval(self.image_counts)
-
-    def lead(self, baseline: Scored) -> tuple[float, float, float]:
-        """The mIoU minus that of a baseline on the same images, and its 95 % interval (the same draws for both).
-
-        Raises ValueError where the images are not the same.
-        """
-        if self.ids != baseline.ids:
-            raise ValueError(f"{self.run.path} and {baseline.run.path} hold different images")
-        return self.scores.mIoU - baseline.scores.mIoU, *interval(self.image_counts, baseline.image_counts)
-
-    def results(self) -> dict[str, Any]:
-        """What `results.json` holds; percent, None for what is undefined."""
-        facts, found = self.run.facts, self.scores
-        columns = (self.names, found.class_IoU, found.class_accuracy, self.confusion.sum(1))
-        return {
-            "dataset": self.dataset,
-            "method": facts.get("method") or facts.get("command"),
-            "best_label": self.best_label,
-            "protocol": facts.get("protocol"),
-            "counts": {"scored": len(self.ids), "undertaken": len(self.run.ids), "dataset": self.images},
-            "metrics": {name: json_number(value) for name, value in self.metrics.items()},
-            "mIoU_interval": [json_number(end) for end in self.interval],
-            "classes": [
-                {"name": name, "IoU": json_number(iou), "accuracy": json_number(accuracy), "pixels": int(pixels)}
-                for name, iou, accuracy, pixels in zip(*columns, strict=True)
-            ],
-            "vocabulary": facts.get("vocabulary"),
-            "vocabulary_sha256": facts.get("vocabulary_sha256"),
-            "preset": facts.get("preset"),
-            "models": facts.get("models"),
-            "options": facts.get("options"),
-            "view": facts.get("view"),
-            "versions": self.run.versions,
-            "confusion": self.confusion.tolist(),
-        }
 
 
 def score_run(run: str | Path, dataset: Dataset, best_label: bool = False, *, track: Track = iter) -> Scored:
@@ -250,8 +174,3 @@ def progress(folder: Path) -> Track:
     return lambda ids: rich_track(
         ids, f"scoring {folder}", console=console, transient=True, disable=not sys.stderr.isatty()
     )
-
-
-def json_number(value: float) -> float | None:
-    """For JSON, which has no NaN."""
-    return None if math.isnan(value) else float(value)

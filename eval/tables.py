@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.markup import escape
 
 if TYPE_CHECKING:
-    from eval.score import Scored
+    from eval.scored import Scored
 
 LEAST_WIDTH = 12  # of a folded first column on a terminal
 PUBLISHED_FILE = "published.json"
@@ -101,6 +101,7 @@ class Sheet:
 def run_sheet(runs: Sequence[Scored]) -> Sheet:
     """Runs scored on one data set, all with or all without best labels; the first is the baseline of the leads."""
     first, several = runs[0], len(runs) > 1
+    boundary_leads = several and first.best_label
     metrics = [name for name in METRICS if name in first.metrics]
     header = ["run", "method", "dense CLIP", "protocol", "images", "mIoU", *(["lead"] if several else [])]
     rows = []
@@ -109,13 +110,16 @@ def run_sheet(runs: Sequence[Scored]) -> Sheet:
         row = [str(scored.run.path), str(facts.get("method") or facts.get("command") or ""), dense_variant(facts)]
         row += [protocol_name(facts), f"{len(scored.ids)} of {scored.images}"]
         row += [with_interval(values["mIoU"], *scored.interval)]
+        comparable = scored is not first and scored.ids == first.ids
         if several:
-            comparable = scored is not first and scored.ids == first.ids
             row += [with_interval(*scored.lead(first), sign="+") if comparable else ""]
-        rows.append(row + [number(values[name]) for name in metrics])
+        row += [number(values[name]) for name in metrics]
+        if boundary_leads:
+            row += [with_interval(*scored.boundary_lead(first), sign="+") if comparable else ""]
+        rows.append(row)
     return Sheet(
         title=f"{first.dataset}, {len(first.names)} classes" + (", best label per mask" if first.best_label else ""),
-        header=header + [METRICS[name] for name in metrics],
+        header=header + [METRICS[name] for name in metrics] + (["boundary F lead"] if boundary_leads else []),
         rows=rows,
         notes=_notes(runs),
         below=None if first.best_label else published_sheet(first.dataset, {protocol_name(s.run.facts) for s in runs}),
@@ -170,7 +174,10 @@ def _notes(runs: Sequence[Scored]) -> list[str]:
     elif any(scored.run.facts.get("method") == "maskclip+truth" for scored in runs):
         notes.append("maskclip+truth reads labels: its masks are the true ones")
     if len(runs) > 1:
-        notes.append(f"lead: mIoU minus that of {runs[0].run.path}, with its interval over pairs of the same images")
+        measures = "mIoU (boundary F)" if runs[0].best_label else "mIoU"
+        notes.append(
+            f"lead: {measures} minus that of {runs[0].run.path}, with its interval over pairs of the same images"
+        )
         others = [str(scored.run.path) for scored in runs[1:] if scored.ids != runs[0].ids]
         if others:
             notes.append(f"no lead, because the images are not the first run's: {', '.join(others)}")

@@ -8,7 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics
 
-from eval.confusion import best_labels, class_counts, class_iou, confusion_matrix, interval, mean_iou, scores
+from eval.confusion import (
+    best_labels,
+    class_counts,
+    class_iou,
+    confusion_matrix,
+    interval,
+    mean_interval,
+    mean_iou,
+    scores,
+)
 
 CLASSES = 7
 
@@ -110,6 +119,12 @@ def test_an_interval_is_that_of_a_bootstrap_done_one_draw_after_the_other():
     assert interval(better) == pytest.approx(tuple(np.percentile(values, [2.5, 97.5])), abs=1e-9)
     assert interval(better, worse) == pytest.approx(tuple(np.percentile(leads, [2.5, 97.5])), abs=1e-9)
     assert interval(better, better) == (0, 0)
+    means, errors = [], rng.normal(size=12)
+    rng = np.random.default_rng(0)
+    for _ in range(1000):
+        means.append(errors[rng.integers(0, 12, 12)].mean())
+    assert mean_interval(errors) == pytest.approx(tuple(np.percentile(means, [2.5, 97.5])), abs=1e-9)
+    assert np.isnan(mean_interval(np.empty(0))).all()
     low, high = interval(better)
     assert low < mean_iou(better.sum(0)) < high
 

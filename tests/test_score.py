@@ -16,7 +16,8 @@ from PIL import Image
 from eval.boundaries import boundary_counts
 from eval.confusion import confusion_matrix, scores
 from eval.datasets import open_dataset
-from eval.score import Scored, score_and_show, score_run
+from eval.score import score_and_show, score_run
+from eval.scored import Scored
 
 TRUTH = {"a": [[0, 0], [1, 1]], "b/c": [[0, 1], [255, 1]]}
 LABELS = {"a": [[0, 0], [1, 0]], "b/c": [[0, 1], [0, 1]]}  # one pixel of seven wrong
@@ -97,6 +98,8 @@ def test_best_label_by_hand_and_its_lead(tmp_path):
     assert every_pixel.metrics["mIoU"] == 100
     lead, low, high = every_pixel.lead(masks)
     assert lead == pytest.approx(100 - (200 / 3 + 80) / 2) and low <= lead <= high
+    # In image b/c two of three valid pixels are at a true boundary: precision 2/3, recall 1, 80 where one mask has 0.
+    assert every_pixel.boundary_lead(masks) == pytest.approx((40, 0, 80))
 
 
 def test_an_image_scored_is_one_of_the_sum(tmp_path):

@@ -89,6 +89,14 @@ def test_several_runs_have_a_lead_over_the_first_where_the_images_are_the_same(t
     assert any(str(tmp_path / "fewer") in note for note in table.notes)
 
 
+def test_best_labels_have_a_lead_in_boundary_f_too(tmp_path):
+    pixels = {id: [[0, 1], [2, 3]] for id in LABELS}
+    runs = [write_run(tmp_path / name, maps, ".masks.png") for name, maps in (("few", MASKS), ("many", pixels))]
+    few, many = rows(run_sheet([score_run(run, DATASET, best_label=True) for run in runs]))
+    assert few["boundary F"] == "50.00" and few["boundary F lead"] == ""
+    assert many["boundary F"] == "90.00" and many["boundary F lead"] == "+40.00 [+0.00, +80.00]"
+
+
 def test_runs_of_different_protocols_are_told_apart_and_each_brings_its_published_rows(tmp_path):
     runs = [write_run(tmp_path / name, LABELS, protocol={"name": name}) for name in ("sclip", "tcl")]
     runs.append(write_run(tmp_path / "label", LABELS, command="label", method=None, protocol=None))

@@ -1,0 +1,102 @@
+"""What scoring a run gives: its counts on a data set, and the metrics, intervals and leads that follow from them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from eval.confusion import Scores, interval, mean_interval, mean_iou, scores
+from ovseg.run_folder import RunFolder
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """A run's counts on a data set."""
+
+    run: RunFolder
+    dataset: str
+    vocabulary: str  # the name of the data set's own class list
+    names: tuple[str, ...]  # L class names
+    images: int  # of the whole data set, by its official number where it has one
+    ids: tuple[str, ...]  # n images that were undertaken, and scored, sorted
+    best_label: bool
+    confusion: np.ndarray  # (L, L + 1) int64
+    image_counts: np.ndarray  # (n, L, 3) int64, class counts of each image
+    boundaries: np.ndarray  # (L, 3) int64, class counts of boundary pixels
+    image_boundary_f: np.ndarray  # (n,) float64, percent; NaN: no boundary, or not `best_label`
+
+    @property
+    def scores(self) -> Scores:
+        """mIoU and its kin."""
+        return scores(self.confusion)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Percent, NaN where undefined: mIoU, pixel_accuracy, mean_accuracy, fwIoU, boundary_IoU; with `best_label`
+        also boundary_F, the mean over the images that have boundaries."""
+        found = self.scores
+        metrics = {name: getattr(found, name) for name in ("mIoU", "pixel_accuracy", "mean_accuracy", "fwIoU")}
+        metrics["boundary_IoU"] = float(mean_iou(self.boundaries))
+        if self.best_label:
+            known = self.image_boundary_f[~np.isnan(self.image_boundary_f)]
+            metrics["boundary_F"] = float(known.mean()) if known.size else math.nan
+        return metrics
+
+    @cached_property
+    def interval(self) -> tuple[float, float]:
+        """95 % bootstrap interval of the mIoU, over images, in percent."""
+        return interval(self.image_counts)
+
+    def lead(self, baseline: Scored) -> tuple[float, float, float]:
+        """The mIoU minus that of a baseline on the same images, and its 95 % interval (the same draws for both).
+
+        Raises ValueError where the images are not the same.
+        """
+        self._check_same_images(baseline)
+        return self.scores.mIoU - baseline.scores.mIoU, *interval(self.image_counts, baseline.image_counts)
+
+    def boundary_lead(self, baseline: Scored) -> tuple[float, float, float]:
+        """As `lead`, of boundary F: the mean difference over the images where both have one."""
+        self._check_same_images(baseline)
+        differences = self.image_boundary_f - baseline.image_boundary_f
+        known = differences[~np.isnan(differences)]
+        return float(known.mean()) if known.size else math.nan, *mean_interval(known)
+
+    def _check_same_images(self, baseline: Scored) -> None:
+        if self.ids != baseline.ids:
+            raise ValueError(f"{self.run.path} and {baseline.run.path} hold different images")
+
+    def results(self) -> dict[str, Any]:
+        """What `results.json` holds; percent, None for what is undefined."""
+        facts, found = self.run.facts, self.scores
+        columns = (self.names, found.class_IoU, found.class_accuracy, self.confusion.sum(1))
+        return {
+            "dataset": self.dataset,
+            "method": facts.get("method") or facts.get("command"),
+            "best_label": self.best_label,
+            "protocol": facts.get("protocol"),
+            "counts": {"scored": len(self.ids), "undertaken": len(self.run.ids), "dataset": self.images},
+            "metrics": {name: json_number(value) for name, value in self.metrics.items()},
+            "mIoU_interval": [json_number(end) for end in self.interval],
+            "classes": [
+                {"name": name, "IoU": json_number(iou), "accuracy": json_number(accuracy), "pixels": int(pixels)}
+                for name, iou, accuracy, pixels in zip(*columns, strict=True)
+            ],
+            "vocabulary": facts.get("vocabulary"),
+            "vocabulary_sha256": facts.get("vocabulary_sha256"),
+            "preset": facts.get("preset"),
+            "models": facts.get("models"),
+            "options": facts.get("options"),
+            "view": facts.get("view"),
+            "versions": self.run.versions,
+            "confusion": self.confusion.tolist(),
+        }
+
+
+def json_number(value: float) -> float | None:
+    """For JSON, which has no NaN."""
+    return None if math.isnan(value) else float(value)
