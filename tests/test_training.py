@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
@@ -13,6 +14,7 @@ from pocket import train_autoencoder, training
 from pocket.locality import impose, shield
 from pocket.train_clip import build, mixture
 from pocket.training import Muon, Plan, fit, orthogonal
+from pocket.weights import DIFFUSION, save_half
 
 
 @pytest.mark.parametrize("shape", [(8, 20), (20, 8), (6, 3, 3, 3)])
@@ -55,6 +57,14 @@ def test_from_the_shipped_weights_an_autoencoder_learns_to_decode_and_its_latent
         model = train_autoencoder.build(from_weights)
         found = {name.split(".")[0] for name, one in model.named_parameters() if one.requires_grad}
         assert found == (learning or {"encoder", "decoder", "quant_conv", "post_quant_conv"})
+
+
+def test_saved_weights_do_not_say_where_training_began(tmp_path):
+    """What is saved of the shipped weights is what ships."""
+    save_half(train_autoencoder.build(from_weights=True), tmp_path / "vae")
+    for name, read in (("config.json", json.loads), ("diffusion_pytorch_model.safetensors", bytes)):
+        saved, shipped = (read((folder / name).read_bytes()) for folder in (tmp_path / "vae", DIFFUSION / "vae"))
+        assert saved == shipped
 
 
 class Halt(Exception):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,3 +29,6 @@ def save_half(model: Any, folder: Path) -> None:
     """Saves a diffusers or transformers model in half precision as safetensors, leaving the model as it is."""
     with replacing(folder) as draft:
         copy.deepcopy(model).half().save_pretrained(draft, safe_serialization=True)
+        config = json.loads((draft / "config.json").read_text(encoding="utf-8"))
+        config.pop("_name_or_path", None)  # where the weights that training began from lay on this machine
+        (draft / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
