@@ -29,7 +29,7 @@ EDGE_WEIGHT = 0.5  # of the loss on differences between neighbouring pixels
 
 
 def build(from_weights: bool = False) -> Any:
-    """An untrained autoencoder, or the one that ships.
+    """An untrained autoencoder, or the one that ships, whose encoder stays as it is.
 
     Any, here and below: diffusers' classes carry no types for their calls.
     """
