@@ -19,6 +19,8 @@ from ovseg.dense import dense_features
 from ovseg.presets import get_preset
 from pocket import draw_samples
 from pocket.locality import RADIUS, impose
+from pocket.train_autoencoder import build as build_autoencoder
+from pocket.train_autoencoder import psnr
 from pocket.train_clip import build, to_network
 from pocket.weights import CLIP, DIFFUSION
 from pocket.world import NAMES, SIZE, scene
@@ -47,6 +49,13 @@ def test_diffusers_and_transformers_load_the_folder_as_it_is():
         noise = unet(latents, 1, encoder_hidden_states=states).sample
     assert latents.shape == noise.shape == (1, 8, 32, 32) and noise.isfinite().all()
     assert len(unet.up_blocks[1].attentions) == 3
+
+
+def test_the_autoencoder_keeps_more_than_31_decibels():
+    assert (
+        psnr(build_autoencoder(from_weights=True), np.stack([scene("tuning", 0, n).image for n in range(100)]), "cpu")
+        > 31
+    )
 
 
 def test_samples_are_drawn_a_row_a_caption(tmp_path, monkeypatch):
