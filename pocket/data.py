@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from rich.progress import track
 
+from pocket import processes
 from pocket.world import NAMES, SIZE, WORLD_VERSION, scene
 
 CACHE = Path(os.environ.get("POCKET_CACHE", "build/pocket"))
@@ -23,20 +24,25 @@ def scenes(split: str, count: int, world: int = WORLD_VERSION) -> tuple[np.ndarr
     """
     CACHE.mkdir(parents=True, exist_ok=True)
     paths = [CACHE / f"world{world}-{split}-{count}-{part}.npy" for part in ("images", "labels")]
-    if not all(path.exists() for path in paths):
-        shapes = [(count, SIZE, SIZE, 3), (count, SIZE, SIZE)]
-        drafts = [path.with_suffix(".partial") for path in paths]
-        images, labels = (
-            np.lib.format.open_memmap(draft, "w+", np.uint8, shape) for draft, shape in zip(drafts, shapes, strict=True)
-        )
-        with ProcessPoolExecutor() as pool:
-            drawn = pool.map(partial(scene, split, 0, world=world), range(count), chunksize=64)
-            for index, one in enumerate(track(drawn, f"drawing {count} {split} scenes", total=count)):
-                images[index], labels[index] = one.image, one.labels
-        for draft, path in zip(drafts, paths, strict=True):
-            draft.rename(path)
+    with processes.first_alone():
+        if not all(path.exists() for path in paths):
+            _draw(paths, split, count, world)
     images, labels = (np.load(path, mmap_mode="r") for path in paths)
     return images, labels
+
+
+def _draw(paths: list[Path], split: str, count: int, world: int) -> None:
+    shapes = [(count, SIZE, SIZE, 3), (count, SIZE, SIZE)]
+    drafts = [path.with_suffix(".partial") for path in paths]
+    images, labels = (
+        np.lib.format.open_memmap(draft, "w+", np.uint8, shape) for draft, shape in zip(drafts, shapes, strict=True)
+    )
+    with ProcessPoolExecutor() as pool:
+        drawn = pool.map(partial(scene, split, 0, world=world), range(count), chunksize=64)
+        for index, one in enumerate(track(drawn, f"drawing {count} {split} scenes", total=count)):
+            images[index], labels[index] = one.image, one.labels
+    for draft, path in zip(drafts, paths, strict=True):
+        draft.rename(path)
 
 
 def visible(labels: np.ndarray, share: float = VISIBLE) -> np.ndarray:

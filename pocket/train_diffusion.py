@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from pocket import tokenizer
+from pocket import processes, tokenizer
 from pocket.data import CACHE, scenes, visible
 from pocket.train_autoencoder import to_network
 from pocket.train_clip import CONFIG as CLIP_CONFIG
@@ -117,15 +117,16 @@ def latents(autoencoder: Any, images: np.ndarray, plan: Plan) -> Tensor:
     """Scaled latents of images (n, 128, 128, 3) uint8: (n, 8, 32, 32) float16; kept in the cache."""
     weights = (DIFFUSION / "vae" / "diffusion_pytorch_model.safetensors").read_bytes()
     path = CACHE / f"latents-world{plan.world}-{len(images)}-{hashlib.sha256(weights).hexdigest()[:12]}.npy"
-    if not path.exists():
-        chunks = []
-        for first in track(range(0, len(images), 256), "encoding scenes"):
-            with torch.autocast(torch.device(plan.device).type, torch.bfloat16):
-                posterior = autoencoder.encode(to_network(images[first : first + 256], plan.device)).latent_dist
-            chunks.append((posterior.mode() * autoencoder.config.scaling_factor).half().cpu().numpy())
-        draft = path.with_suffix(".partial.npy")
-        np.save(draft, np.concatenate(chunks))
-        draft.rename(path)
+    with processes.first_alone():
+        if not path.exists():
+            chunks = []
+            for first in track(range(0, len(images), 256), "encoding scenes"):
+                with torch.autocast(torch.device(plan.device).type, torch.bfloat16):
+                    posterior = autoencoder.encode(to_network(images[first : first + 256], plan.device)).latent_dist
+                chunks.append((posterior.mode() * autoencoder.config.scaling_factor).half().cpu().numpy())
+            draft = path.with_suffix(".partial.npy")
+            np.save(draft, np.concatenate(chunks))
+            draft.rename(path)
     return torch.from_numpy(np.load(path))
 
 

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from pocket import processes
 from pocket.data import CACHE
 from pocket.world import WORLD_VERSION, WORLDS
 
@@ -47,13 +48,15 @@ def read_plan(name: str, description: str, *, steps: int, batch: int, learning_r
     """The plan as the command line of `python -m pocket.train_<name>` gives it."""
     parser = argparse.ArgumentParser(prog=f"python -m pocket.train_{name}", description=description)
     parser.add_argument("--steps", type=int, default=steps, help=f"optimiser steps in all (default {steps})")
-    parser.add_argument("--batch", type=int, default=batch, help=f"pictures a step (default {batch})")
+    parser.add_argument("--batch", type=int, default=batch, help=f"pictures a step and process (default {batch})")
     parser.add_argument("--learning-rate", type=float, default=learning_rate, help=f"default {learning_rate}")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--from-weights", action="store_true", help="start from the shipped weights")
     parser.add_argument("--world", type=int, choices=WORLDS, default=WORLD_VERSION, help="default %(default)s")
     given = parser.parse_args()
+    if processes.launched() and given.device != "cpu":
+        parser.error(f"--device {given.device}: processes that torchrun starts train on a CPU; add --device cpu")
     return Plan(name, average=0.999, **vars(given))
 
 
@@ -69,15 +72,16 @@ def fit(
     `matrices`, some of its parameters, are trained by `Muon`, the rest by AdamW.
 
     `loss` draws a batch with the random state it is given and returns a scalar. The state of step s depends on
-    (plan.seed, s) alone, so a run resumed from its checkpoint sees the batches it would have seen. `constrain` is
-    called after every optimiser step, to put back weights that are not to change. Raises ValueError for a checkpoint
-    of another plan.
+    (plan.seed, s) and the process's rank alone, so a run resumed from its checkpoint sees the batches it would have
+    seen. `constrain` is called after every optimiser step, to put back weights that are not to change. Raises
+    ValueError for a checkpoint of another plan. Of several processes all but the first end here.
     """
     optimizers = _optimizers(model, plan, matrices)
     average = {key: value.detach().clone() for key, value in model.state_dict().items()}
     checkpoint = CACHE / f"{plan.name}-world{plan.world}.pt"
     start = _resume(checkpoint, plan, model, optimizers, average)
     log = checkpoint.with_suffix(".log")
+    first = processes.rank() == 0
     model.train()
     saved, recent = time.monotonic(), []
     columns = (
@@ -87,11 +91,13 @@ def fit(
         TimeRemainingColumn(),
         TextColumn("{task.fields[loss]}"),
     )
-    with Progress(*columns) as progress:
+    with Progress(*columns, disable=not first) as progress:
         task = progress.add_task(plan.name, total=plan.steps, completed=start, loss="")
         for step in range(start, plan.steps):
             recent.append(_step(model, loss, optimizers, average, plan, step, constrain))
             done = step + 1
+            if not first:
+                continue
             if done % REPORT_EVERY == 0 or done == plan.steps:
                 line = f"step {done} loss {np.mean(recent):.5f}"
                 with log.open("a") as stream:
@@ -102,6 +108,8 @@ def fit(
                 _save(checkpoint, plan, done, model, optimizers, average)
                 saved = time.monotonic()
             progress.advance(task)
+    if not first:
+        raise SystemExit  # the first process has the same weights and keeps them
     model.load_state_dict(average)
     model.eval()
 
@@ -161,7 +169,8 @@ def _step(
     step: int,
     constrain: Callable[[], None],
 ) -> float:
-    torch.manual_seed(1_000_003 * plan.seed + step)
+    rank = processes.rank()
+    torch.manual_seed(1_000_003 * plan.seed + 500_000 * rank + step)
     for optimizer in optimizers:
         optimizer.zero_grad(set_to_none=True)
         for group in optimizer.param_groups:
@@ -171,8 +180,9 @@ def _step(
     kernels = [SDPBackend.MATH] if device == "cpu" else [SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]
     with sdpa_kernel(kernels):
         with torch.autocast(device, torch.bfloat16):
-            value = loss(np.random.default_rng([plan.seed, step]))
+            value = loss(np.random.default_rng([plan.seed, step, rank]))
         value.backward()
+    processes.average_gradients(model)
     nn.utils.clip_grad_norm_(model.parameters(), GRADIENT_NORM)
     for optimizer in optimizers:
         optimizer.step()
@@ -217,4 +227,4 @@ def _resume(
 
 def _identity(plan: Plan) -> dict[str, object]:
     """What must be equal for a run to be the same one; it may go on on another device."""
-    return {key: value for key, value in asdict(plan).items() if key != "device"}
+    return {key: value for key, value in asdict(plan).items() if key != "device"} | {"processes": processes.count()}

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from pocket import train_autoencoder, training
+from pocket import processes, train_autoencoder, training
 from pocket.locality import impose, shield
 from pocket.train_clip import build, mixture
-from pocket.training import Muon, Plan, fit, orthogonal
+from pocket.training import Muon, Plan, fit, orthogonal, read_plan
 from pocket.weights import DIFFUSION, save_half
 
 
@@ -100,6 +102,54 @@ def test_a_run_that_was_broken_off_ends_as_one_that_was_not(tmp_path, monkeypatc
     assert len(all_seen) == 6 and np.array_equal(later, all_seen[4:])
     for one, other in zip(whole.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+PAIR = """
+import sys
+import numpy as np
+import torch
+from pathlib import Path
+from pocket import processes, training
+
+training.CACHE = Path(sys.argv[1])
+torch.manual_seed(0)
+model = torch.nn.Sequential(torch.nn.Linear(5, 7), torch.nn.Linear(7, 1))
+step = 0
+
+
+def loss(rng):
+    global step
+    drawn = [rng] if processes.launched() else [rng, np.random.default_rng([3, step, 1])]
+    step += 1
+    inputs = [torch.from_numpy(one.standard_normal((4, 5))).float() for one in drawn]
+    return torch.stack([(model(x) - x.sum(1, keepdim=True)).square().mean() for x in inputs]).mean()
+
+
+plan = training.Plan("pair", 6, batch=4, learning_rate=0.01, average=0.9, seed=3, device="cpu", from_weights=False)
+training.fit(model, loss, plan, matrices=[model[0].weight])
+torch.save(model.state_dict(), training.CACHE / "model")
+"""
+
+
+def test_two_processes_train_as_one_that_sees_the_batches_of_both(tmp_path):
+    script = tmp_path / "pair.py"
+    script.write_text(PAIR, encoding="utf-8")
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    found = []
+    for folder, launcher in ((tmp_path / "one", []), (tmp_path / "two", torchrun)):
+        folder.mkdir()
+        subprocess.run([sys.executable, *launcher, script, folder], check=True)
+        found.append(torch.load(folder / "model", weights_only=True))
+    for name, one in found[0].items():
+        assert torch.allclose(one, found[1][name], atol=2e-4), name
+
+
+def test_processes_of_torchrun_train_on_a_cpu(monkeypatch, capsys):
+    monkeypatch.setattr(processes, "launched", lambda: True)
+    monkeypatch.setattr(sys, "argv", ["train", "--device", "cuda"])
+    with pytest.raises(SystemExit, match="2"):
+        read_plan("clip", "Train.", steps=1, batch=1, learning_rate=1.0)
+    assert "--device cuda: processes that torchrun starts train on a CPU" in capsys.readouterr().err
 
 
 def test_fixed_entries_of_the_clip_get_no_gradient_and_the_others_do():
