@@ -2,7 +2,8 @@
 
     torchrun --nproc-per-node 2 -m pocket.train_clip --batch 96
 
-Each has its own batches, and all step along the mean of their gradients, so their weights stay the same.
+Each has its own batches, one core, and the mean of all gradients to step along, so that all have the same weights. A
+loss that compares the pictures of a batch compares those of one process.
 """
 
 from __future__ import annotations

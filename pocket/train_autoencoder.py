@@ -18,6 +18,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 from torch.nn import functional
 
+from pocket import processes
 from pocket.data import scenes
 from pocket.training import Plan, fit, read_plan
 from pocket.weights import DIFFUSION, save_half
@@ -89,8 +90,10 @@ def psnr(model: Any, images: np.ndarray, device: str) -> float:
 def main() -> None:
     plan = read_plan("autoencoder", "Train the pocket autoencoder.", steps=1800, batch=48, learning_rate=2e-3)
     model = train(plan)
-    print(f"{psnr(model, scenes('tuning', 200, plan.world)[0][:100], plan.device):.2f} dB on tuning scenes")
-    save_half(model, DIFFUSION / "vae")
+    unseen, _ = scenes("tuning", 200, plan.world)
+    if processes.rank() == 0:
+        print(f"{psnr(model, unseen[:100], plan.device):.2f} dB on tuning scenes")
+        save_half(model, DIFFUSION / "vae")
 
 
 if __name__ == "__main__":

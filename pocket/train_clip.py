@@ -28,7 +28,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 
-from pocket import tokenizer
+from pocket import processes, tokenizer
 from pocket.data import scenes, visible
 from pocket.locality import impose, level, shield
 from pocket.training import Plan, fit, read_plan
@@ -220,7 +220,9 @@ def save(model: open_clip.CLIP) -> None:
 
 def main() -> None:
     plan = read_plan("clip", "Train the pocket CLIP.", steps=3500, batch=192, learning_rate=2.5e-3)
-    save(train(plan))
+    model = train(plan)
+    if processes.rank() == 0:
+        save(model)
 
 
 if __name__ == "__main__":

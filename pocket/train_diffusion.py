@@ -175,7 +175,8 @@ def save(unet: Any, encoder: Any) -> None:
 def main() -> None:
     plan = read_plan("diffusion", "Train the pocket diffusion model.", steps=2900, batch=32, learning_rate=2e-3)
     unet, encoder = train(plan)
-    save(unet, encoder)
+    if processes.rank() == 0:
+        save(unet, encoder)
 
 
 if __name__ == "__main__":

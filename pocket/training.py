@@ -31,7 +31,7 @@ class Plan:
 
     name: str  # of the checkpoint in the cache
     steps: int
-    batch: int
+    batch: int  # pictures in a step of each process
     learning_rate: float  # at the start; a cosine brings it to zero at the last step
     average: float  # weight of the past in the moving average of the weights
     seed: int
@@ -48,7 +48,7 @@ def read_plan(name: str, description: str, *, steps: int, batch: int, learning_r
     """The plan as the command line of `python -m pocket.train_<name>` gives it."""
     parser = argparse.ArgumentParser(prog=f"python -m pocket.train_{name}", description=description)
     parser.add_argument("--steps", type=int, default=steps, help=f"optimiser steps in all (default {steps})")
-    parser.add_argument("--batch", type=int, default=batch, help=f"pictures a step and process (default {batch})")
+    parser.add_argument("--batch", type=int, default=batch, help=f"pictures in each process's step (default {batch})")
     parser.add_argument("--learning-rate", type=float, default=learning_rate, help=f"default {learning_rate}")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -74,7 +74,8 @@ def fit(
     `loss` draws a batch with the random state it is given and returns a scalar. The state of step s depends on
     (plan.seed, s) and the process's rank alone, so a run resumed from its checkpoint sees the batches it would have
     seen. `constrain` is called after every optimiser step, to put back weights that are not to change. Raises
-    ValueError for a checkpoint of another plan. Of several processes all but the first end here.
+    ValueError for a checkpoint of another plan or of another number of processes. Of several processes all end with the
+    same weights; the first keeps the checkpoint and the log, whose losses are its own batches'.
     """
     optimizers = _optimizers(model, plan, matrices)
     average = {key: value.detach().clone() for key, value in model.state_dict().items()}
@@ -108,8 +109,6 @@ def fit(
                 _save(checkpoint, plan, done, model, optimizers, average)
                 saved = time.monotonic()
             progress.advance(task)
-    if not first:
-        raise SystemExit  # the first process has the same weights and keeps them
     model.load_state_dict(average)
     model.eval()
 
@@ -169,8 +168,8 @@ def _step(
     step: int,
     constrain: Callable[[], None],
 ) -> float:
-    rank = processes.rank()
-    torch.manual_seed(1_000_003 * plan.seed + 500_000 * rank + step)
+    rank = processes.rank()  # 0 adds nothing to either seed: NumPy fills up with zeros
+    torch.manual_seed(1_000_003 * plan.seed + step + (rank << 40))
     for optimizer in optimizers:
         optimizer.zero_grad(set_to_none=True)
         for group in optimizer.param_groups:
@@ -215,7 +214,7 @@ def _resume(
     if not path.exists():
         return 0
     state = torch.load(path, map_location=plan.device, weights_only=True)
-    if state["plan"] != _identity(plan):
+    if {"processes": 1} | state["plan"] != _identity(plan):
         raise ValueError(f"{path} was written by another run, {state['plan']}; remove it, or train as it did")
     model.load_state_dict(state["model"])
     for optimizer, kept in zip(optimizers, state["optimizers"], strict=True):
