@@ -20,12 +20,14 @@ check: .venv/installed
 	$(BIN)/mypy
 
 # The README's tables, on scenes that nothing was trained or tuned on. The diffusion model's work is done once.
-# Other scenes, other numbers of masks: make measure ROOT=world3/heldout/0 MASKS=10 LIMIT=200
+# Others: make measure ROOT=world3/heldout/0 MASKS=10 LIMIT=200 SPEED=exact
 ROOT ?= world3/evaluation/0
 MASKS ?= 20
 LIMIT ?= 100
-RUNS := build/eval/$(ROOT)/masks-$(MASKS)
-PREDICT := $(BIN)/ovseg eval predict pocket --root $(ROOT) --preset pocket --masks $(MASKS) --limit $(LIMIT)
+SPEED ?= fast
+RUNS := build/eval/$(ROOT)/masks-$(MASKS)-$(SPEED)
+PREDICT := $(BIN)/ovseg eval predict pocket --root $(ROOT) --preset pocket --limit $(LIMIT) \
+	--masks $(MASKS) --speed $(SPEED)
 SCORE := $(BIN)/ovseg eval score pocket --root $(ROOT)
 measure: .venv/installed
 	$(PREDICT) --method maskclip+emerdiff --out $(RUNS)/emerdiff --keep-analysis

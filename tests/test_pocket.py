@@ -52,10 +52,8 @@ def test_diffusers_and_transformers_load_the_folder_as_it_is():
 
 
 def test_the_autoencoder_keeps_more_than_31_decibels():
-    assert (
-        psnr(build_autoencoder(from_weights=True), np.stack([scene("tuning", 0, n).image for n in range(100)]), "cpu")
-        > 31
-    )
+    images = np.stack([scene("tuning", 0, number).image for number in range(100)])
+    assert psnr(build_autoencoder(from_weights=True), images, "cpu") > 31
 
 
 def test_samples_are_drawn_a_row_a_caption(tmp_path, monkeypatch):
