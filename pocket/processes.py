@@ -10,9 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 from torch import distributed, nn
+
+PATIENCE = timedelta(days=1)  # how long others wait for the first process to draw or encode scenes
 
 
 def launched() -> bool:
@@ -53,5 +56,5 @@ def average_gradients(model: nn.Module) -> None:
 
 def _joined() -> bool:
     if launched() and not distributed.is_initialized():
-        distributed.init_process_group("gloo")
+        distributed.init_process_group("gloo", timeout=PATIENCE)
     return launched()

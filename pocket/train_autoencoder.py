@@ -10,6 +10,7 @@ With `--from-weights` the decoder alone learns on: the diffusion model knows the
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,10 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 from torch.nn import functional
 
-from pocket import processes
 from pocket.data import scenes
-from pocket.training import Plan, fit, read_plan
+from pocket.training import Plan, carry_out, fit, read_plan
 from pocket.weights import DIFFUSION, save_half
+from pocket.world import scene
 
 CROP = 64  # pixels
 SCENES = 40_000
@@ -87,13 +88,15 @@ def psnr(model: Any, images: np.ndarray, device: str) -> float:
     return float(10 * torch.log10(4 / functional.mse_loss(decoded, pixels)))
 
 
+def save(plan: Plan, model: Any) -> None:
+    unseen = np.stack([scene("tuning", 0, number, plan.world).image for number in range(100)])
+    print(f"{psnr(model, unseen, plan.device):.2f} dB on tuning scenes")
+    save_half(model, DIFFUSION / "vae")
+
+
 def main() -> None:
     plan = read_plan("autoencoder", "Train the pocket autoencoder.", steps=1800, batch=48, learning_rate=2e-3)
-    model = train(plan)
-    unseen, _ = scenes("tuning", 200, plan.world)
-    if processes.rank() == 0:
-        print(f"{psnr(model, unseen[:100], plan.device):.2f} dB on tuning scenes")
-        save_half(model, DIFFUSION / "vae")
+    carry_out(plan, train, partial(save, plan))
 
 
 if __name__ == "__main__":

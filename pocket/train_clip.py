@@ -28,10 +28,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 
-from pocket import processes, tokenizer
+from pocket import tokenizer
 from pocket.data import scenes, visible
 from pocket.locality import impose, level, shield
-from pocket.training import Plan, fit, read_plan
+from pocket.training import Plan, carry_out, fit, read_plan
 from pocket.weights import CLIP, replacing
 from pocket.world import NAMES, OBJECTS, caption
 from prompts import templates
@@ -220,9 +220,7 @@ def save(model: open_clip.CLIP) -> None:
 
 def main() -> None:
     plan = read_plan("clip", "Train the pocket CLIP.", steps=3500, batch=192, learning_rate=2.5e-3)
-    model = train(plan)
-    if processes.rank() == 0:
-        save(model)
+    carry_out(plan, train, save)
 
 
 if __name__ == "__main__":

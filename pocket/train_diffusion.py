@@ -26,7 +26,7 @@ from pocket.data import CACHE, scenes, visible
 from pocket.train_autoencoder import to_network
 from pocket.train_clip import CONFIG as CLIP_CONFIG
 from pocket.train_clip import WEIGHTS as CLIP_WEIGHTS
-from pocket.training import Plan, fit, read_plan
+from pocket.training import Plan, carry_out, fit, read_plan
 from pocket.weights import DIFFUSION, save_half
 from pocket.world import NAMES, caption
 
@@ -164,8 +164,9 @@ def train(plan: Plan) -> tuple[Any, Any]:
     return model, encoder
 
 
-def save(unet: Any, encoder: Any) -> None:
-    """Writes everything of the diffusers folder but the autoencoder, which is there already."""
+def save(models: tuple[Any, Any]) -> None:
+    """Writes the UNet, the text encoder and all else of the diffusers folder; its autoencoder is there already."""
+    unet, encoder = models
     save_half(unet, DIFFUSION / "unet")
     save_half(encoder, DIFFUSION / "text_encoder")
     tokenizer.build().save_pretrained(DIFFUSION / "tokenizer")
@@ -174,9 +175,7 @@ def save(unet: Any, encoder: Any) -> None:
 
 def main() -> None:
     plan = read_plan("diffusion", "Train the pocket diffusion model.", steps=2900, batch=32, learning_rate=2e-3)
-    unet, encoder = train(plan)
-    if processes.rank() == 0:
-        save(unet, encoder)
+    carry_out(plan, train, save)
 
 
 if __name__ == "__main__":

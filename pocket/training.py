@@ -1,13 +1,15 @@
-"""The training loop the three pocket models share: optimisers, averaged weights, resumable checkpoints."""
+"""The training loop the three pocket models share: averaged weights, resumable checkpoints, one command line."""
 
 from __future__ import annotations
 
 import argparse
 import math
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pocket import processes
 from pocket.data import CACHE
+from pocket.muon import Muon
 from pocket.world import WORLD_VERSION, WORLDS
 
 WARM_UP = 200  # steps from learning rate 0 to its full value
@@ -43,6 +46,14 @@ class Plan:
         cosine = 0.5 + 0.5 * math.cos(math.pi * step / self.steps)
         return self.learning_rate * min(1.0, (step + 1) / WARM_UP) * cosine
 
+    @property
+    def checkpoint(self) -> Path:
+        return CACHE / f"{self.name}-world{self.world}.pt"
+
+
+class OtherRunError(ValueError):
+    """The cache holds the checkpoint of a run that is not this one."""
+
 
 def read_plan(name: str, description: str, *, steps: int, batch: int, learning_rate: float) -> Plan:
     """The plan as the command line of `python -m pocket.train_<name>` gives it."""
@@ -51,13 +62,31 @@ def read_plan(name: str, description: str, *, steps: int, batch: int, learning_r
     parser.add_argument("--batch", type=int, default=batch, help=f"pictures in each process's step (default {batch})")
     parser.add_argument("--learning-rate", type=float, default=learning_rate, help=f"default {learning_rate}")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    gpu = torch.cuda.is_available() and not processes.launched()
+    parser.add_argument("--device", default="cuda" if gpu else "cpu")
     parser.add_argument("--from-weights", action="store_true", help="start from the shipped weights")
     parser.add_argument("--world", type=int, choices=WORLDS, default=WORLD_VERSION, help="default %(default)s")
     given = parser.parse_args()
+    if min(given.steps, given.batch) < 1:
+        parser.error(f"--steps {given.steps} --batch {given.batch}: expected at least 1 of either")
     if processes.launched() and given.device != "cpu":
         parser.error(f"--device {given.device}: processes that torchrun starts train on a CPU; add --device cpu")
     return Plan(name, average=0.999, **vars(given))
+
+
+def carry_out(plan: Plan, train: Callable[[Plan], Any], save: Callable[[Any], None]) -> None:
+    """Trains, saves the outcome and removes the checkpoint, so that the next run starts from what is saved or anew.
+
+    Ends the process with exit code 2 where the checkpoint in the cache is another run's.
+    """
+    try:
+        model = train(plan)
+    except OtherRunError as error:
+        print(f"pocket: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    if processes.rank() == 0:
+        save(model)
+        plan.checkpoint.unlink()
 
 
 def fit(
@@ -74,14 +103,13 @@ def fit(
     `loss` draws a batch with the random state it is given and returns a scalar. The state of step s depends on
     (plan.seed, s) and the process's rank alone, so a run resumed from its checkpoint sees the batches it would have
     seen. `constrain` is called after every optimiser step, to put back weights that are not to change. Raises
-    ValueError for a checkpoint of another plan or of another number of processes. Of several processes all end with the
-    same weights; the first keeps the checkpoint and the log, whose losses are its own batches'.
+    OtherRunError for a checkpoint of another plan or of another number of processes. Of several processes all end with
+    the same weights; the first keeps the checkpoint and the log, whose losses are its own batches'.
     """
     optimizers = _optimizers(model, plan, matrices)
     average = {key: value.detach().clone() for key, value in model.state_dict().items()}
-    checkpoint = CACHE / f"{plan.name}-world{plan.world}.pt"
-    start = _resume(checkpoint, plan, model, optimizers, average)
-    log = checkpoint.with_suffix(".log")
+    start = _resume(plan, model, optimizers, average)
+    log = plan.checkpoint.with_suffix(".log")
     first = processes.rank() == 0
     model.train()
     saved, recent = time.monotonic(), []
@@ -106,48 +134,11 @@ def fit(
                 progress.update(task, loss=line)
                 recent = []
             if time.monotonic() - saved > SAVE_EVERY or done == plan.steps:
-                _save(checkpoint, plan, done, model, optimizers, average)
+                _save(plan, done, model, optimizers, average)
                 saved = time.monotonic()
             progress.advance(task)
     model.load_state_dict(average)
     model.eval()
-
-
-class Muon(torch.optim.Optimizer):
-    """Steps of the averaged gradient's nearest orthogonal matrix, as large as AdamW's (Jordan et al., 2024).
-
-    A convolution's kernel is a matrix with a row for each output channel; torch's own Muon takes matrices alone.
-    """
-
-    def __init__(self, matrices: Sequence[nn.Parameter], lr: float, momentum: float = 0.95, weight_decay: float = 0.01):
-        super().__init__(matrices, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
-
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
-        for group in self.param_groups:
-            for matrix in group["params"]:
-                state = self.state[matrix]
-                if not state:
-                    state["average"] = torch.zeros_like(matrix)
-                average = state["average"].lerp_(matrix.grad, 1 - group["momentum"])
-                ahead = matrix.grad.lerp(average, group["momentum"]).flatten(1)  # Nesterov's momentum
-                size = 0.2 * max(ahead.shape) ** 0.5  # so that an entry moves by a fifth of the learning rate or so
-                matrix.mul_(1 - group["lr"] * group["weight_decay"])
-                matrix.sub_(orthogonal(ahead).view_as(matrix), alpha=group["lr"] * size)
-
-
-def orthogonal(matrix: Tensor) -> Tensor:
-    """The matrix (m, n), any float dtype, with its singular values brought near 1; computed in bfloat16.
-
-    Five Newton-Schulz steps with the quintic of Jordan et al. (2024).
-    """
-    x = matrix.bfloat16() / (matrix.norm() + 1e-7)
-    tall = x.shape[0] > x.shape[1]
-    x = x.T if tall else x
-    for _ in range(5):
-        square = x @ x.T
-        x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
-    return (x.T if tall else x).to(matrix.dtype)
 
 
 def _optimizers(model: nn.Module, plan: Plan, matrices: Sequence[nn.Parameter]) -> list[torch.optim.Optimizer]:
@@ -195,27 +186,25 @@ def _step(
 
 
 def _save(
-    path: Path,
     plan: Plan,
     step: int,
     model: nn.Module,
     optimizers: list[torch.optim.Optimizer],
     average: dict[str, Tensor],
 ) -> None:
-    draft = path.with_suffix(".partial")
+    draft = plan.checkpoint.with_suffix(".partial")
     state = {"plan": _identity(plan), "step": step, "model": model.state_dict(), "average": average}
     torch.save(state | {"optimizers": [optimizer.state_dict() for optimizer in optimizers]}, draft)
-    draft.rename(path)
+    draft.rename(plan.checkpoint)
 
 
-def _resume(
-    path: Path, plan: Plan, model: nn.Module, optimizers: list[torch.optim.Optimizer], average: dict[str, Tensor]
-) -> int:
+def _resume(plan: Plan, model: nn.Module, optimizers: list[torch.optim.Optimizer], average: dict[str, Tensor]) -> int:
+    path = plan.checkpoint
     if not path.exists():
         return 0
-    state = torch.load(path, map_location=plan.device, weights_only=True)
+    state = torch.load(path, map_location="cpu", weights_only=True)  # what takes it up knows its device
     if {"processes": 1} | state["plan"] != _identity(plan):
-        raise ValueError(f"{path} was written by another run, {state['plan']}; remove it, or train as it did")
+        raise OtherRunError(f"{path} was written by another run, {state['plan']}; remove it, or train as it did")
     model.load_state_dict(state["model"])
     for optimizer, kept in zip(optimizers, state["optimizers"], strict=True):
         optimizer.load_state_dict(kept)

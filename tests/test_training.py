@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,9 @@ from torch import nn
 
 from pocket import processes, train_autoencoder, training
 from pocket.locality import impose, shield
+from pocket.muon import Muon, orthogonal
 from pocket.train_clip import build, mixture
-from pocket.training import Muon, Plan, fit, orthogonal, read_plan
+from pocket.training import OtherRunError, Plan, carry_out, fit, read_plan
 from pocket.weights import DIFFUSION, save_half
 
 ROOT = Path(__file__).parent.parent
@@ -106,6 +108,42 @@ def test_a_run_that_was_broken_off_ends_as_one_that_was_not(tmp_path, monkeypatc
     assert len(all_seen) == 6 and np.array_equal(later, all_seen[4:])
     for one, other in zip(whole.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+def test_a_run_saves_once_and_leaves_nothing_that_the_next_could_stumble_over(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(training, "CACHE", tmp_path)
+    plan = Plan("small", 3, batch=4, learning_rate=0.01, average=0.9, seed=3, device="cpu", from_weights=False)
+    steps, saved = [], []
+
+    def train(plan):
+        model = nn.Linear(5, 1)
+
+        def loss(rng):
+            steps.append(plan)
+            return model(torch.from_numpy(rng.standard_normal((plan.batch, 5))).float()).square().mean()
+
+        fit(model, loss, plan)
+        return model
+
+    carry_out(plan, train, saved.append)
+    carry_out(plan, train, saved.append)
+    assert len(saved) == 2 and len(steps) == 6 and not plan.checkpoint.exists()
+
+    train(plan)  # broken off before it was saved
+    with pytest.raises(SystemExit, match="2"):
+        carry_out(replace(plan, seed=4), train, saved.append)
+    assert "small-world3.pt was written by another run" in capsys.readouterr().err
+    assert len(saved) == 2 and plan.checkpoint.exists()
+    with pytest.raises(OtherRunError):
+        train(replace(plan, steps=4))
+
+
+@pytest.mark.parametrize("flag", ["--steps", "--batch"])
+def test_a_run_of_no_steps_is_refused(flag, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["train", flag, "0"])
+    with pytest.raises(SystemExit, match="2"):
+        read_plan("clip", "Train.", steps=1, batch=1, learning_rate=1.0)
+    assert f"{flag} 0" in capsys.readouterr().err
 
 
 PAIR = """
