@@ -24,9 +24,7 @@ def cluster_queries(queries: np.ndarray, masks: int, seed: int) -> np.ndarray:
     queries: (N, C) float. Returns (N,) int32 cluster ids 0..K-1, every id in use; K < masks only where the queries
     hold fewer distinct vectors than `masks`. Raises ValueError where masks > N.
     """
-    count = len(queries)
-    if masks > count:
-        raise ValueError(f"masks: at most {count} (the positions of the feature layer's grid), got {masks}")
+    check_masks(masks, len(queries))
     kmeans = KMeans(n_clusters=masks, n_init=RESTARTS, random_state=seed)
     with warnings.catch_warnings(), threadpool_limits(limits=1):
         # Fewer distinct vectors than clusters is a flat image, not a fault.
@@ -34,6 +32,12 @@ def cluster_queries(queries: np.ndarray, masks: int, seed: int) -> np.ndarray:
         # One thread: sklearn adds up the threads' partial sums in the order they finish, so results would vary.
         labels = kmeans.fit_predict(queries)
     return np.unique(labels, return_inverse=True)[1].astype(np.int32)
+
+
+def check_masks(masks: int, positions: int) -> None:
+    """Raise ValueError for more masks than the feature layer's grid has positions."""
+    if masks > positions:
+        raise ValueError(f"masks: at most {positions} (the positions of the feature layer's grid), got {masks}")
 
 
 def upsample_naively(masks: Tensor, size: tuple[int, int]) -> np.ndarray:

@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
-from diffusers import DDIMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
@@ -48,7 +47,7 @@ class LatentDiffusion:
 
     # Any: diffusers' classes carry no types for their calls and configurations.
     unet: Any  # UNet2DConditionModel
-    vae: Any  # AutoencoderKL, or another whose encode() gives a latent distribution
+    vae: Any  # AutoencoderKL
     scheduler: Any  # DDIMScheduler; for its grid of timesteps, cumulative alphas and prediction type alone
     empty_prompt: Tensor  # (1, S, C) the text encoder's states for ""
 
@@ -64,7 +63,8 @@ class LatentDiffusion:
         folder = _local_folder(id_or_folder)
         unet = _load(UNet2DConditionModel, folder, "unet", dtype)
         check_shape(unet)
-        vae = _load(_autoencoder_class(folder), folder, "vae", dtype)
+        _check_autoencoder(folder)
+        vae = _load(AutoencoderKL, folder, "vae", dtype)
         if unet.config.in_channels != vae.config.latent_channels:
             raise ValueError(
                 f"{folder}/unet/config.json: in_channels is {unet.config.in_channels}, but latents have "
@@ -210,16 +210,14 @@ def _load(model_class: Any, folder: Path, part: str, dtype: torch.dtype) -> Any:
     return model
 
 
-def _autoencoder_class(folder: Path) -> Any:
+def _check_autoencoder(folder: Path) -> None:
+    """ValueError where vae/config.json is of another class: most others give no latent distribution."""
     try:
         config = json.loads((folder / "vae/config.json").read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{folder}/vae/config.json: not JSON ({error})") from error
-    name = config.get("_class_name", "AutoencoderKL")
-    found = getattr(diffusers, name, None) if str(name).startswith("Autoencoder") else None
-    if found is None:
-        raise ValueError(f"{folder}/vae/config.json: _class_name {name!r} is no autoencoder of diffusers")
-    return found
+    if (name := config.get("_class_name", "AutoencoderKL")) != "AutoencoderKL":
+        raise ValueError(f"{folder}/vae/config.json: _class_name: expected AutoencoderKL, got {name!r}")
 
 
 def _encode_empty_prompt(folder: Path, dtype: torch.dtype) -> Tensor:

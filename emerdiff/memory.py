@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +13,14 @@ import torch
 
 LOG = logging.getLogger(__name__)
 SHARE = 0.7  # of the free memory that is counted on
+NO_GPU_MEMORY = "STATUS_ALLOC_FAILED"  # cuBLAS' and cuDNN's word, in plain RuntimeErrors
+NO_MEMORY = re.compile(f"out of memory|not enough memory|can't allocate memory|{NO_GPU_MEMORY}")  # torch's words
 Result = TypeVar("Result")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory, the machine's or a GPU's, did not suffice."""
+    return isinstance(error, MemoryError) or isinstance(error, RuntimeError) and bool(NO_MEMORY.search(str(error)))
 
 
 @dataclass
@@ -47,7 +55,7 @@ def rows_that_fit(rows: int, row: Peak, device: torch.device) -> int:
 def in_chunks(count: int, size: int, work: Callable[[slice], Result]) -> list[Result]:
     """Do `work` for 0..count-1, `size` at a time; where a chunk runs out of GPU memory, go on with half of it.
 
-    Raises torch.OutOfMemoryError where a chunk of one does not fit.
+    Raises the RuntimeError, mostly a torch.OutOfMemoryError, of a chunk of one that does not fit.
     """
     results: list[Result] = []
     start = 0
@@ -57,9 +65,9 @@ def in_chunks(count: int, size: int, work: Callable[[slice], Result]) -> list[Re
             results.append(work(chunk))
             start = chunk.stop
             continue
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
             size = (chunk.stop - chunk.start) // 2
-            if not size:
+            if not size or not (isinstance(error, torch.OutOfMemoryError) or NO_GPU_MEMORY in str(error)):
                 raise
         # Not in the `except` block, where the error keeps what the chunk allocated alive.
         torch.cuda.empty_cache()

@@ -17,13 +17,13 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from emerdiff.clusters import cluster_queries, upsample_naively
+from emerdiff.clusters import check_masks, cluster_queries, upsample_naively
 from emerdiff.diffusion import LatentDiffusion
 from emerdiff.hooks import record_output
 from emerdiff.image import checked_size, nearest, network_size, to_tensor
 from emerdiff.inversion import Step, draw_noise, noisy_latent, thin
 from emerdiff.memory import measured, rows_that_fit
-from emerdiff.modulate import Modulation, difference_maps, packed_difference_maps
+from emerdiff.modulate import Modulation, difference_maps, finite, packed_difference_maps
 from emerdiff.options import Options
 
 FAST_STEPS = 4  # of the grid's steps from t_m down, evenly spaced
@@ -89,7 +89,7 @@ class EmerDiff:
             queries = self._queries(feature_latent, feature_step, options.feature_layer)
         count_rows(1)
         ids = cluster_queries(queries.numpy(), options.masks, options.seed)
-        grid = [side >> self.diffusion.level(options.feature_layer) for side in x_0.shape[-2:]]
+        grid = self._grid((cost.height, cost.width), options)
         masks = torch.from_numpy(ids == np.arange(ids.max() + 1)[:, None])  # (K, N)
 
         maps, layer_rms = None, None
@@ -132,6 +132,8 @@ class EmerDiff:
         """Return the work that `segment` will do for an image of (H, W); ValueError as `segment` raises."""
         options = self.snap(options or Options())  # what is wrong for every image is told before any work is done
         height, width = network_size(image_size, options.base_size, self.diffusion.size_multiple)
+        rows, columns = self._grid((height, width), options)
+        check_masks(options.masks, rows * columns)
         if options.upsampling == "naive":
             return Cost(unet_rows=1, decodes=0, height=height, width=width)
         steps, masks = len(self._steps(options)[1]), options.masks
@@ -171,7 +173,7 @@ class EmerDiff:
         """Return the layer's query vectors (N, C) float32 on the CPU, all heads concatenated."""
         with record_output(self.diffusion.attention(layer).to_q) as recording:
             self.diffusion.predict_noise(latent, step)
-        return recording.read()[0].float().cpu()
+        return finite(recording.read()[0].float()).cpu()
 
     def _difference_maps(
         self,
@@ -193,6 +195,11 @@ class EmerDiff:
         compare = difference_maps if options.speed == "exact" else packed_difference_maps
         maps, layer_rms = compare(self.diffusion, steps, path, masks.to(path[0].device), modulation, count_rows)
         return gaussian_filter(maps.numpy(), sigma=(0, options.sigma, options.sigma)), layer_rms
+
+    def _grid(self, size: tuple[int, int], options: Options) -> tuple[int, int]:
+        """Rows and columns of the feature layer's grid for images of (H', W')."""
+        cell = self.diffusion.latent_factor << self.diffusion.level(options.feature_layer)
+        return size[0] // cell, size[1] // cell
 
     def _rows_per_call(self, size: Sequence[int], options: Options) -> int:
         """Most rows for images of (H', W') in one UNet call."""

@@ -49,11 +49,14 @@ def boundary_f(segments: np.ndarray, truth: np.ndarray, ignore: int = 255) -> fl
     """Boundary F of a segmentation in percent, by where ids differ alone; NaN where neither map has a boundary.
 
     segments, truth: (H, W) integers of one size. A boundary pixel has a neighbour (above, below, left, right) with
-    another id. Pairs with an ignored pixel make no boundary in either map. Precision is the share of the
+    another id. Ignored pixels as near to a counted one take the nearest one's id in the truth, so that a rim of them
+    round objects, as PASCAL VOC has, holds the boundary in its middle; a pair with any other ignored pixel makes no
+    boundary in either map. Precision is the share of the
     segmentation's boundary pixels that have one of the truth's within 0.75 % of the image's diagonal (between pixel
     centres); recall the same the other way round.
     """
     tolerance = TOLERANCE * math.hypot(*truth.shape)
+    truth = _without_rims(truth, ignore, tolerance)
     counted = truth != ignore
     given, true = _boundary_pixels(segments, counted), _boundary_pixels(truth, counted)
     if not given.any() and not true.any():
@@ -63,6 +66,15 @@ def boundary_f(segments: np.ndarray, truth: np.ndarray, ignore: int = 255) -> fl
     precision = float((ndimage.distance_transform_edt(~true)[given] <= tolerance).mean())
     recall = float((ndimage.distance_transform_edt(~given)[true] <= tolerance).mean())
     return 100 * 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+
+
+def _without_rims(truth: np.ndarray, ignore: int, reach: float) -> np.ndarray:
+    """The truth, ignored pixels up to `reach` from a counted one with the nearest one's id."""
+    ignored = truth == ignore
+    if not ignored.any() or ignored.all():
+        return truth
+    distance, nearest = ndimage.distance_transform_edt(ignored, return_indices=True)
+    return np.where(distance <= reach, truth[tuple(nearest)], ignore)
 
 
 def _boundary_pixels(ids: np.ndarray, counted: np.ndarray) -> np.ndarray:

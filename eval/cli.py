@@ -58,12 +58,14 @@ examples:
 
 settings, one varied at a time (several --over: several tables):
   masks, t_f, t_m, strength, sigma, steps, seed   numbers, as the flags of the method
+  speed                                           fast, exact
   injection                                       on, off
   feature_layer, modulated_layer                  a module's full name, or up1.0 for
                                                   up_blocks.1.attentions.0.transformer_blocks.0.attn2
 
 OUT gets a run folder for each value (`masks=10`, and `default`), ablation.json, ablation.md and ablation.png. The same
 command once more does only what is left."""
+DENSE = ("maskclip", "maskclip-plain", "sclip", "clearclip", "naclip")
 METHODS = ("maskclip", "maskclip+naive", "maskclip+slic", "maskclip+emerdiff", "maskclip+truth")
 
 
@@ -157,6 +159,8 @@ def _add_approach(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_rules(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--dense", metavar="V", help="maskclip (default), maskclip-plain, sclip, clearclip, naclip")
+    parser.add_argument(
+        "--dense", choices=DENSE, metavar="V", help=f"dense CLIP: {', '.join(DENSE)} (default maskclip)"
+    )
     parser.add_argument("--protocol", metavar="P", help="sclip, tcl, maskclip or native")
     parser.add_argument("--vocabulary", metavar="LIST", help="another list of class names, such as voc20-sclip")

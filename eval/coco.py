@@ -39,7 +39,8 @@ def instance_map(path: Path, image: str) -> np.ndarray:
     drawn = []
     for annotation in coco.imgToAnns[facts[image]["id"]]:
         mask = coco.annToMask(annotation).astype(bool)
-        drawn.append((not annotation["iscrowd"], -int(mask.sum()), -annotation["id"], annotation["category_id"], mask))
+        single = not annotation.get("iscrowd", 0)
+        drawn.append((single, -int(mask.sum()), -annotation["id"], annotation["category_id"], mask))
     drawn.sort(key=lambda one: one[:3])
     values = np.full((facts[image]["height"], facts[image]["width"]), NOTHING, np.uint8)
     for *_, category, mask in drawn:
@@ -55,7 +56,10 @@ def _load(path: Path) -> tuple[Any, dict[str, dict[str, Any]]]:
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # it tells how long it takes
             coco = COCO(str(path))
-        images = {Path(one["file_name"]).stem: one for one in coco.dataset["images"]}
+        images = {
+            Path(one["file_name"]).stem: {key: one[key] for key in ("id", "height", "width")}
+            for one in coco.dataset["images"]
+        }
         categories = {one["category_id"] for one in coco.dataset["annotations"]}
     except (json.JSONDecodeError, UnicodeDecodeError, AssertionError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: no COCO instances file ({error})") from error

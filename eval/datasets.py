@@ -67,8 +67,7 @@ class Dataset:
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
         image = self._images[id]
-        # The header is quick to read, but says nothing of a rotation by EXIF.
-        if truth.shape != read_size(image) and truth.shape != (size := read_image(image).shape[:2]):
+        if truth.shape != (size := read_size(image)):
             raise ValueError(f"{path}: labels of {_size(truth.shape)}, but {image} has {_size(size)} (width x height)")
         return truth
 
@@ -110,6 +109,8 @@ def open_dataset(name: str, root: str | Path | None, *, ignore: int | None = Non
         OSError: what cannot be read.
     """
     if name == "pocket":
+        if ignore not in (None, 255):
+            raise ValueError(f"--ignore {ignore}: is for custom alone")
         return _pocket(root)
     found, classes = look(name, root, ignore=ignore)
     problems = list(found.problems)
@@ -172,7 +173,7 @@ def _custom(root: Path, ignore: int) -> tuple[Layout, tuple[str, ...]]:
         raise ValueError(f"{path}: {len(groups)} classes, at most {label_rules.MOST_CLASSES} can be scored")
     background = groups[0][0].casefold() == BACKGROUND
     if background and len(groups[0]) > 1:
-        raise ValueError(f"{path}: the background has aliases; give such words with --background instead")
+        raise ValueError(f"{path}: the background has aliases; leave them out, its words are the protocol's")
     classes = tuple("; ".join(group) for group in (groups[1:] if background else groups))
     if not classes:
         raise ValueError(f"{path}: no class besides the background")

@@ -145,6 +145,9 @@ def read_analyses(run: RunFolder, dataset: Dataset, track: Track = iter) -> Iter
             raise ValueError(f"{path}: holds naively upsampled masks, expected those of EmerDiff")
         if found := differences({**(run.facts.get("options") or {}), "upsampling": options["upsampling"]}, options):
             raise ValueError(f"{path}: was kept by a run with other settings ({'; '.join(found)})")
+        made_with = {"diffusion": analysis.origin.diffusion, "clip": analysis.origin.clip}
+        if found := differences(run.facts.get("models") or made_with, made_with):
+            raise ValueError(f"{path}: was kept by a run with other models ({'; '.join(found)})")
         if analysis.segments.shape != truth.shape:
             (height, width), (rows, columns) = analysis.segments.shape, truth.shape
             raise ValueError(f"{path}: is of {width}x{height} pixels, the labels of this image are {columns}x{rows}")

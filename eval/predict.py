@@ -141,12 +141,15 @@ def load_predictor(
     text = Text(vocabulary, clip.encode_text(vocabulary.prompts, prompts.templates(templates)))
     scale = rules.logit_scale or clip.logit_scale
     models = segmenter.models if segmenter else {"clip": identity("clip", preset.clip)}
+    first = {prompt for prompt, owner in zip(vocabulary.prompts, vocabulary.owners, strict=True) if owner == 0}
+    competing = tuple(word for word in rules.background.words if word in first)  # those that are classes are not
+    background = replace(rules.background, words=competing)
     facts = {
         "command": "eval predict",
         "dataset": dataset.name,
         "root": dataset.root,
         "method": given.method,
-        "protocol": asdict(replace(rules, view=view, logit_scale=scale, templates=templates)),
+        "protocol": asdict(replace(rules, view=view, logit_scale=scale, templates=templates, background=background)),
         "vocabulary": given.vocabulary or dataset.vocabulary,
         "vocabulary_sha256": vocabulary.sha256,
         "names": dataset.names,

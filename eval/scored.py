@@ -76,6 +76,7 @@ class Scored:
         columns = (self.names, found.class_IoU, found.class_accuracy, self.confusion.sum(1))
         return {
             "dataset": self.dataset,
+            "root": facts.get("root"),
             "method": facts.get("method") or facts.get("command"),
             "best_label": self.best_label,
             "protocol": facts.get("protocol"),
@@ -90,6 +91,7 @@ class Scored:
             "vocabulary_sha256": facts.get("vocabulary_sha256"),
             "preset": facts.get("preset"),
             "models": facts.get("models"),
+            "dtype": facts.get("dtype"),
             "options": facts.get("options"),
             "view": facts.get("view"),
             "versions": self.run.versions,

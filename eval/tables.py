@@ -110,7 +110,7 @@ def run_sheet(runs: Sequence[Scored]) -> Sheet:
         row = [str(scored.run.path), str(facts.get("method") or facts.get("command") or ""), dense_variant(facts)]
         row += [protocol_name(facts), f"{len(scored.ids)} of {scored.images}"]
         row += [with_interval(values["mIoU"], *scored.interval)]
-        comparable = scored is not first and scored.ids == first.ids
+        comparable = scored is not first and scored.ids == first.ids and _one_protocol([first, scored])
         if several:
             row += [with_interval(*scored.lead(first), sign="+") if comparable else ""]
         row += [number(values[name]) for name in metrics]
@@ -118,12 +118,18 @@ def run_sheet(runs: Sequence[Scored]) -> Sheet:
             row += [with_interval(*scored.boundary_lead(first), sign="+") if comparable else ""]
         rows.append(row)
     return Sheet(
-        title=f"{first.dataset}, {len(first.names)} classes" + (", best label per mask" if first.best_label else ""),
+        title=f"{_title(first)}, {len(first.names)} classes" + (", best label per mask" if first.best_label else ""),
         header=header + [METRICS[name] for name in metrics] + (["boundary F lead"] if boundary_leads else []),
         rows=rows,
         notes=_notes(runs),
         below=None if first.best_label else published_sheet(first.dataset, {protocol_name(s.run.facts) for s in runs}),
     )
+
+
+def _title(scored: Scored) -> str:
+    """The data set's name; that of the pocket worlds with the block, which is another set of scenes each."""
+    block = scored.run.facts.get("root") if scored.dataset == "pocket" else None
+    return f"{scored.dataset} {block}" if block else scored.dataset
 
 
 def published_sheet(dataset: str, protocols: set[str]) -> Sheet | None:
@@ -181,13 +187,18 @@ def _notes(runs: Sequence[Scored]) -> list[str]:
         others = [str(scored.run.path) for scored in runs[1:] if scored.ids != runs[0].ids]
         if others:
             notes.append(f"no lead, because the images are not the first run's: {', '.join(others)}")
-        if len({protocol_name(scored.run.facts) for scored in runs}) > 1:
+        if not _one_protocol(runs):
             notes.append("these runs follow different protocols: their numbers cannot be compared")
     if not runs[0].best_label:
         notes += _vocabulary_notes(runs)
     if any(len(scored.ids) < scored.images for scored in runs):
         notes.append("not all images of the data set were undertaken: not comparable to results on all of them")
     return notes
+
+
+def _one_protocol(runs: Sequence[Scored]) -> bool:
+    """Whether the runs' protocols let their numbers be compared; best labels depend on none."""
+    return runs[0].best_label or len({protocol_name(scored.run.facts) for scored in runs}) == 1
 
 
 def _vocabulary_notes(runs: Sequence[Scored]) -> list[str]:

@@ -42,7 +42,6 @@ MASK_FILES = (".overlay.png", ".png")  # what `ovseg masks` writes for an id
 ANALYSIS_FILE = ".safetensors"  # and, with --keep-analysis, for an id
 RECORD_SECONDS = 2.0  # the least time between two writings of the record, unless writing it is slow itself
 OUT_OF_MEMORY = "out of memory; --dtype float16 takes half of it, and a smaller or less elongated image takes less"
-NO_MEMORY = re.compile("out of memory|not enough memory|can't allocate memory")  # in torch's RuntimeErrors
 LIBRARIES = ("torch", "diffusers", "open_clip_torch", "transformers", "numpy", "pillow")
 
 Progress = Callable[[int, int], None]
@@ -100,6 +99,8 @@ class Run:
             else:  # perhaps just before a process was killed that had not yet written so into its record
                 self.ids[item.id] = entry if entry["state"] == "done" else {"file": file, "state": "done"}
         self._sweep(todo)
+        if self.overwrite:  # the record was removed, and there may be others' results in it
+            self._write()
         return todo
 
     def process(self, items: Sequence[Item], work: Callable[[Item, Progress], str], report: Report) -> int:
@@ -118,7 +119,9 @@ class Run:
                 try:
                     summary = work(item, report.rows)
                 except (ValueError, OSError, MemoryError, RuntimeError) as error:
-                    too_large = isinstance(error, MemoryError) or NO_MEMORY.search(str(error))
+                    from emerdiff.memory import is_out_of_memory  # torch is loaded by now, if the work needs it
+
+                    too_large = is_out_of_memory(error)
                     if isinstance(error, RuntimeError) and not too_large:
                         raise
                     reason = f"{item.path}: {OUT_OF_MEMORY}" if too_large else str(error)
@@ -147,17 +150,28 @@ class Run:
         return every, records[self.record]["ids"] if self.record in records else {}
 
     def _others(self, items: Iterable[Item]) -> dict[str, dict[str, Any]]:
-        """What the record that is overwritten holds of other images; nothing, and said, if by other settings."""
-        try:
-            record = read_record(self.record)
-        except (OSError, ValueError):
-            return {}
-        asked = {item.id for item in items}
-        others = {id: entry for id, entry in record["ids"].items() if id not in asked and entry["state"] == "done"}
-        if others and differences(facts_of(record), self.facts):
-            say(f"{self.out}: {len(others)} results of other images, by other settings, are no longer part of the run")
-            return {}
+        """What the records that are overwritten hold of other images; nothing, and said, if by other settings.
+
+        A run that is not divided takes over what shards did; a shard does not know what the others are asked for.
+        """
+        asked, others, lost = {item.id for item in items}, {}, 0
+        for path in [self.record] if self.shard else self._records():
+            try:
+                record = read_record(path)
+            except (OSError, ValueError):
+                continue
+            found = {id: entry for id, entry in record["ids"].items() if id not in asked and entry["state"] == "done"}
+            if differences(facts_of(record), self.facts):
+                lost += len(found)
+            else:
+                others |= found
+        if lost:
+            say(f"{self.out}: {lost} results of other images, by other settings, are no longer part of the run")
         return others
+
+    def _records(self) -> list[Path]:
+        """All records in the folder, however their runs were divided."""
+        return sorted(path for path in self.out.iterdir() if is_record(path.name)) if self.out.is_dir() else []
 
     def _sweep(self, items: Iterable[Item]) -> None:
         """Remove what a killed process left half-written of these items and of the record."""
@@ -169,11 +183,12 @@ class Run:
 
     def _clear(self, items: Iterable[Item]) -> None:
         """Remove what is to be replaced, the record first, so that no old file passes for a finished one."""
-        for path in self.out.iterdir() if self.out.is_dir() else ():
-            if path == self.record or is_record(path.name) and division(path.name) != division(self.record.name):
+        for path in self._records():
+            if path == self.record or division(path.name) != division(self.record.name):
                 path.unlink(missing_ok=True)  # another shard may have done it
-        for file in (file for item in items for file in self._files(item)):
-            if file.suffix != ANALYSIS_FILE and os.path.exists(file):  # a kept analysis is checked before it is used
+        endings = {*self.suffixes, *LABEL_FILES, *MASK_FILES} - {ANALYSIS_FILE}  # that is checked before it is used
+        for file in (self.out / f"{item.id}{ending}" for item in items for ending in endings):
+            if os.path.exists(file):
                 file.unlink()
 
     def _files(self, item: Item) -> list[Path]:

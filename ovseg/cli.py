@@ -1,6 +1,7 @@
 """The command line: `ovseg label`, `masks`, `explain`, `export`, `report`, `models`, and `eval` (see `eval.cli`).
 
-Exit codes: 0 all went well, 1 some images failed, 2 a mistake in the call or missing weights (one line says which).
+Exit codes: 0 all went well, 1 some images failed, 2 a mistake in the call, missing weights or models too large for the
+memory (one line says which).
 Here is the grammar and its help; what a command does is loaded once it is known which one (`run`: module:function).
 """
 
@@ -111,6 +112,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(getattr(import_module(module), function)(options))
     except (ValueError, OSError) as error:
         print(f"ovseg: error: {error}", file=sys.stderr)
+        return 2
+    except (MemoryError, RuntimeError) as error:
+        from emerdiff.memory import is_out_of_memory
+        from ovseg.batch import OUT_OF_MEMORY
+
+        if not is_out_of_memory(error):
+            raise
+        print(f"ovseg: error: {OUT_OF_MEMORY}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("ovseg: interrupted", file=sys.stderr)

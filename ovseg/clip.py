@@ -25,6 +25,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import functional as F
 
+from emerdiff.memory import is_out_of_memory
 from ovseg.dense import View, cell_size, view_features
 from ovseg.presets import CLIP_CONFIG, CLIP_WEIGHTS, FETCHED, is_hub_id, local_folder
 
@@ -64,12 +65,17 @@ class Clip:
         try:
             model = open_clip.create_model(source, device=device, precision=PRECISIONS[dtype], require_pretrained=True)
         except (RuntimeError, SafetensorError) as error:
+            if is_out_of_memory(error):
+                raise
             reason = textwrap.shorten(str(error), 200)
             raise OSError(f"{weights}: not the weights that {folder / CLIP_CONFIG} describes ({reason})") from error
-        except (TypeError, AssertionError) as error:
+        except (TypeError, KeyError, AssertionError) as error:
             raise ValueError(f"{folder / CLIP_CONFIG}: open_clip cannot build this model ({error})") from error
         cell_size(model.visual)  # a tower without dense features is refused now, not after minutes of diffusion
-        tokenizer = open_clip.get_tokenizer(source)
+        try:
+            tokenizer = open_clip.get_tokenizer(source)
+        except Exception as error:  # the tokenizers library raises plain Exception
+            raise ValueError(f"{folder}: not a tokenizer that can be read ({error})") from error
         _check_tokenizer(tokenizer, config, folder)
         preprocessing = model.visual.preprocess_cfg
         return cls(
@@ -115,7 +121,7 @@ class Clip:
             for i in range(0, len(sentences), TEXT_BATCH)
         ]
         mean = torch.cat(rows).unflatten(0, (len(prompts), len(templates))).mean(dim=1)
-        return F.normalize(mean, dim=1).cpu().numpy()
+        return _finite(F.normalize(mean, dim=1)).cpu().numpy()
 
     @torch.inference_mode()
     def dense_features(self, image: np.ndarray, view: View) -> np.ndarray:
@@ -131,7 +137,14 @@ class Clip:
         resized = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
         pixels = torch.from_numpy(resized.copy()).permute(2, 0, 1) / 255
         mean, deviation = (torch.tensor(values)[:, None, None] for values in (self.mean, self.deviation))
-        return view_features(tower, ((pixels - mean) / deviation).to(self.device), view).cpu().numpy()
+        return _finite(view_features(tower, ((pixels - mean) / deviation).to(self.device), view)).cpu().numpy()
+
+
+def _finite(features: Tensor) -> Tensor:
+    """The features themselves; ValueError where numbers overflowed, which would look like the first class."""
+    if not features.isfinite().all():
+        raise ValueError("CLIP overflowed: use bfloat16 or float32 instead of float16")
+    return features
 
 
 def resized_sides(sides: tuple[int, int], view: View, cell: tuple[int, int]) -> tuple[int, int]:
@@ -177,9 +190,11 @@ def _read_config(folder: Path, name: str) -> dict[str, Any]:
         raise FileNotFoundError(f"{path}: not there; a CLIP folder needs open_clip's config beside its weights")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))["model_cfg"]
-        text = config["text_cfg"]
+        text, image = config["text_cfg"], config["vision_cfg"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: expected open_clip's JSON with model_cfg and its text_cfg ({error!r})") from error
+    if not (isinstance(text, dict) and isinstance(image, dict)):
+        raise ValueError(f"{path}: expected text_cfg and vision_cfg to be objects, got {text!r} and {image!r}")
     if "openai" in Path(name).name.lower() and not config.get("quick_gelu", False):
         raise ValueError(
             f'{path}: OpenAI\'s weights were trained with QuickGELU; set "quick_gelu": true in model_cfg '

@@ -26,6 +26,7 @@ from ovseg.launch import choose_shard, launched, total
 from ovseg.loading import choose_classes, choose_models, load_emerdiff, load_segmenter, provenance
 from ovseg.presets import DEFAULT, PRESETS, fetch, get_preset, identity, local_folder
 from ovseg.result import no_label, save_masks
+from ovseg.run_folder import read_run
 from ovseg.terminal import duration, make_report, say
 
 if TYPE_CHECKING:
@@ -153,9 +154,11 @@ def _export(run: Run, formats: Sequence[str]) -> None:
 
     if run.shard and not launched():
         say(f"not exported, this is one shard: when all are done, `ovseg export {run.out}`")
-    elif not any(entry["state"] == "done" for entry in run.ids.values()):
+    elif run.shard and run.shard.number > 1:
+        return  # the first of the processes launched together does it
+    elif not any(entry["state"] == "done" for entry in read_run(run.out).ids.values()):
         say("not exported: no image is done")
-    elif not run.shard or run.shard.number == 1:
+    else:
         export(open_images(run.out), formats, run.out / "exports", overwrite=True)
 
 
@@ -192,12 +195,15 @@ def process(
 
 def announce_long_run(items: Sequence[Item], model: EmerDiff, options: Options) -> None:
     """Say how long it will take, where that is long: as if every image had the size of the first usable one."""
+    from emerdiff.memory import is_out_of_memory
     from ovseg.segmenter import expected_seconds
 
     for item in items:
         try:
             one = expected_seconds(model, read_size(item.path), options)
-        except ValueError:
+        except (ValueError, MemoryError, RuntimeError) as error:
+            if not isinstance(error, ValueError) and not is_out_of_memory(error):
+                raise
             continue  # its own turn will come to be reported
         if one * len(items) > LONG_RUN_SECONDS:
             say(f"this takes about {duration(one)} an image on this CPU, {duration(one * len(items))} in all")

@@ -39,6 +39,7 @@ def run(given: Namespace) -> int:
         segmenter, _ = load_segmenter(given, choose_models(given, ("diffusion", "clip")))
         model, options, models = segmenter.emerdiff, segmenter.options, segmenter.models
         text = segmenter.encode(classes, given.background or "words")
+        model.cost(image.shape[:2], options)  # refuses sides beyond 4:1 and too many masks
         features = segmenter.clip.dense_features(image, segmenter.view)
     if model.diffusion.device.type == "cpu":
         announce_long_run([Item(path.stem, path)], model, options)

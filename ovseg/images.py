@@ -14,12 +14,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif"})
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")  # MPO, as phones write it, opens as JPEG
 MAX_PIXELS = 100_000_000  # some 300 MB as RGB; beyond it a file is a mistake or an attack
 TOO_LARGE = f"at most {MAX_PIXELS // 10**6} megapixels are read: make it smaller first"
+SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that exchange rows and columns
 # What Pillow's decoders are known to raise on damaged files.
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, KeyError, TypeError, IndexError, struct.error, zlib.error)
 
@@ -42,9 +43,10 @@ def read_image(path: str | Path) -> np.ndarray:
 
 
 def read_size(path: str | Path) -> tuple[int, int]:
-    """(H, W) in pixels from the file's header, before EXIF orientation. Raises `ImageError` as `read_image`."""
+    """(H, W) in pixels from the file's header, upright by its EXIF. Raises `ImageError` as `read_image`."""
     with _opened(Path(path)) as picture:
-        return picture.height, picture.width
+        sideways = picture.getexif().get(ExifTags.Base.Orientation) in SIDEWAYS
+        return (picture.width, picture.height) if sideways else (picture.height, picture.width)
 
 
 @contextmanager

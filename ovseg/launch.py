@@ -19,9 +19,15 @@ def launched() -> Shard | None:
 def choose_shard(flag: str | None) -> Shard | None:
     """The shard that --shard names, or the one that this process was launched for.
 
-    Raises ValueError for a flag that is not i/n, or one given to processes launched together.
+    Raises ValueError for a flag that is not i/n, one given to processes launched together, or a launch without the
+    address at which they meet.
     """
     mine = launched()
+    if mine and not {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
+        raise ValueError(
+            f"RANK {mine.number - 1} and WORLD_SIZE {mine.count} are set, but MASTER_ADDR and MASTER_PORT are not: "
+            "launch with torchrun or accelerate, or unset them"
+        )
     if flag and mine:
         raise ValueError(
             f"--shard {flag}: the processes launched together share the images by themselves; leave it out"

@@ -5,10 +5,10 @@ torch loads inside the functions that need it, so that a mistake is told at once
 
 from __future__ import annotations
 
+import os
 import time
 from argparse import Namespace
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ovseg.classes import ClassList, parse_classes, read_classes
@@ -40,10 +40,10 @@ METHOD = {
 def choose_classes(given: Namespace) -> ClassList:
     """What --classes or --classes-file says. Raises ValueError and OSError as the readers, naming the flag."""
     if given.classes is None:
-        if not Path(given.classes_file).is_file():
+        if not os.path.isfile(given.classes_file):
             raise ValueError(f"--classes-file {given.classes_file}: no such file")
         return read_classes(given.classes_file)
-    if Path(given.classes).is_file():
+    if os.path.isfile(given.classes):  # unlike Path's, it takes a list longer than a file name may be
         raise ValueError(f"--classes {given.classes}: this is a file; --classes-file reads names from it")
     return parse_classes(given.classes)
 

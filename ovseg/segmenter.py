@@ -119,8 +119,9 @@ class Segmenter:
         done, in all). Raises ValueError for an image of another kind or one the models cannot take.
         """
         origin = self.origin(image, options)
-        features = self.clip.dense_features(image, self.view)  # first: it takes seconds, and refuses a bad view
         options = options or self.options
+        self.emerdiff.cost(image.shape[:2], options)  # refuses sides beyond 4:1 and too many masks
+        features = self.clip.dense_features(image, self.view)  # first: it takes seconds, and refuses a bad view
         keeping = replace(options, keep_difference_maps=options.upsampling != "naive")
         segments = self.emerdiff.segment(image, keeping, progress=progress)
         return Analysis(
@@ -204,9 +205,15 @@ class Segmenter:
 
 
 def native_options(model: EmerDiff) -> Options:
-    """The paper's settings at the size the model was trained at (unet/config.json: sample_size)."""
+    """The paper's settings at the size the model was trained at (unet/config.json: sample_size).
+
+    Raises ValueError where that is not one number.
+    """
     diffusion = model.diffusion
-    return Options(base_size=int(diffusion.unet.config.sample_size) * diffusion.latent_factor)
+    side = diffusion.unet.config.sample_size
+    if not isinstance(side, int):
+        raise ValueError(f"unet/config.json: sample_size: expected the latents' side as one whole number, got {side}")
+    return Options(base_size=side * diffusion.latent_factor)
 
 
 def native_view(clip: Clip) -> View:

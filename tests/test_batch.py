@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from emerdiff.memory import is_out_of_memory
 from ovseg import batch
 from ovseg.batch import LABEL_FILES, MASK_FILES, Progress, Run
 from ovseg.inputs import Item, collect, prepare
@@ -142,6 +143,7 @@ def test_a_bad_image_is_reported_and_the_rest_goes_on(tmp_path: Path, monkeypatc
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB"),
         RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried to"),
         RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
         MemoryError(),
     ],
 )
@@ -160,7 +162,7 @@ def test_an_image_too_large_for_the_memory_is_one_images_error(tmp_path: Path, e
 def test_torch_says_so_where_an_array_is_beyond_all_memory() -> None:
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**55)
-    assert batch.NO_MEMORY.search(str(caught.value))
+    assert is_out_of_memory(caught.value)
 
 
 @pytest.mark.parametrize("error", [KeyError("bug"), RuntimeError("shapes differ")])
@@ -245,7 +247,27 @@ def test_overwriting_begins_anew_but_keeps_analyses(tmp_path: Path) -> None:
     keeping: dict[str, Any] = {"suffixes": (*FILES, batch.ANALYSIS_FILE), "overwrite": True}
     run = Run(tmp_path, FACTS, **keeping)
     assert [item.id for item in run.open(images("a"))] == ["a"]
-    assert {path.name for path in tmp_path.iterdir()} == {"a.safetensors"}
+    assert {path.name for path in tmp_path.iterdir()} == {"a.safetensors", "run.json"}
+
+
+def test_overwriting_by_another_command_leaves_none_of_its_files(tmp_path: Path) -> None:
+    go(tmp_path, images("a", "b"))
+    for id in "ab":
+        touch(tmp_path / f"{id}.masks.png")
+    go(tmp_path, images("a"), overwrite=True)
+    assert not (tmp_path / "a.masks.png").exists() and (tmp_path / "b.masks.png").exists()
+
+
+def test_a_whole_run_takes_over_what_shards_did_of_other_images(tmp_path: Path, capsys) -> None:
+    for number, id in enumerate("ab", 1):
+        go(tmp_path, images(id), shard=Shard(number, 2))
+    run = Run(tmp_path, FACTS, FILES, overwrite=True)
+    assert [item.id for item in run.open(images("c"))] == ["c"]
+    assert read_run(tmp_path).done == ["a", "b"]  # should the run be killed now, they are not lost
+    assert go(tmp_path, images("c"), overwrite=True) == ["c"] and read_run(tmp_path).done == ["a", "b", "c"]
+    changed = FACTS | {"options": {"masks": 4}}
+    assert go(tmp_path, images("c"), facts=changed, overwrite=True) == ["c"] and read_run(tmp_path).done == ["c"]
+    assert "2 results of other images, by other settings, are no longer part of the run" in capsys.readouterr().err
 
 
 def test_shards_do_their_own_images_and_read_as_the_whole(tmp_path: Path) -> None:

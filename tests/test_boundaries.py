@@ -118,3 +118,23 @@ def test_boundaries_at_ignored_pixels_do_not_count():
     truth = np.array([[0, 0, 255, 1, 1, 1, 0, 0]] * 3)
     segments = np.array([[0, 0, 5, 5, 5, 5, 2, 2]] * 3)  # an edge at one side of the ignored column, none at the other
     assert boundary_f(segments, truth) == boundary_f(segments.T, truth.T) == 100
+
+
+def test_a_rim_of_ignored_pixels_round_an_object_holds_the_boundary_in_its_middle():
+    # 300x400, tolerance 3.75 pixels: ignored columns from 200 to 203 between two regions, as PASCAL VOC draws them, so
+    # the boundary's pixels are columns 201 and 202. Of an edge moved to 206, column 205 is 3 pixels off and 206 is 4.
+    truth = np.where(np.arange(400) < 202, 0, 1) * np.ones((300, 1), int)
+    truth[:, 200:204] = 255
+    for column, expected in ((202, 100), (206, 50), (208, 0)):
+        assert boundary_f(np.where(np.arange(400) < column, 5, 7) * np.ones((300, 1), int), truth) == expected
+    split = np.where(np.arange(400) < 202, 5, 7) * np.ones((300, 1), int)
+    split[:, 300:] = 9  # an edge far from the object: half of the segments' boundary pixels are right, all the truth's
+    assert boundary_f(split, truth) == pytest.approx(200 / 3)
+
+
+def test_a_wide_ignored_region_has_no_boundary():
+    truth = np.zeros((300, 400), int)
+    truth[:, 200:300], truth[:, 300:] = 255, 1
+    assert math.isnan(boundary_f(np.zeros((300, 400), int), truth))
+    inside = np.where(np.arange(400) < 250, 0, 1) * np.ones((300, 1), int)  # an edge in its middle
+    assert math.isnan(boundary_f(inside, truth))

@@ -503,6 +503,26 @@ def test_a_class_file_given_as_class_names_is_a_mistake(
         assert said in capsys.readouterr().err
 
 
+def test_a_list_of_classes_may_be_longer_than_a_file_name(
+    scenes: Path, models: list[str], tmp_path: Path, capsys
+) -> None:
+    names = ",".join(f"thing{number}" for number in range(100))
+    assert main(["label", str(scenes / "no.png"), "--classes", names, *models, "--out", str(tmp_path / "out")]) == 2
+    assert "no.png" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate 9 GiB")])
+def test_models_too_large_for_the_memory_are_one_line(
+    label: list[str], tmp_path: Path, error: Exception, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(UNet2DConditionModel, "to", fail)
+    assert main([*label, "--out", str(tmp_path / "out")]) == 2
+    assert "ovseg: error: out of memory; --dtype float16 takes half of it" in capsys.readouterr().err
+
+
 def test_flags_are_taken_in_full_alone(scenes: Path, models: list[str], capsys) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["label", str(scenes), "--classes", "cat", "--over", *models])

@@ -209,6 +209,24 @@ def test_broken_files_are_named(tiny_clip: Path, tmp_path: Path) -> None:
             Clip.from_pretrained(folder)
 
 
+@pytest.mark.parametrize("content", ["", "[]", '{"model": 3}'])
+def test_a_broken_tokenizer_is_named(tiny_clip: Path, tmp_path: Path, content: str) -> None:
+    folder = broken_copy(tiny_clip, tmp_path / "broken")
+    (folder / "tokenizer.json").write_text(content, encoding="utf-8")
+    with pytest.raises(ValueError, match="broken: not a tokenizer that can be read"):
+        Clip.from_pretrained(folder)
+
+
+def test_features_that_overflow_are_an_error(tiny_clip: Path) -> None:
+    broken = Clip.from_pretrained(tiny_clip)
+    broken.model.visual.conv1.weight.fill_(torch.inf)
+    with pytest.raises(ValueError, match="CLIP overflowed: use bfloat16 or float32"):
+        broken.dense_features(scene(32, 32), View(short_side=32))
+    broken.model.token_embedding.weight.fill_(torch.inf)
+    with pytest.raises(ValueError, match="CLIP overflowed: use bfloat16 or float32"):
+        broken.encode_text(["cat"], ["{}"])
+
+
 def test_openai_weights_need_quick_gelu(tiny_clip: Path, tmp_path: Path) -> None:
     assert Clip.from_pretrained(broken_copy(tiny_clip, tmp_path / "clip.openai"))
     assert Clip.from_pretrained(broken_copy(tiny_clip, tmp_path / "openai" / "own", quick_gelu=False))

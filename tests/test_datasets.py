@@ -356,6 +356,9 @@ def test_custom_labels_of_a_photo_that_was_held_upright(tmp_path: Path) -> None:
     photo.save(root / "images/one.jpg", exif=exif)
     dataset = open_dataset("custom", root)
     assert dataset.truth("one").shape == dataset.image("one").shape[:2] == (40, 20)
+    Image.fromarray(np.zeros((20, 40), np.uint8)).save(root / "labels/one.png")  # of a tool that ignores EXIF
+    with pytest.raises(ValueError, match="labels of 40x20, but .*one.jpg has 20x40"):
+        open_dataset("custom", root).truth("one")
 
 
 @pytest.mark.parametrize(
@@ -364,7 +367,7 @@ def test_custom_labels_of_a_photo_that_was_held_upright(tmp_path: Path) -> None:
         ("", "classes.txt: holds no class"),
         ("cat\ncat\n", "classes.txt, line 2: 'cat' was given before"),
         ("background\n", "classes.txt: no class besides the background"),
-        ("background; wall\ncat\n", "classes.txt: the background has aliases; give such words with --background"),
+        ("background; wall\ncat\n", "classes.txt: the background has aliases; leave them out"),
         ("\n".join(f"c{n}" for n in range(256)), "classes.txt: 256 classes, at most 255"),
     ],
 )

@@ -237,7 +237,7 @@ def test_a_broken_tokenizer_is_named(tmp_path: Path, content: str):
     ("file", "key", "value", "message"),
     [
         ("scheduler/scheduler_config.json", "prediction_type", "sample", "epsilon or v_prediction, got 'sample'"),
-        ("vae/config.json", "_class_name", "UNet2DModel", "'UNet2DModel' is no autoencoder"),
+        ("vae/config.json", "_class_name", "AutoencoderTiny", "expected AutoencoderKL, got 'AutoencoderTiny'"),
         ("unet/config.json", "cross_attention_norm", "layer_norm", "cross_attention_norm is 'layer_norm'"),
     ],
 )

@@ -42,6 +42,12 @@ def test_alone_there_is_no_shard(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_processes_launched_together_take_the_shards_by_rank(monkeypatch: pytest.MonkeyPatch) -> None:
     ranked(monkeypatch, 2, 4)
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(ValueError, match="^RANK 2 and WORLD_SIZE 4 are set, but MASTER_ADDR and MASTER_PORT are not"):
+        choose_shard(None)
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", "29500")
     assert launched() == choose_shard(None) == Shard(3, 4)
     with pytest.raises(ValueError, match="^--shard 1/2: the processes launched together share the images"):
         choose_shard("1/2")

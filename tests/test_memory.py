@@ -15,13 +15,16 @@ def test_chunks_cover_everything_in_order():
     assert in_chunks(0, 3, lambda chunk: chunk) == []
 
 
-def test_running_out_of_memory_halves_the_chunk_and_goes_on(caplog: pytest.LogCaptureFixture):
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("no room"), RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling")]
+)
+def test_running_out_of_memory_halves_the_chunk_and_goes_on(error: RuntimeError, caplog: pytest.LogCaptureFixture):
     tried = []
 
     def work(chunk: slice) -> list[int]:
         tried.append(chunk.stop - chunk.start)
         if chunk.stop - chunk.start > 2:
-            raise torch.OutOfMemoryError("no room")
+            raise error
         return list(range(10))[chunk]
 
     with caplog.at_level(logging.WARNING):
@@ -34,12 +37,19 @@ def test_running_out_of_memory_halves_the_chunk_and_goes_on(caplog: pytest.LogCa
     ]
 
 
-def test_one_that_does_not_fit_is_an_error():
-    def work(chunk: slice) -> None:
-        raise torch.OutOfMemoryError("no room")
+@pytest.mark.parametrize(
+    ("error", "tries"), [(torch.OutOfMemoryError("no room"), [2, 1]), (RuntimeError("shapes differ"), [2])]
+)
+def test_one_that_does_not_fit_is_an_error_and_so_is_any_other(error: RuntimeError, tries: list[int]):
+    tried = []
 
-    with pytest.raises(torch.OutOfMemoryError):
+    def work(chunk: slice) -> None:
+        tried.append(chunk.stop - chunk.start)
+        raise error
+
+    with pytest.raises(type(error), match=str(error)):
         in_chunks(3, 2, work)
+    assert tried == tries
 
 
 def test_rows_follow_the_free_memory_of_a_gpu(monkeypatch: pytest.MonkeyPatch):

@@ -17,12 +17,13 @@ from dataset_trees import CONVERTED, FOLDER_SETS, SIZES, TABLES, build_tree, pai
 from sklearn.metrics import confusion_matrix
 
 from emerdiff import EmerDiff
-from eval.cli import METHODS
+from eval.cli import DENSE, METHODS
 from eval.datasets import open_dataset
 from eval.methods import superpixels
 from ovseg.analysis import Analysis
 from ovseg.cli import main
 from ovseg.result import read_index_png
+from ovseg.variants import VARIANTS
 
 ROOT = Path(__file__).parent.parent
 QUICK = ("--masks", "3", "--steps", "5")
@@ -185,7 +186,6 @@ def test_processes_launched_together_share_the_images_and_print_one_table(
     [
         (("--limit", "0"), "--limit"),
         (("--protocol", "sclip"), "pocket has no protocol 'sclip', expected one of native"),
-        (("--dense", "clip"), "unknown dense variant 'clip'"),
         (("--vocabulary", "voc20"), "--vocabulary voc20: has 20 classes, pocket has 58"),
         (("--method", "maskclip", "--keep-analysis"), "--keep-analysis: maskclip makes none"),
         (("--analyses", "nowhere"), "--analyses nowhere: no run folder"),
@@ -200,6 +200,13 @@ def test_mistakes_cost_one_line_and_leave_nothing(
     assert predict(tmp_path / "out", *models, *flags) == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_every_dense_variant_can_be_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert set(DENSE) == set(VARIANTS)
+    with pytest.raises(SystemExit, match="2"):
+        predict(tmp_path / "out", "--dense", "clip")
+    assert "--dense: invalid choice: 'clip'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("count", [4, 20])

@@ -20,7 +20,7 @@ from ovseg.dense import View
 from ovseg.images import ImageError
 from ovseg.presets import PRESETS, Preset
 from ovseg.refinement import refine
-from ovseg.segmenter import Segmenter, expected_seconds, find_device
+from ovseg.segmenter import Segmenter, expected_seconds, find_device, native_options
 
 OPTIONS = Options(masks=4, steps=10, base_size=32)
 CLASSES = "cat;kitten,dog,tree"
@@ -213,6 +213,29 @@ def test_a_bad_view_is_told_before_the_diffusion_model_runs(
     monkeypatch.setattr(EmerDiff, "segment", lambda *_, **__: pytest.fail("the diffusion model ran"))
     with pytest.raises(ValueError, match="window"):
         replace(segmenter, view=View(short_side=32, window=12, stride=8)).analyze(image)
+
+
+@pytest.mark.parametrize(
+    ("shape", "options", "said"),
+    [((2, 1000, 3), OPTIONS, "4:1"), ((40, 60, 3), replace(OPTIONS, masks=5000), "masks: at most")],
+)
+def test_what_the_diffusion_model_refuses_is_told_before_clip_runs(
+    shape: tuple[int, ...], options: Options, said: str, segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ovseg.clip.view_features", lambda *_: pytest.fail("CLIP saw the image"))
+    with pytest.raises(ValueError, match=said):
+        segmenter.analyze(np.zeros(shape, np.uint8), options)
+
+
+def test_a_unet_without_one_size_is_named(segmenter: Segmenter) -> None:
+    unet = segmenter.emerdiff.diffusion.unet
+    side = unet.config.sample_size
+    unet.register_to_config(sample_size=[16, 24])
+    try:
+        with pytest.raises(ValueError, match=r"unet/config.json: sample_size: .* got \[16, 24\]"):
+            native_options(segmenter.emerdiff)
+    finally:
+        unet.register_to_config(sample_size=side)
 
 
 def test_notes_reach_the_result(segmenter: Segmenter, analysis: Analysis) -> None:

@@ -105,6 +105,9 @@ def test_runs_of_different_protocols_are_told_apart_and_each_brings_its_publishe
     assert [row["protocol"] for row in found[:3]] == ["sclip", "tcl", "none"] and found[2]["method"] == "label"
     assert list(dict.fromkeys(row["protocol"] for row in published_rows(table))) == ["sclip", "tcl", "not stated"]
     assert any("different protocols" in note for note in table.notes)
+    assert [row["lead"] for row in found[:3]] == [""] * 3
+    masks = run_sheet([score_run(run, ADE, best_label=True) for run in runs[:2]])  # which no protocol changes
+    assert rows(masks)[1]["lead"] and not any("different protocols" in note for note in masks.notes)
 
 
 def test_an_oracle_says_so_and_stands_beside_no_published_row(tmp_path):
