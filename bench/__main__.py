@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
         "--images",
         type=_count,
         metavar="N",
-        help="timed after the first; 0: that one (default pocket 100, sd14 0 or 3)",
+        help="timed after a warm-up; 0: the warm-up is timed (default pocket 100, sd14 3, on a CPU 0)",
     )
     parser.add_argument(
         "--reference-images", type=_count, metavar="N", help="of them by the reference too (default pocket 3, sd14 1)"

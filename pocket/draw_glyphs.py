@@ -1,7 +1,7 @@
 """Draws the worlds' glyphs once, as PNG files that ship with the package; this file says where they came from.
 
     python -m pocket.draw_glyphs --font NotoColorEmoji.ttf     world 1: one drawing a noun
-    python -m pocket.draw_glyphs FOLDER FOLDER ...             world 2: every drawing of glyphs/GLYPHS.tsv
+    python -m pocket.draw_glyphs FOLDER FOLDER ...             worlds 2 and 3: every drawing of glyphs/GLYPHS.tsv
 
 Each FOLDER is an emoji family as an unpacked `@iconify-json` package of npm: `icons.json` holds the drawings as SVG and
 names the family (`prefix`), `package.json` its version. Versions and licences are in glyphs/README.md. Drawing SVG
