@@ -84,7 +84,9 @@ def peak_memory(device: torch.device) -> Iterator[Peak]:
     if device.type == "cuda":
         torch.cuda.empty_cache()
         yield peak
-        peak.size = torch.cuda.memory_reserved(device)  # grows alone while memory suffices; emerdiff resets torch's peaks
+        peak.size = torch.cuda.memory_reserved(
+            device
+        )  # grows alone while memory suffices; emerdiff resets torch's peaks
         return
     try:
         RESET.write_text("5", encoding="ascii")  # the kernel forgets the peak so far, see proc(5)

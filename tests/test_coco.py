@@ -90,7 +90,11 @@ def test_the_order_in_the_file_does_not_matter_and_every_pixel_has_the_smallest_
 
 
 @pytest.mark.parametrize(
-    "text", ["{", "[]", "{}", '{"images": []}', '{"images": [{"id": 1}], "annotations": [], "categories": []}', "\0"]
+    "text",
+    [
+        *("{", "[]", "{}", '{"images": []}', '{"images": [{"id": 1}], "annotations": [], "categories": []}', "\0"),
+        '{"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [], "categories": []}',  # without its size
+    ],
 )
 def test_another_json_is_refused_by_name(tmp_path: Path, text: str) -> None:
     path = tmp_path / "instances_val2017.json"

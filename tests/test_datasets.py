@@ -357,7 +357,7 @@ def test_custom_labels_of_a_photo_that_was_held_upright(tmp_path: Path) -> None:
     dataset = open_dataset("custom", root)
     assert dataset.truth("one").shape == dataset.image("one").shape[:2] == (40, 20)
     Image.fromarray(np.zeros((20, 40), np.uint8)).save(root / "labels/one.png")  # of a tool that ignores EXIF
-    with pytest.raises(ValueError, match="labels of 40x20, but .*one.jpg has 20x40"):
+    with pytest.raises(ValueError, match="labels of 40 x 20, but .*one.jpg has 20 x 40"):
         open_dataset("custom", root).truth("one")
 
 
