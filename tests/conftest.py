@@ -8,6 +8,10 @@ import pytest
 import torch
 from clip_folder import save_tiny_clip
 from diffusion_folder import save_tiny_diffusion
+from hypothesis import settings
+
+settings.register_profile("ovseg", deadline=None)  # a busy machine is no fault
+settings.load_profile("ovseg")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -37,7 +37,7 @@ def boundary(mask: np.ndarray, width: int) -> np.ndarray:
     return mask & ~eroded[1:-1, 1:-1]
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(blocky_maps())
 def test_boundary_counts_equal_the_published_definition(pair):
     truth, predicted = pair
@@ -71,7 +71,7 @@ def test_right_regions_score_full_whatever_lies_under_ignored_pixels():
     assert class_iou(boundary_counts(truth, predicted, 2)).tolist() == [100, 100]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(blocky_maps(height=9, width=500, blocks=(5, 13)))  # wide enough for a tolerance of several pixels
 def test_boundary_f_equals_a_search_over_all_pairs(pair):
     truth, segments = pair

@@ -23,7 +23,7 @@ def test_separated_groups_are_found():
     assert found.dtype == np.int32
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(count=st.integers(1, 40), masks=st.integers(1, 40), distinct=st.integers(1, 40), seed=st.integers(0, 1000))
 def test_ids_are_compact(count: int, masks: int, distinct: int, seed: int):
     if masks > count:

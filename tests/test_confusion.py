@@ -50,7 +50,7 @@ def test_three_by_three_by_hand():
     assert result.fwIoU == pytest.approx(3 / 7 * 50 + 3 / 7 * 50 + 1 / 7 * 0)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(maps())
 def test_scores_equal_scikit_learn(pair):
     truth, predicted = pair
@@ -73,7 +73,7 @@ def test_scores_equal_scikit_learn(pair):
     assert result.fwIoU == pytest.approx(100 * weighted, abs=1e-12)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(maps(), st.integers(0, 9))
 def test_parts_add_up(pair, row):
     truth, predicted = pair

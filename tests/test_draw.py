@@ -55,7 +55,7 @@ def test_no_label_is_white_and_sizes_must_agree() -> None:
         paint(np.zeros((4, 4, 3), np.uint8), np.zeros((4, 5), np.uint8), [(1, 2, 3)])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(1, 90), st.integers(1, 90))
 def test_small_images_are_enlarged_by_whole_factors(height: int, width: int) -> None:
     labels = np.arange(height * width).reshape(height, width) % 7

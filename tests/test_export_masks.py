@@ -198,7 +198,7 @@ def expected(labels: np.ndarray, names: tuple[str, ...], name: str) -> np.ndarra
 
 @pytest.mark.parametrize("components", [False, True])
 @pytest.mark.parametrize("name", READERS)
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(
     seed=st.integers(0, 2**32 - 1),
     shape=st.tuples(st.integers(1, 60), st.integers(1, 60)),
@@ -331,7 +331,7 @@ def test_scores_go_along_where_a_format_has_a_place(tmp_path: Path) -> None:
     assert prediction["score"] == 0.3125 and prediction["result"][0]["score"] == 0.25
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.tuples(st.booleans(), st.integers(1, 70)), min_size=1, max_size=8))
 def test_label_studios_code_decodes_to_the_mask(runs: list[tuple[bool, int]]) -> None:
     flat = np.repeat([value for value, _ in runs], [length for _, length in runs])

@@ -107,7 +107,7 @@ def test_a_hole_may_have_a_longer_outline_than_the_region() -> None:
     assert all((fill(polygon, mask.shape) == mask).all() for fill in FILLS)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.integers(0, 2**32 - 1),
     st.tuples(st.integers(1, 50), st.integers(1, 50)),
@@ -167,7 +167,7 @@ READERS = {"yolo": read_yolo, "labelme": read_labelme}
 
 @pytest.mark.parametrize("fill", FILLS)
 @pytest.mark.parametrize("name", sorted(READERS))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(seed=st.integers(0, 2**32 - 1), background=st.booleans())
 def test_regions_come_back_from_polygons(
     tmp_path_factory: pytest.TempPathFactory, name: str, fill: object, seed: int, background: bool

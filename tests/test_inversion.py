@@ -65,7 +65,7 @@ def test_noisy_latent_is_the_schedulers_forward_process():
     torch.testing.assert_close(noisy_latent(x_0, noise, float(scheduler.alphas_cumprod[281])), expected)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 2**31), count=st.integers(1, 50), scale=st.sampled_from([0.1, 1.0, 5.0]))
 def test_replay_returns_the_image(seed: int, count: int, scale: float):
     steps = sd_steps(count, start=1000)

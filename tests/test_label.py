@@ -18,7 +18,7 @@ SIDE = st.integers(1, 12)
 
 
 @given(height=SIDE, width=SIDE, h=SIDE, w=SIDE, masks=st.integers(1, 5), seed=st.integers(0, 99))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_pool_equals_upsampling_and_averaging(height: int, width: int, h: int, w: int, masks: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     features = rng.normal(size=(3, h, w)).astype(np.float32)
@@ -149,7 +149,7 @@ def maps(seed: int, h: int, w: int) -> tuple[np.ndarray, np.ndarray]:
     vocabulary=st.sampled_from(VOCABULARIES),
     scale=st.floats(1, 100),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_pixels_equal_whole_maps_to_the_last_label(
     h: int, w: int, height: int, width: int, seed: int, vocabulary: Vocabulary, scale: float
 ) -> None:

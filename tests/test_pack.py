@@ -39,7 +39,7 @@ def test_every_mask_competes_where_it_is_strong():
     assert sorted(columns) == [list(range(10 + MARGIN)), list(range(10 - MARGIN, 20))]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**31), masks=st.integers(1, 12), side=st.sampled_from([6, 9, 16]), wide=st.booleans())
 def test_packed_latents_are_the_responses_themselves(seed: int, masks: int, side: int, wide: bool):
     random = torch.Generator().manual_seed(seed)

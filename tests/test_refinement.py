@@ -39,7 +39,7 @@ def upsampled_means(segments: np.ndarray, dense: np.ndarray) -> np.ndarray:
     ids=st.sampled_from([np.uint8, np.int32, np.uint64]),
     seed=st.integers(0, 99),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_scores_are_the_means_of_the_upsampled_prediction(
     height: int, width: int, grid: tuple[int, int] | None, masks: int, classes: int, dtype: type, ids: type, seed: int
 ) -> None:
@@ -64,7 +64,7 @@ def test_a_prediction_by_hand() -> None:
 
 
 @given(h=SIDE, w=SIDE, value=st.floats(-50, 50), seed=st.integers(0, 99))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_a_constant_prediction_stays(h: int, w: int, value: float, seed: int) -> None:
     segments = np.random.default_rng(seed).integers(0, 4, (9, 7))
     scores = refine(segments, np.full((2, h, w), value)).scores[np.unique(segments)]
@@ -72,7 +72,7 @@ def test_a_constant_prediction_stays(h: int, w: int, value: float, seed: int) ->
 
 
 @given(order=st.permutations(range(4)), ids=st.permutations(range(5)), seed=st.integers(0, 99))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_the_order_of_classes_and_of_masks_is_only_a_name(order: list[int], ids: list[int], seed: int) -> None:
     rng = np.random.default_rng(seed)
     segments, dense = rng.integers(0, 5, (10, 8)), rng.normal(size=(4, 3, 5))

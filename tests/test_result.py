@@ -87,7 +87,7 @@ def test_every_mask_in_use_has_a_row_with_its_class() -> None:
     ]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 6), st.integers(2, 5), st.integers(0, 2**32 - 1))
 def test_confidence_comes_back_from_the_mask_numbers_and_rows(
     tmp_path_factory: pytest.TempPathFactory, masks: int, count: int, seed: int
@@ -121,7 +121,7 @@ def test_the_palette_shows_the_colours(tmp_path: Path) -> None:
     assert not (tmp_path / "scene.overlay.png").exists()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 256), st.integers(0, 2**32 - 1))
 def test_any_8_bit_map_comes_back_exactly(tmp_path_factory: pytest.TempPathFactory, values: int, seed: int) -> None:
     labels = np.random.default_rng(seed).integers(0, values, (5, 7)).astype(np.uint8)

@@ -239,7 +239,7 @@ def test_network_size_for_stable_diffusion(size: tuple[int, int], expected: tupl
     assert network_size(size, base_size=512, multiple=64) == expected
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     short=st.integers(1, 3000),
     aspect=st.floats(1, 4),
@@ -262,7 +262,7 @@ def test_nearest_neighbour():
     assert nearest(np.arange(6)[None], (1, 2)).tolist() == [[1, 4]]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(height=st.integers(1, 9), width=st.integers(1, 9), factor=st.integers(1, 5))
 def test_nearest_neighbour_undoes_an_enlargement(height: int, width: int, factor: int):
     labels = np.arange(height * width).reshape(height, width)

@@ -276,6 +276,6 @@ def test_what_cannot_be_used_is_said(segmenter: Segmenter, tiny_clip: Path) -> N
 
 def test_expected_time_grows_with_the_work(segmenter: Segmenter) -> None:
     one = expected_seconds(segmenter.emerdiff, (40, 60), OPTIONS)
-    assert 0 < one < expected_seconds(segmenter.emerdiff, (40, 60), replace(OPTIONS, masks=400))
+    assert 0 < one < expected_seconds(segmenter.emerdiff, (40, 60), replace(OPTIONS, masks=90))
     naive = replace(OPTIONS, upsampling="naive")
     assert expected_seconds(segmenter.emerdiff, (40, 60), naive) < one

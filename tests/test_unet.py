@@ -30,7 +30,7 @@ def build(**changes: object) -> UNet2DConditionModel:
     return UNet2DConditionModel(**(SHAPE | changes)).eval()
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(
     change=st.sampled_from([{}, LIKE_SD_2, {"layers_per_block": 1}, {"flip_sin_to_cos": False}]),
     rows=st.integers(1, 3),

@@ -130,7 +130,7 @@ def test_naive_masks_get_their_own_embeddings_from_the_same_queries(tmp_path):
     channels=st.integers(1, 3),
     classes=st.integers(1, 4),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_modified_protocol_is_what_it_is_when_every_pixel_carries_its_embedding(
     seed, height, width, grid, channels, classes
 ):
@@ -171,7 +171,7 @@ def pixel_embeddings(queries: np.ndarray, segments: np.ndarray) -> np.ndarray:
 
 
 @given(seed=SEEDS, classes=st.integers(1, 4))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_the_traditional_protocol_is_k_means_of_pixels_and_the_best_of_all_matchings(seed, classes):
     # Every pixel is a point; concepts are so far apart that k-means has one answer, and masks lie within concepts.
     rng = np.random.default_rng(seed)
@@ -253,7 +253,7 @@ def test_fewer_masks_than_classes_and_no_labels_at_all_are_refused():
 
 
 @given(seed=SEEDS, masks=st.integers(2, 12), classes=st.integers(1, 5))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_outcomes_count_every_labelled_pixel_once(seed, masks, classes):
     found = random_masks(seed, masks, classes)
     assigned = np.random.default_rng(seed).integers(0, classes, masks)
@@ -268,7 +268,7 @@ def test_outcomes_count_every_labelled_pixel_once(seed, masks, classes):
 
 
 @given(seed=SEEDS, classes=st.integers(1, 4))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_the_best_label_of_masks_is_that_of_their_pixels(seed, classes):
     rng = np.random.default_rng(seed)
     segments = rng.integers(0, 5, (6, 7)).astype(np.int32)
