@@ -154,7 +154,8 @@ class Run:
 
         A run that is not divided takes over what shards did; a shard does not know what the others are asked for.
         """
-        asked, others, lost = {item.id for item in items}, {}, 0
+        asked, lost = {item.id for item in items}, 0
+        others: dict[str, dict[str, Any]] = {}
         for path in [self.record] if self.shard else self._records():
             try:
                 record = read_record(path)
