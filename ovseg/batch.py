@@ -83,9 +83,7 @@ class Run:
 
         Raises ValueError if the folder's records are of another run, or a result is of another file.
         """
-        before, mine = ({}, self._others(items)) if self.overwrite else self._earlier()
-        if self.overwrite:
-            self._clear(items)
+        before, mine = ({}, self._replace(items)) if self.overwrite else self._earlier()
         # What earlier calls with other inputs did stays in the record.
         self.ids = {id: entry for id, entry in mine.items() if entry["state"] == "done"}
         todo = []
@@ -149,30 +147,34 @@ class Run:
         every = {id: entry for record in records.values() for id, entry in record["ids"].items()}
         return every, records[self.record]["ids"] if self.record in records else {}
 
-    def _others(self, items: Iterable[Item]) -> dict[str, dict[str, Any]]:
-        """What the records that are overwritten hold of other images; nothing, and said, if by other settings.
+    def _replace(self, items: Iterable[Item]) -> dict[str, dict[str, Any]]:
+        """Remove the records that are overwritten and the files of these images; returns what they hold of others.
 
-        A run that is not divided takes over what shards did; a shard does not know what the others are asked for.
+        Nothing, and said, if by other settings, or if a shard replaces a run that was divided otherwise: it does not
+        know which of those images the other shards are asked for.
         """
         asked, lost = {item.id for item in items}, 0
+        known: set[str] = set()
         others: dict[str, dict[str, Any]] = {}
-        for path in [self.record] if self.shard else self._records():
+        for path in sorted(path for path in self.out.iterdir() if is_record(path.name)) if self.out.is_dir() else ():
+            divided_otherwise = division(path.name) != division(self.record.name)
+            if path != self.record and not divided_otherwise:
+                continue  # another shard's
             try:
                 record = read_record(path)
             except (OSError, ValueError):
-                continue
+                record = {"ids": {}}
+            known |= record["ids"].keys()
             found = {id: entry for id, entry in record["ids"].items() if id not in asked and entry["state"] == "done"}
-            if differences(facts_of(record), self.facts):
+            if found and (differences(facts_of(record), self.facts) or self.shard and divided_otherwise):
                 lost += len(found)
             else:
                 others |= found
+            path.unlink(missing_ok=True)  # another shard may have done it
         if lost:
-            say(f"{self.out}: {lost} results of other images, by other settings, are no longer part of the run")
+            say(f"{self.out}: {lost} results of other images, by other settings or parts, are no longer part of the run")
+        self._clear(items, known)
         return others
-
-    def _records(self) -> list[Path]:
-        """All records in the folder, however their runs were divided."""
-        return sorted(path for path in self.out.iterdir() if is_record(path.name)) if self.out.is_dir() else []
 
     def _sweep(self, items: Iterable[Item]) -> None:
         """Remove what a killed process left half-written of these items and of the record."""
@@ -182,15 +184,15 @@ class Run:
             if match and path.with_name(match[1]) in files:
                 path.unlink(missing_ok=True)
 
-    def _clear(self, items: Iterable[Item]) -> None:
-        """Remove what is to be replaced, the record first, so that no old file passes for a finished one."""
-        for path in self._records():
-            if path == self.record or division(path.name) != division(self.record.name):
-                path.unlink(missing_ok=True)  # another shard may have done it
-        endings = {*self.suffixes, *LABEL_FILES, *MASK_FILES} - {ANALYSIS_FILE}  # that is checked before it is used
-        for file in (self.out / f"{item.id}{ending}" for item in items for ending in endings):
-            if os.path.exists(file):
-                file.unlink()
+    def _clear(self, items: Iterable[Item], known: set[str]) -> None:
+        """Remove what is to be replaced: this command's files, and those of another that `known` ids have.
+
+        The records are gone by then, so that no old file passes for a finished one.
+        """
+        for item in items:
+            endings = {*self.suffixes, *LABEL_FILES, *MASK_FILES} if item.id in known else set(self.suffixes)
+            for ending in endings - {ANALYSIS_FILE}:  # a kept analysis is checked before it is used
+                (self.out / f"{item.id}{ending}").unlink(missing_ok=True)
 
     def _files(self, item: Item) -> list[Path]:
         return [self.out / f"{item.id}{suffix}" for suffix in self.suffixes]

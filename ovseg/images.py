@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif"})
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")  # MPO, as phones write it, opens as JPEG
@@ -45,8 +46,12 @@ def read_image(path: str | Path) -> np.ndarray:
 def read_size(path: str | Path) -> tuple[int, int]:
     """(H, W) in pixels from the file's header, upright by its EXIF. Raises `ImageError` as `read_image`."""
     with _opened(Path(path)) as picture:
-        sideways = picture.getexif().get(ExifTags.Base.Orientation) in SIDEWAYS
-        return (picture.width, picture.height) if sideways else (picture.height, picture.width)
+        columns, rows = picture.size
+        if isinstance(picture, TiffImageFile):  # whose size newer Pillows have turned already
+            columns, rows = (int(picture.tag_v2[tag]) for tag in (IMAGEWIDTH, IMAGELENGTH))
+        # The base class' method, because PNG's own decodes the image.
+        sideways = Image.Image.getexif(picture).get(ExifTags.Base.Orientation) in SIDEWAYS
+        return (columns, rows) if sideways else (rows, columns)
 
 
 @contextmanager

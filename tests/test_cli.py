@@ -539,5 +539,5 @@ def test_one_image_can_be_done_again_without_losing_the_others(
     ids = json.loads((tmp_path / "out/run.json").read_text())["ids"]
     assert {id: entry["state"] for id, entry in ids.items()} == {"a": "done", "sub/b": "done"}
     assert main([*one, "--masks", "4", "--overwrite"]) == 0
-    assert "1 results of other images, by other settings, are no longer part of the run" in capsys.readouterr().err
+    assert "1 results of other images, by other settings or parts, are no longer part of the run" in capsys.readouterr().err
     assert list(json.loads((tmp_path / "out/run.json").read_text())["ids"]) == ["a"]

@@ -53,8 +53,11 @@ def test_phones_multi_picture_jpeg_gives_its_first_picture(tmp_path: Path) -> No
 def test_exif_orientation_is_applied(tmp_path: Path, orientation: int, upright: np.ndarray) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
-    Image.fromarray(PIXELS).save(tmp_path / "image.png", exif=exif)
-    assert (read_image(tmp_path / "image.png") == upright).all()
+    for suffix in ("png", "tif", "jpg"):
+        path = tmp_path / f"image.{suffix}"
+        Image.fromarray(PIXELS).save(path, exif=exif)
+        assert read_size(path) == read_image(path).shape[:2] == upright.shape[:2]
+        assert (read_image(path) == upright).all() or suffix == "jpg"
 
 
 def test_alpha_is_laid_over_white(tmp_path: Path) -> None:
