@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
         "--images",
         type=_count,
         metavar="N",
-        help="timed after a warm-up; 0: the warm-up is timed (default pocket 100, sd14 3, on a CPU 0)",
+        help="timed after a warm-up; 0: the warm-up is timed (default pocket 100; sd14 3, or 0 on a CPU)",
     )
     parser.add_argument(
         "--reference-images", type=_count, metavar="N", help="of them by the reference too (default pocket 3, sd14 1)"

@@ -26,6 +26,7 @@ from transformers.utils import logging as transformers_logging
 
 from emerdiff.hooks import attentions
 from emerdiff.inversion import Step
+from emerdiff.memory import is_out_of_memory
 from emerdiff.unet import check_shape, evaluate
 
 WEIGHTS = (
@@ -203,6 +204,8 @@ def _load(model_class: Any, folder: Path, part: str, dtype: torch.dtype) -> Any:
             folder / part, use_safetensors=True, local_files_only=True, output_loading_info=True, **{key: dtype}
         )
     except (SafetensorError, RuntimeError, ValueError, KeyError, TypeError) as error:
+        if is_out_of_memory(error):
+            raise
         raise ValueError(f"{folder}/{part}: weights do not fit config.json ({error})") from error
     missing = sorted(report["missing_keys"])
     if missing:

@@ -76,7 +76,7 @@ class EmerDiff:
 
         image: (H, W, 3) uint8 RGB. progress: called with (UNet evaluations done, in all) after every UNet call.
         Raises ValueError for an image of another kind, an aspect beyond 4:1, more masks than the feature layer has
-        positions, unknown layers, or two layers of different levels.
+        positions, unknown layers, two layers of different levels, or numbers that overflowed.
         """
         options = options or Options()
         cost = self.cost(checked_size(image), options)

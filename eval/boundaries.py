@@ -49,11 +49,10 @@ def boundary_f(segments: np.ndarray, truth: np.ndarray, ignore: int = 255) -> fl
     """Boundary F of a segmentation in percent, by where ids differ alone; NaN where neither map has a boundary.
 
     segments, truth: (H, W) integers of one size. A boundary pixel has a neighbour (above, below, left, right) with
-    another id. Ignored pixels as near to a counted one take the nearest one's id in the truth, so that a rim of them
-    round objects, as PASCAL VOC has, holds the boundary in its middle; a pair with any other ignored pixel makes no
-    boundary in either map. Precision is the share of the
-    segmentation's boundary pixels that have one of the truth's within 0.75 % of the image's diagonal (between pixel
-    centres); recall the same the other way round.
+    another id. Precision is the share of the segmentation's boundary pixels that have one of the truth's within 0.75 %
+    of the image's diagonal (between pixel centres); recall the same the other way round. Ignored pixels that near to a
+    counted one take the nearest one's id in the truth, so that a rim of them round objects, as PASCAL VOC has, holds
+    the boundary in its middle; a pair with any other ignored pixel makes no boundary in either map.
     """
     tolerance = TOLERANCE * math.hypot(*truth.shape)
     truth = _without_rims(truth, ignore, tolerance)

@@ -133,7 +133,7 @@ def read_analyses(run: RunFolder, dataset: Dataset, track: Track = iter) -> Iter
 
     track: wraps the ids that are gone through, to show progress.
     Raises ValueError or OSError naming the file: an analysis that is missing, of naively upsampled masks, made with
-    other settings than the run's, or of another image size; labels that cannot be read.
+    other settings or models than the run's, or of another image size; labels that cannot be read.
     """
     for id in track(sorted(run.ids)):
         path = run.file(id, ANALYSIS_FILE)

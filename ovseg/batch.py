@@ -172,7 +172,9 @@ class Run:
                 others |= found
             path.unlink(missing_ok=True)  # another shard may have done it
         if lost:
-            say(f"{self.out}: {lost} results of other images, by other settings or parts, are no longer part of the run")
+            say(
+                f"{self.out}: {lost} results of other images, by other settings or parts, are no longer part of the run"
+            )
         self._clear(items, known)
         return others
 

@@ -119,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         if not is_out_of_memory(error):
             raise
-        print(f"ovseg: error: {OUT_OF_MEMORY}", file=sys.stderr)
+        print(f"ovseg: error: {OUT_OF_MEMORY if 'dtype' in options else 'out of memory'}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("ovseg: interrupted", file=sys.stderr)

@@ -106,7 +106,7 @@ class Clip:
         Returns:
             (n, C) float32, rows of length 1.
         Raises:
-            ValueError: no prompt, no template, or a template without "{}".
+            ValueError: no prompt, no template, a template without "{}", or numbers that overflowed.
         """
         if not prompts or not templates:
             raise ValueError(f"encode_text needs prompts and templates, got {len(prompts)} and {len(templates)}")
@@ -128,7 +128,8 @@ class Clip:
         """Dense features of an image: (H, W, 3) uint8 RGB -> (C, h, w) float32 in the text space.
 
         The image is resized (bicubic, as CLIP does) to `resized_sides`, normalised with the model's own mean and
-        deviation, and seen as `view` says. For lengths and errors see `ovseg.dense.view_features`.
+        deviation, and seen as `view` says. For lengths and errors see `ovseg.dense.view_features`; numbers that
+        overflowed are a ValueError as well.
         """
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
             raise ValueError(f"image must be (H, W, 3) uint8, got {image.shape} {image.dtype}")
@@ -192,7 +193,9 @@ def _read_config(folder: Path, name: str) -> dict[str, Any]:
         config = json.loads(path.read_text(encoding="utf-8"))["model_cfg"]
         text, image = config["text_cfg"], config["vision_cfg"]
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: expected open_clip's JSON with model_cfg and its text_cfg ({error!r})") from error
+        raise ValueError(
+            f"{path}: expected open_clip's JSON with model_cfg, its text_cfg and vision_cfg ({error!r})"
+        ) from error
     if not (isinstance(text, dict) and isinstance(image, dict)):
         raise ValueError(f"{path}: expected text_cfg and vision_cfg to be objects, got {text!r} and {image!r}")
     if "openai" in Path(name).name.lower() and not config.get("quick_gelu", False):

@@ -51,7 +51,8 @@ def _gpus() -> int:
 def total(number: int) -> int:
     """The sum of a number over all processes launched together, once each has come here; alone, the number itself.
 
-    They wait for each other: a launcher ends all processes when one of them exits with an error.
+    They wait for each other: a launcher ends all processes when one of them exits with an error. Once a process: the
+    store where they meet remembers.
     """
     if launched() is None:
         return number

@@ -267,7 +267,10 @@ def test_a_whole_run_takes_over_what_shards_did_of_other_images(tmp_path: Path, 
     assert go(tmp_path, images("c"), overwrite=True) == ["c"] and read_run(tmp_path).done == ["a", "b", "c"]
     changed = FACTS | {"options": {"masks": 4}}
     assert go(tmp_path, images("c"), facts=changed, overwrite=True) == ["c"] and read_run(tmp_path).done == ["c"]
-    assert "2 results of other images, by other settings or parts, are no longer part of the run" in capsys.readouterr().err
+    assert (
+        "2 results of other images, by other settings or parts, are no longer part of the run"
+        in capsys.readouterr().err
+    )
 
 
 def test_shards_do_their_own_images_and_read_as_the_whole(tmp_path: Path) -> None:

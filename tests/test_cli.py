@@ -512,13 +512,14 @@ def test_a_list_of_classes_may_be_longer_than_a_file_name(
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate 9 GiB")])
+@pytest.mark.parametrize("where", ["from_pretrained", "to"])
 def test_models_too_large_for_the_memory_are_one_line(
-    label: list[str], tmp_path: Path, error: Exception, monkeypatch: pytest.MonkeyPatch, capsys
+    label: list[str], tmp_path: Path, where: str, error: Exception, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(UNet2DConditionModel, "to", fail)
+    monkeypatch.setattr(UNet2DConditionModel, where, fail)
     assert main([*label, "--out", str(tmp_path / "out")]) == 2
     assert "ovseg: error: out of memory; --dtype float16 takes half of it" in capsys.readouterr().err
 
@@ -539,5 +540,8 @@ def test_one_image_can_be_done_again_without_losing_the_others(
     ids = json.loads((tmp_path / "out/run.json").read_text())["ids"]
     assert {id: entry["state"] for id, entry in ids.items()} == {"a": "done", "sub/b": "done"}
     assert main([*one, "--masks", "4", "--overwrite"]) == 0
-    assert "1 results of other images, by other settings or parts, are no longer part of the run" in capsys.readouterr().err
+    assert (
+        "1 results of other images, by other settings or parts, are no longer part of the run"
+        in capsys.readouterr().err
+    )
     assert list(json.loads((tmp_path / "out/run.json").read_text())["ids"]) == ["a"]

@@ -340,6 +340,12 @@ def test_an_analysis_that_is_not_the_runs_is_refused_by_name(tmp_path, change, m
         masks_of(tmp_path)
 
 
+def test_an_analysis_by_other_models_is_refused(tmp_path):
+    write_run(tmp_path, ANALYSES, models={"diffusion": "other", "clip": "c"})
+    with pytest.raises(ValueError, match=r"kept by a run with other models \(diffusion other and d\)"):
+        masks_of(tmp_path)
+
+
 def test_labels_of_another_size_are_refused(tmp_path):
     write_run(tmp_path, ANALYSES)
     with pytest.raises(ValueError, match=r"a\.safetensors: is of 4x1 pixels, the labels of this image are 2x2"):
