@@ -13,7 +13,7 @@ CLIP's later blocks more than that. At the edge of a picture, where there is no 
 
 Layer norm shares its scale with the other channels, and activations grow in training. So the positions are large from
 the start, and layer norm's gains for the others make up for it. Where single patches grow as large, a feature may still
-reach further: in the shipped CLIP a changed patch moves about one in thirty of those out of its sight.
+reach further: in the shipped CLIP a changed patch moves about one in fifty of those out of its sight.
 """
 
 from __future__ import annotations
