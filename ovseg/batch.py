@@ -194,7 +194,8 @@ class Run:
         for item in items:
             endings = {*self.suffixes, *LABEL_FILES, *MASK_FILES} if item.id in known else set(self.suffixes)
             for ending in endings - {ANALYSIS_FILE}:  # a kept analysis is checked before it is used
-                (self.out / f"{item.id}{ending}").unlink(missing_ok=True)
+                if os.path.exists(file := self.out / f"{item.id}{ending}"):
+                    file.unlink()
 
     def _files(self, item: Item) -> list[Path]:
         return [self.out / f"{item.id}{suffix}" for suffix in self.suffixes]

@@ -342,7 +342,7 @@ def test_an_analysis_that_is_not_the_runs_is_refused_by_name(tmp_path, change, m
 
 def test_an_analysis_by_other_models_is_refused(tmp_path):
     write_run(tmp_path, ANALYSES, models={"diffusion": "other", "clip": "c"})
-    with pytest.raises(ValueError, match=r"kept by a run with other models \(diffusion other and d\)"):
+    with pytest.raises(ValueError, match=r"kept by a run with other models \(diffusion \"other\" and \"d\"\)"):
         masks_of(tmp_path)
 
 
