@@ -89,6 +89,7 @@ def psnr(model: Any, images: np.ndarray, device: str) -> float:
 
 
 def save(plan: Plan, model: Any) -> None:
+    """Writes the diffusers folder in half precision, and prints how well scenes never trained on come back."""
     unseen = np.stack([scene("tuning", 0, number, plan.world).image for number in range(100)])
     print(f"{psnr(model, unseen, plan.device):.2f} dB on tuning scenes")
     save_half(model, DIFFUSION / "vae")

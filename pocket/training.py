@@ -48,6 +48,7 @@ class Plan:
 
     @property
     def checkpoint(self) -> Path:
+        """The file of a run that is not saved yet, in the cache."""
         return CACHE / f"{self.name}-world{self.world}.pt"
 
 
