@@ -156,7 +156,7 @@ def _export(run: Run, formats: Sequence[str]) -> None:
         say(f"not exported, this is one shard: when all are done, `ovseg export {run.out}`")
     elif run.shard and run.shard.number > 1:
         return  # the first of the processes launched together does it
-    elif not any(entry["state"] == "done" for entry in read_run(run.out).ids.values()):
+    elif not read_run(run.out).done:
         say("not exported: no image is done")
     else:
         export(open_images(run.out), formats, run.out / "exports", overwrite=True)
