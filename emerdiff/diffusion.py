@@ -7,7 +7,6 @@ sharded weights.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,9 +20,10 @@ from diffusers.models.attention_processor import Attention
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
+from emerdiff.configs import check_configs, read_config
 from emerdiff.hooks import attentions
 from emerdiff.inversion import Step
 from emerdiff.memory import is_out_of_memory
@@ -36,6 +36,25 @@ WEIGHTS = (
 )
 CONFIGS = ("unet/config.json", "vae/config.json", "text_encoder/config.json", "scheduler/scheduler_config.json")
 TOKENIZERS = (("tokenizer/tokenizer.json",), ("tokenizer/vocab.json", "tokenizer/merges.txt"))
+PARTS = ("unet", "vae", "text_encoder", "scheduler", "tokenizer")
+# What CLIP's text encoder is built from; every other entry of its config is left unread.
+TEXT_ENCODER_KEYS = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "projection_dim",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "max_position_embeddings",
+    "hidden_act",
+    "layer_norm_eps",
+    "attention_dropout",
+    "initializer_range",
+    "initializer_factor",
+    "pad_token_id",
+    "bos_token_id",
+    "eos_token_id",
+)
 FETCHED = [*WEIGHTS, *CONFIGS, "tokenizer/*.json", "tokenizer/*.txt"]
 
 # VAE decoding of two 512x512 images at a time takes some 4 GB in float32; smaller images go in larger batches.
@@ -59,13 +78,14 @@ class LatentDiffusion:
         """Load a diffusers folder or a hub repository ("owner/name"; the local cache is tried before the network).
 
         Raises OSError where the folder, the repository or one of its files is missing, ValueError where the files do
-        not hold a model of this kind.
+        not hold a model of this kind, or ask for code (`emerdiff.configs`).
         """
         folder = _local_folder(id_or_folder)
-        unet = _load(UNet2DConditionModel, folder, "unet", dtype)
+        check_configs(*(folder / part for part in PARTS))
+        unet = _load(UNet2DConditionModel, folder, "unet", torch_dtype=dtype)
         check_shape(unet)
         _check_autoencoder(folder)
-        vae = _load(AutoencoderKL, folder, "vae", dtype)
+        vae = _load(AutoencoderKL, folder, "vae", torch_dtype=dtype)
         if unet.config.in_channels != vae.config.latent_channels:
             raise ValueError(
                 f"{folder}/unet/config.json: in_channels is {unet.config.in_channels}, but latents have "
@@ -196,12 +216,11 @@ def _missing(folder: Path) -> str:
     return ", ".join(missing)
 
 
-def _load(model_class: Any, folder: Path, part: str, dtype: torch.dtype) -> Any:
+def _load(model_class: Any, folder: Path, part: str, **settings: Any) -> Any:
     """Load one network of the folder, refusing weights that leave a parameter at its random start."""
-    key = "dtype" if model_class is CLIPTextModel else "torch_dtype"
     try:
         model, report = model_class.from_pretrained(
-            folder / part, use_safetensors=True, local_files_only=True, output_loading_info=True, **{key: dtype}
+            folder / part, use_safetensors=True, local_files_only=True, output_loading_info=True, **settings
         )
     except (SafetensorError, RuntimeError, ValueError, KeyError, TypeError) as error:
         if is_out_of_memory(error):
@@ -215,21 +234,23 @@ def _load(model_class: Any, folder: Path, part: str, dtype: torch.dtype) -> Any:
 
 def _check_autoencoder(folder: Path) -> None:
     """ValueError where vae/config.json is of another class: most others give no latent distribution."""
-    try:
-        config = json.loads((folder / "vae/config.json").read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{folder}/vae/config.json: not JSON ({error})") from error
-    if (name := config.get("_class_name", "AutoencoderKL")) != "AutoencoderKL":
+    name = read_config(folder / "vae/config.json").get("_class_name", "AutoencoderKL")
+    if name != "AutoencoderKL":
         raise ValueError(f"{folder}/vae/config.json: _class_name: expected AutoencoderKL, got {name!r}")
 
 
 def _encode_empty_prompt(folder: Path, dtype: torch.dtype) -> Tensor:
     """Return the text encoder's last hidden states (1, S, C) for the empty prompt, padded as the tokenizer says."""
+    found = read_config(folder / "text_encoder/config.json")
+    try:
+        config = CLIPTextConfig(**{key: found[key] for key in TEXT_ENCODER_KEYS if key in found})
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{folder}/text_encoder/config.json: not of a CLIP text encoder ({error})") from error
     with _no_progress_bar():
-        encoder = _load(CLIPTextModel, folder, "text_encoder", dtype).eval()
+        encoder = _load(CLIPTextModel, folder, "text_encoder", config=config, dtype=dtype).eval()
     length = encoder.config.max_position_embeddings
     try:
-        tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+        tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True, trust_remote_code=False)
         tokens = tokenizer("", padding="max_length", max_length=length, truncation=True, return_tensors="pt").input_ids
     except Exception as error:  # the tokenizers library raises plain Exception
         raise ValueError(f"{folder}/tokenizer: not a tokenizer that can be read ({error})") from error

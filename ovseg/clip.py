@@ -7,7 +7,6 @@ not train, and has no image-level embedding: see `ovseg.dense` for the features 
 
 from __future__ import annotations
 
-import json
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,12 +24,14 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import functional as F
 
+from emerdiff.configs import check_configs
 from emerdiff.memory import is_out_of_memory
+from ovseg.clip_config import check_tokenizer, read_clip_config
 from ovseg.dense import View, cell_size, view_features
 from ovseg.presets import CLIP_CONFIG, CLIP_WEIGHTS, FETCHED, is_hub_id, local_folder
 
-OPENAI_VOCABULARY = 49408  # entries of the tokenizer that open_clip carries with it
 PRECISIONS = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
+FROM_FILES_ALONE = {"trust_remote_code": False, "local_files_only": True}  # for transformers' tokenizers
 TEXT_BATCH = 256  # prompts per forward pass; fixed, so that results on the CPU are bit-equal
 
 
@@ -53,14 +54,15 @@ class Clip:
 
         Raises:
             OSError: folder, file or hub repository not there (says which), or weights that do not load.
-            ValueError: a config that would compute wrong features (activation, tokenizer), an image tower
-                without dense features, or an unsupported dtype.
+            ValueError: a config that would compute wrong features (activation, tokenizer) or asks for code
+                (`emerdiff.configs`), an image tower without dense features, or an unsupported dtype.
         """
         if dtype not in PRECISIONS:
             raise ValueError(f"dtype must be one of {', '.join(map(str, PRECISIONS))}, got {dtype}")
         folder = _find_folder(str(id_or_folder))
         weights = _find_weights(folder)
-        config = _read_config(folder, str(id_or_folder))
+        config = read_clip_config(folder, str(id_or_folder))
+        check_configs(folder)
         source = f"{open_clip.factory.LOCAL_DIR_PREFIX}{folder}"
         try:
             model = open_clip.create_model(source, device=device, precision=PRECISIONS[dtype], require_pretrained=True)
@@ -72,11 +74,16 @@ class Clip:
         except (TypeError, KeyError, AssertionError) as error:
             raise ValueError(f"{folder / CLIP_CONFIG}: open_clip cannot build this model ({error})") from error
         cell_size(model.visual)  # a tower without dense features is refused now, not after minutes of diffusion
+        plain = (
+            {"trust_remote_code": False, "local_files_only": True}
+            if config["text_cfg"].get("hf_tokenizer_name")
+            else {}
+        )
         try:
-            tokenizer = open_clip.get_tokenizer(source)
+            tokenizer = open_clip.get_tokenizer(source, **plain)
         except Exception as error:  # the tokenizers library raises plain Exception
             raise ValueError(f"{folder}: not a tokenizer that can be read ({error})") from error
-        _check_tokenizer(tokenizer, config, folder)
+        check_tokenizer(tokenizer, config, folder)
         preprocessing = model.visual.preprocess_cfg
         return cls(
             model=model.eval().requires_grad_(False),
@@ -182,48 +189,3 @@ def _find_weights(folder: Path) -> Path:
         f"{folder / CLIP_WEIGHTS[0]}: not there; CLIP weights are read from safetensors alone, "
         f"in a file named {' or '.join(CLIP_WEIGHTS)}"
     )
-
-
-def _read_config(folder: Path, name: str) -> dict[str, Any]:
-    """The `model_cfg` of the folder's config, refused where open_clip would go on with wrong features."""
-    path = folder / CLIP_CONFIG
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: not there; a CLIP folder needs open_clip's config beside its weights")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))["model_cfg"]
-        text, image = config["text_cfg"], config["vision_cfg"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{path}: expected open_clip's JSON with model_cfg, its text_cfg and vision_cfg ({error!r})"
-        ) from error
-    if not (isinstance(text, dict) and isinstance(image, dict)):
-        raise ValueError(f"{path}: expected text_cfg and vision_cfg to be objects, got {text!r} and {image!r}")
-    if "openai" in Path(name).name.lower() and not config.get("quick_gelu", False):
-        raise ValueError(
-            f'{path}: OpenAI\'s weights were trained with QuickGELU; set "quick_gelu": true in model_cfg '
-            "(open_clip's ...-quickgelu models), otherwise every feature is wrong"
-        )
-    has_files = any(folder.glob("tokenizer*.json")) or (folder / "vocab.json").is_file()
-    if text.get("hf_tokenizer_name") and not has_files:
-        raise FileNotFoundError(f"{folder / 'tokenizer.json'}: not there; {CLIP_CONFIG} names a tokenizer of its own")
-    if not text.get("hf_tokenizer_name") and text.get("vocab_size", OPENAI_VOCABULARY) != OPENAI_VOCABULARY:
-        raise ValueError(
-            f"{path}: a vocabulary of {text['vocab_size']} needs its own tokenizer: set text_cfg.hf_tokenizer_name "
-            f"and put the tokenizer's files in the folder; otherwise the {OPENAI_VOCABULARY}-token one is used"
-        )
-    return config
-
-
-def _check_tokenizer(tokenizer: Any, config: dict[str, Any], folder: Path) -> None:
-    """A tokenizer read from the folder must fit the text tower: ids in range, end of text the highest."""
-    inner, text = getattr(tokenizer, "tokenizer", None), config["text_cfg"]
-    if inner is None or text.get("hf_model_name"):  # open_clip's own tokenizer, or a text tower of transformers
-        return
-    size = text.get("vocab_size", OPENAI_VOCABULARY)
-    if len(inner) > size:
-        raise ValueError(f"{folder}: the tokenizer has {len(inner)} entries, text_cfg.vocab_size is {size}")
-    if text.get("pool_type", "argmax") == "argmax" and inner.eos_token_id != len(inner) - 1:
-        raise ValueError(
-            f"{folder}: the text is read at its highest token id, so end-of-text must be entry {len(inner) - 1}, "
-            f"the tokenizer has it at {inner.eos_token_id}"
-        )
