@@ -21,7 +21,7 @@ from bench.machine import choose_device, machine
 from bench.shapes import count_flops, shapes_of_sd14
 from emerdiff import EmerDiff, Options
 from ovseg.result import json_bytes, write_atomically
-from ovseg.terminal import say
+from ovseg.run.terminal import say
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

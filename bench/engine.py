@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from ovseg.pocket.world import Scene, scene
 from PIL import Image
 from rich.console import Console
 from rich.progress import track
@@ -26,7 +27,6 @@ from bench.random_weights import kept_sd14
 from bench.reference import Part, Reference, reference_segment
 from emerdiff import EmerDiff, Options, Segments
 from ovseg.presets import get_preset
-from pocket.world import Scene, scene
 
 ENGINES = REFERENCE, EXACT, FAST = "reference", "exact", "fast"
 OTHER_SEED = "exact, another seed"  # not an engine: how much two runs of one agree

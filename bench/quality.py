@@ -11,15 +11,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from ovseg.eval.confusion import best_labels, class_counts, confusion_matrix
+from ovseg.eval.embeddings import Outcome
+from ovseg.pocket.world import NAMES
 from scipy.optimize import linear_sum_assignment
 
 from bench.engine import EXACT, FAST, OTHER_SEED, REFERENCE, pocket_scene
 from bench.reference import Reference
 from emerdiff import Segments, naive_segments
-from eval.confusion import best_labels, class_counts, confusion_matrix
-from eval.embeddings import Outcome
 from ovseg.segmenter import Segmenter
-from pocket.world import NAMES
 
 NAIVE = "naive upsampling"
 RULES = ("best label", "labelling")

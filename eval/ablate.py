@@ -14,19 +14,20 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ovseg.eval.ablation_table import NOTES, Row, measure, plot, sheet
+from ovseg.eval.datasets import Dataset, open_dataset
+from ovseg.eval.methods import Predictor
+from ovseg.eval.predict import choose_vocabulary, load_predictor, predict, undertaken, written
+from ovseg.eval.protocols import protocol
+from ovseg.eval.score import check_images
+
 from emerdiff import Options
-from eval.ablation_table import NOTES, Row, measure, plot, sheet
-from eval.datasets import Dataset, open_dataset
-from eval.methods import Predictor
-from eval.predict import choose_vocabulary, load_predictor, predict, undertaken, written
-from eval.protocols import protocol
-from eval.score import check_images
-from ovseg.batch import AGAIN, Run
-from ovseg.inputs import Item, prepare
-from ovseg.launch import launched
 from ovseg.result import json_bytes, write_atomically
-from ovseg.run_folder import read_run, record_files
-from ovseg.terminal import say
+from ovseg.run.batch import AGAIN, Run
+from ovseg.run.folder import read_run, record_files
+from ovseg.run.inputs import Item, prepare
+from ovseg.run.launch import launched
+from ovseg.run.terminal import say
 
 LAYER = "up_blocks.{}.attentions.{}.transformer_blocks.0.attn2"  # "up1.0" for short
 ON_OFF = {"on": True, "off": False}

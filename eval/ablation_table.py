@@ -1,8 +1,8 @@
 """What an ablation shows: its run folders measured, a table for each setting, one picture.
 
-Measured are the labels (`eval.score`) and, for EmerDiff's masks and the naively upsampled ones of the same clusters,
-three things without names: the best label per mask and the modified protocol (`eval.unsupervised`), which read the
-labels of the images, and how well boundaries are met (`eval.boundaries`).
+Measured are the labels (`score`) and, for EmerDiff's masks and the naively upsampled ones of the same clusters, three
+things without names: the best label per mask and the modified protocol (`unsupervised`), which read the labels of the
+images, and how well boundaries are met (`boundaries`).
 """
 
 from __future__ import annotations
@@ -14,19 +14,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from ovseg.eval.boundaries import boundary_f
+from ovseg.eval.embeddings import SOURCES, Outcome, assign, best_label, read_analyses, read_masks
+from ovseg.eval.score import progress, score_run
+from ovseg.eval.scored import json_number
+from ovseg.eval.tables import Sheet, number, with_interval
+from ovseg.eval.unsupervised import modified
 
-from eval.boundaries import boundary_f
-from eval.embeddings import SOURCES, Outcome, assign, best_label, read_analyses, read_masks
-from eval.score import progress, score_run
-from eval.scored import json_number
-from eval.tables import Sheet, number, with_interval
-from eval.unsupervised import modified
-from ovseg.run_folder import RunFolder, read_run
+from ovseg.run.folder import RunFolder, read_run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-    from eval.datasets import Dataset
+    from ovseg.eval.datasets import Dataset
 
 EMERDIFF, NAIVE = SOURCES
 COLUMNS = ["strength / RMS", "labels", "best label, EmerDiff", "best label, naive", "lead"]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from argparse import Namespace
 
-from eval.datasets import Dataset, from_survey, look, open_dataset
-from eval.layouts import expected_tree
-from eval.survey import Survey
+from ovseg.eval.datasets import Dataset, from_survey, look, open_dataset
+from ovseg.eval.layouts import expected_tree
+from ovseg.eval.survey import Survey
 
 SAMPLE = 16  # label files whose values are looked at
 

@@ -12,16 +12,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from ovseg.eval import coco, label_rules
+from ovseg.eval.layouts import LAYOUTS, Layout, custom, expected_tree
+from ovseg.eval.survey import Survey, survey
+from ovseg.pocket.world import NAMES as POCKET_NAMES
+from ovseg.pocket.world import Block, Scene
 
-import prompts
-from eval import coco, label_rules
-from eval.layouts import LAYOUTS, Layout, custom, expected_tree
-from eval.survey import Survey, survey
+from ovseg import prompts
 from ovseg.classes import BACKGROUND, read_classes
 from ovseg.images import read_image, read_size
 from ovseg.result import read_index_png
-from pocket.world import NAMES as POCKET_NAMES
-from pocket.world import Block, Scene
 
 NAMES = (*LAYOUTS, "pocket", "custom")
 CUSTOM_CLASSES = "classes.txt"
@@ -196,7 +196,7 @@ def _check_ignore(ignore: int, names: list[str], path: Path) -> None:
 
 
 def _pocket(root: str | Path | None) -> PocketScenes:
-    """The first scenes of a block of a pocket world, given as `pocket.world.Block` has it."""
+    """The first scenes of a block of a pocket world, given as `ovseg.pocket.world.Block` has it."""
     try:
         block = Block.parse(POCKET_ROOT if root is None else str(root))
     except ValueError as error:

@@ -1,6 +1,6 @@
 """How far colour alone gets in a world: superpixels and colour clusters against the exact labels, and what there is.
 
-    python -m eval.difficulty --world 3 --split tuning --count 100
+    python -m ovseg.eval.difficulty --world 3 --split tuning --count 100
 
 Every segment gets the class that most of its pixels have, so a figure is the most that any classifier of these segments
 could reach: mIoU over the 58 names, pixels of all scenes counted together. It takes scikit-image and scikit-learn.
@@ -13,11 +13,10 @@ from collections.abc import Callable
 from functools import partial
 
 import numpy as np
-
-from eval.confusion import best_labels, class_counts, confusion_matrix, mean_iou
-from eval.methods import superpixels
-from pocket.scene import BACKGROUNDS, NAMES, OBJECTS, Scene
-from pocket.world import WORLD_VERSION, WORLDS, scene
+from ovseg.eval.confusion import best_labels, class_counts, confusion_matrix, mean_iou
+from ovseg.eval.methods import superpixels
+from ovseg.pocket.scene import BACKGROUNDS, NAMES, OBJECTS, Scene
+from ovseg.pocket.world import WORLD_VERSION, WORLDS, scene
 
 SEGMENTS = 20
 COMPACTNESS = (3.0, 10.0, 30.0)  # SLIC's balance of place against colour
@@ -74,7 +73,7 @@ def contents(scenes: list[Scene]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m eval.difficulty", description="How far colour alone gets.")
+    parser = argparse.ArgumentParser(prog="python -m ovseg.eval.difficulty", description="How far colour alone gets.")
     parser.add_argument("--world", type=int, choices=WORLDS, default=WORLD_VERSION)
     parser.add_argument("--split", default="tuning")
     parser.add_argument("--count", type=int, default=100, help="scenes of block 0 (default 100)")

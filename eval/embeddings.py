@@ -1,7 +1,7 @@
 """Masks as the evaluations without text see them: an embedding, a number of pixels, and how many are of each class.
 
 The embedding of a mask is the mean, over its pixels in the image, of the diffusion model's queries upsampled bilinearly
-to the image (`ovseg.label.grid_weights`); every pixel has its mask's embedding. EmerDiff's masks and the naively
+to the image (`ovseg.labels.grid_weights`); every pixel has its mask's embedding. EmerDiff's masks and the naively
 upsampled ones get theirs in the same way from the same kept analysis; no model is run.
 
 As the pixels of a mask share its fate, nothing else is kept of an image: 30 masks with the queries of Stable Diffusion
@@ -16,18 +16,18 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from ovseg.eval.confusion import class_iou, interval, mean_iou
+from ovseg.eval.score import Track
+from ovseg.eval.scored import json_number
 
 from emerdiff import naive_segments
-from eval.confusion import class_iou, interval, mean_iou
-from eval.score import Track
-from eval.scored import json_number
 from ovseg.analysis import Analysis
-from ovseg.batch import ANALYSIS_FILE
-from ovseg.label import grid_weights
-from ovseg.run_folder import RunFolder, differences
+from ovseg.labels import grid_weights
+from ovseg.run.batch import ANALYSIS_FILE
+from ovseg.run.folder import RunFolder, differences
 
 if TYPE_CHECKING:
-    from eval.datasets import Dataset
+    from ovseg.eval.datasets import Dataset
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +44,7 @@ class Masks:
 class Outcome:
     """What came of giving every mask a class."""
 
-    counts: np.ndarray  # (images, L, 3) int64, class counts (see `eval.confusion`) of every image
+    counts: np.ndarray  # (images, L, 3) int64, class counts (see `ovseg.eval.confusion`) of every image
 
     @cached_property
     def mIoU(self) -> float:  # noqa: N802 - the field's spelling

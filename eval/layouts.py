@@ -9,8 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-
-from eval import label_rules
+from ovseg.eval import label_rules
 
 
 @dataclass(frozen=True, eq=False)

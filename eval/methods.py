@@ -14,10 +14,10 @@ import numpy as np
 
 from emerdiff import Options, naive_segments
 from ovseg.analysis import Analysis, image_sha256
-from ovseg.batch import Progress
 from ovseg.clip import Clip
 from ovseg.dense import View
-from ovseg.label import label_masks, label_pixels, pool
+from ovseg.labels import label_masks, label_pixels, pool
+from ovseg.run.batch import Progress
 from ovseg.segmenter import Segmenter, Text
 
 SLIC_COMPACTNESS = 10.0  # scikit-image's default balance of colour and place

@@ -1,7 +1,7 @@
 """Label a data set's images into a run folder: `ovseg eval predict`. Only the oracle "maskclip+truth" reads labels.
 
 The protocol says how CLIP sees an image, how sharp the softmax is, and what becomes of the background; the method
-(`eval.methods`) over which masks features are pooled. With kept analyses neither another method nor another vocabulary
+(`methods`) over which masks features are pooled. With kept analyses neither another method nor another vocabulary
 repeats the diffusion model's work.
 """
 
@@ -15,26 +15,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ovseg.eval.datasets import Dataset, open_dataset
+from ovseg.eval.methods import DIFFUSION_METHODS, SLIC_COMPACTNESS, Case, Predictor
+from ovseg.eval.protocols import Protocol, protocol
+from ovseg.eval.score import score_and_show
 
-import prompts
 from emerdiff import Options
-from eval.datasets import Dataset, open_dataset
-from eval.methods import DIFFUSION_METHODS, SLIC_COMPACTNESS, Case, Predictor
-from eval.protocols import Protocol, protocol
-from eval.score import score_and_show
+from ovseg import prompts
 from ovseg.analysis import Analysis
-from ovseg.batch import ANALYSIS_FILE, Progress, Run
 from ovseg.classes import Vocabulary, build_vocabulary
-from ovseg.commands import process, shares
+from ovseg.cli.label import process, shares
+from ovseg.cli.loading import choose_models, load_clip, load_segmenter, method, provenance
 from ovseg.draw import class_colours
-from ovseg.inputs import Item, prepare
-from ovseg.kept import Kept
-from ovseg.launch import choose_shard
-from ovseg.loading import choose_models, load_clip, load_segmenter, method, provenance
 from ovseg.presets import identity
 from ovseg.result import index_png, masks_png, no_label, write_atomically
+from ovseg.run.batch import ANALYSIS_FILE, Progress, Run
+from ovseg.run.inputs import Item, prepare
+from ovseg.run.kept import Kept
+from ovseg.run.launch import choose_shard
+from ovseg.run.terminal import say
 from ovseg.segmenter import Text, native_view
-from ovseg.terminal import say
 
 LABELS, MASKS = ".png", ".masks.png"  # the files of an id
 

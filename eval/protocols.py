@@ -6,7 +6,7 @@ whose values it has. The rest is the same everywhere and is the project's own: o
 the truth's size, images resized bicubically and to whole cells, windows' cosines averaged on CLIP's grid and upsampled
 once.
 
-Data alone: what a view and a background do is `ovseg.dense`'s and `ovseg.label`'s matter. Does not load torch before
+Data alone: what a view and a background do is `ovseg.dense`'s and `ovseg.labels`'s matter. Does not load torch before
 `protocol` is called.
 """
 
@@ -16,9 +16,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from eval.layouts import LAYOUTS
+from ovseg.eval.layouts import LAYOUTS
+from ovseg.prompts import words
+
 from ovseg.classes import Background
-from prompts import words
 
 if TYPE_CHECKING:
     from ovseg.dense import View
@@ -114,7 +115,7 @@ def protocol(name: str | None, dataset: str, background: bool = False) -> Protoc
     Args:
         name: "sclip", "tcl", "maskclip" or "native"; None for the set's default (sclip for the benchmarks, native for
             pocket, camvid and a user's own).
-        dataset: a name that `eval.datasets` knows.
+        dataset: a name that `ovseg.eval.datasets` knows.
         background: whether a set of the user's own has a background class (`Dataset.background`).
     Raises:
         ValueError: a protocol that the set does not have (names those it has).

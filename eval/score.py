@@ -14,16 +14,16 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
+from ovseg.eval.boundaries import boundary_counts, boundary_f
+from ovseg.eval.confusion import best_labels, class_counts, confusion_matrix
+from ovseg.eval.datasets import Dataset, open_dataset
+from ovseg.eval.scored import Scored
+from ovseg.eval.tables import classes_csv, run_sheet
 from rich.console import Console
 from rich.progress import track as rich_track
 
-from eval.boundaries import boundary_counts, boundary_f
-from eval.confusion import best_labels, class_counts, confusion_matrix
-from eval.datasets import Dataset, open_dataset
-from eval.scored import Scored
-from eval.tables import classes_csv, run_sheet
 from ovseg.result import json_bytes, read_index_png, write_atomically
-from ovseg.run_folder import RunFolder, read_run
+from ovseg.run.folder import RunFolder, read_run
 
 Track = Callable[[Sequence[str]], Iterable[str]]
 

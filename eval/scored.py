@@ -8,9 +8,9 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from ovseg.eval.confusion import Scores, interval, mean_interval, mean_iou, scores
 
-from eval.confusion import Scores, interval, mean_interval, mean_iou, scores
-from ovseg.run_folder import RunFolder
+from ovseg.run.folder import RunFolder
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,8 +6,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from eval import coco
-from eval.layouts import Labels, Layout
+from ovseg.eval import coco
+from ovseg.eval.layouts import Labels, Layout
+
 from ovseg.images import IMAGE_SUFFIXES
 
 SHOWN = 3  # missing files that a message names

@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.markup import escape
 
 if TYPE_CHECKING:
-    from eval.scored import Scored
+    from ovseg.eval.scored import Scored
 
 LEAST_WIDTH = 12  # of a folded first column on a terminal
 PUBLISHED_FILE = "published.json"
@@ -144,7 +144,7 @@ def published(dataset: str, protocols: set[str]) -> list[tuple[str, str, float]]
     Rows whose source does not state its protocol come last, marked so; they are left out where none of the given
     protocols has published rows at all.
     """
-    table = json.loads((files("eval") / PUBLISHED_FILE).read_text(encoding="utf-8"))
+    table = json.loads((files("ovseg.eval") / PUBLISHED_FILE).read_text(encoding="utf-8"))
     rows = [row for row in table["rows"] if row["protocol"] in protocols]
     if rows:
         rows += [row for row in table["rows"] if row["protocol"] is None]

@@ -1,6 +1,6 @@
 """EmerDiff's evaluations without text: `ovseg eval unsupervised`. It reads kept analyses and labels, and runs no model.
 
-Every mask has an embedding (see `eval.embeddings`) and takes the nearest of as many concepts as there are classes, by
+Every mask has an embedding (see `embeddings`) and takes the nearest of as many concepts as there are classes, by
 Euclidean distance. Two protocols (EmerDiff, arXiv 2401.11739) differ in what a concept is:
 
 - traditional: a cluster of k-means over all masks of the data set, weighted by their pixels, labelled or not. Concepts
@@ -18,6 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ovseg.eval.datasets import Dataset, open_dataset
+from ovseg.eval.embeddings import SOURCES, Masks, Outcome, assign, read_masks
+from ovseg.eval.score import check_images, progress
+from ovseg.eval.tables import Sheet, with_interval
 from scipy.optimize import linear_sum_assignment
 from sklearn.cluster import KMeans, MiniBatchKMeans
 from sklearn.exceptions import ConvergenceWarning
@@ -25,12 +29,8 @@ from sklearn.metrics import pairwise_distances_argmin
 from sklearn.utils import gen_batches
 from threadpoolctl import threadpool_limits
 
-from eval.datasets import Dataset, open_dataset
-from eval.embeddings import SOURCES, Masks, Outcome, assign, read_masks
-from eval.score import check_images, progress
-from eval.tables import Sheet, with_interval
 from ovseg.result import json_bytes, write_atomically
-from ovseg.run_folder import RunFolder, read_run
+from ovseg.run.folder import RunFolder, read_run
 
 RESTARTS = 10  # of k-means
 MOST_MASKS = 30_000  # that k-means goes through at once; with more, it takes mini-batches

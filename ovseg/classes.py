@@ -1,7 +1,7 @@
 """What the user asks for: class lists with aliases, the background rule, and both made into one vocabulary.
 
 Follows the vocabularies of SCLIP (arXiv 2312.01597) and its successors: every alias is a prompt of its own, and stuff
-words may compete for "background". It does not embed text (`ovseg.clip`) and does not decide labels (`ovseg.label`).
+words may compete for "background". It does not embed text (`ovseg.clip`) and does not decide labels (`ovseg.labels`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from prompts import words
+from ovseg.prompts import words
 
 BACKGROUND = "background"
 BACKGROUND_CHOICES = 'expected "words", "none", "threshold=T" with 0 < T < 1, or your own words "sky,wall,..."'

@@ -2,7 +2,7 @@
 
 Weights are read from safetensors alone, and what open_clip would do silently (random weights for a folder without
 any, the wrong activation for OpenAI's weights, the wrong tokenizer for a small vocabulary) is an error here. It does
-not train, and has no image-level embedding: see `ovseg.dense` for the features and `ovseg.label` for their use.
+not train, and has no image-level embedding: see `ovseg.dense` for the features and `ovseg.labels` for their use.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class Clip:
 
         Args:
             prompts: n class names or aliases.
-            templates: sentences with one "{}" each where the name goes (see `prompts.templates`).
+            templates: sentences with one "{}" each where the name goes (see `ovseg.prompts.templates`).
         Returns:
             (n, C) float32, rows of length 1.
         Raises:

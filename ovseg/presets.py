@@ -81,7 +81,7 @@ class Preset:
         return {"diffusion": self.diffusion, "clip": self.clip}
 
 
-POCKET = Path(str(files("pocket") / "weights"))
+POCKET = Path(str(files("ovseg.pocket") / "weights"))
 
 
 PRESETS = {

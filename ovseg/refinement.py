@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ovseg.draw import class_colours
-from ovseg.label import grid_weights
+from ovseg.labels import grid_weights
 from ovseg.result import Segmentation, no_label
 
 if TYPE_CHECKING:

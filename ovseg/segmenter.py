@@ -20,16 +20,15 @@ from typing import Any
 import numpy as np
 import torch
 
-import prompts
 from emerdiff import EmerDiff, Options
-from ovseg import presets
+from ovseg import presets, prompts
 from ovseg.analysis import Analysis, Origin, image_sha256, small_maps
 from ovseg.classes import Background, ClassList, Vocabulary, build_vocabulary
 from ovseg.clip import Clip
 from ovseg.dense import View, cell_size
 from ovseg.draw import class_colours
 from ovseg.images import check_array
-from ovseg.label import label_masks, pool
+from ovseg.labels import label_masks, pool
 from ovseg.refinement import Refined, refine_image
 from ovseg.result import Segmentation, no_label
 

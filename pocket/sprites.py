@@ -8,10 +8,9 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+from ovseg.pocket.noise import smooth, triangle, value_noise
+from ovseg.pocket.scene import GLYPH_FOLDER, SIZE
 from PIL import Image
-
-from pocket.noise import smooth, triangle, value_noise
-from pocket.scene import GLYPH_FOLDER, SIZE
 
 HELD_OUT = ("twemoji",)  # seen in the held-out split alone
 TURN = 25  # degrees, the most an object is turned

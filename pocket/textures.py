@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-
-from pocket.noise import cells, fractal, noise_at, smooth, triangle, value_noise
-from pocket.scene import SIZE
+from ovseg.pocket.noise import cells, fractal, noise_at, smooth, triangle, value_noise
+from ovseg.pocket.scene import SIZE
 
 Y, X = (axis.astype(np.float32) / SIZE for axis in np.mgrid[:SIZE, :SIZE])  # 0..1 downwards and across
 Y.flags.writeable = X.flags.writeable = False

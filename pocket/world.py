@@ -1,6 +1,6 @@
 """The pocket worlds: little scenes of emoji objects over painted backgrounds, with exact label maps.
 
-    python -m pocket.world --world 3 --seed 1 --count 100 --out scenes
+    python -m ovseg.pocket.world --world 3 --seed 1 --count 100 --out scenes
 
 writes `images/*.png`, `labels/*.png` (8-bit index maps) and `classes.txt` (line n names index n). A scene depends on
 (world, split, seed, index) alone, and all four enter its random state, so no two worlds or splits share a scene.
@@ -17,10 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from ovseg.pocket import world1, world2
+from ovseg.pocket.scene import BACKGROUNDS, NAMES, OBJECTS, SIZE, Scene, caption
 from PIL import Image
-
-from pocket import world1, world2
-from pocket.scene import BACKGROUNDS, NAMES, OBJECTS, SIZE, Scene, caption
 
 __all__ = [
     "BACKGROUNDS",
@@ -101,7 +100,9 @@ def write_scenes(folder: Path, split: str, seed: int, count: int, world: int = W
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m pocket.world", description="Write scenes with exact label maps.")
+    parser = argparse.ArgumentParser(
+        prog="python -m ovseg.pocket.world", description="Write scenes with exact label maps."
+    )
     parser.add_argument("--world", type=int, choices=WORLDS, default=WORLD_VERSION, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="which block of scenes (default 0)")
     parser.add_argument("--count", type=int, default=100, help="how many scenes (default 100)")

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-
-from pocket.noise import fractal, smooth, value_noise
-from pocket.scene import BACKGROUNDS, NAMES, OBJECTS, SIZE, Scene
-from pocket.sprites import HELD_OUT, Appearance, drawings, dress, mean_colour, pose, shadow
-from pocket.textures import TEXTURES, X, Y
+from ovseg.pocket.noise import fractal, smooth, value_noise
+from ovseg.pocket.scene import BACKGROUNDS, NAMES, OBJECTS, SIZE, Scene
+from ovseg.pocket.sprites import HELD_OUT, Appearance, drawings, dress, mean_colour, pose, shadow
+from ovseg.pocket.textures import TEXTURES, X, Y
 
 BACKGROUND_COUNTS = (0.35, 0.45, 0.2)  # shares of scenes with one, two and three backgrounds
 ALIKE = 0.6  # share of further backgrounds whose mean colour is drawn to that of those before

@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from ovseg.draw import class_colours
 from ovseg.result import Segmentation, json_bytes, no_label, write_atomically
-from ovseg.run_folder import FORMAT, RUN_FILE
+from ovseg.run.folder import FORMAT, RUN_FILE
 
 
 def write_run(

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ovseg.eval.ablate import SETTINGS, plan, read_layer, read_over, show_layer
+from ovseg.eval.ablation_table import Measured, Row, measure, plot, sheet
+from ovseg.eval.datasets import open_dataset
+from ovseg.eval.score import score_run
 from PIL import Image
 from test_cli import ovseg
 from test_unsupervised import DATASET, Truth, analysis_of, save_tree, write_run
 
 from emerdiff import EmerDiff, Options
-from eval.ablate import SETTINGS, plan, read_layer, read_over, show_layer
-from eval.ablation_table import Measured, Row, measure, plot, sheet
-from eval.datasets import open_dataset
-from eval.score import score_run
 from ovseg.result import index_png, masks_png
 
 BASE = Options()

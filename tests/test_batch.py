@@ -14,10 +14,10 @@ import torch
 
 from emerdiff.memory import is_out_of_memory
 from ovseg import batch
-from ovseg.batch import LABEL_FILES, MASK_FILES, Progress, Run
-from ovseg.inputs import Item, collect, prepare
-from ovseg.run_folder import Shard, read_run
-from ovseg.terminal import PlainReport, RichReport, duration, make_report
+from ovseg.run.batch import LABEL_FILES, MASK_FILES, Progress, Run
+from ovseg.run.folder import Shard, read_run
+from ovseg.run.inputs import Item, collect, prepare
+from ovseg.run.terminal import PlainReport, RichReport, duration, make_report
 
 FILES = (".json", ".png")
 FACTS = {"command": "label", "names": ["cat"], "options": {"masks": 3}}
@@ -395,7 +395,7 @@ def test_plain_lines_tell_what_is_finished_and_what_time_is_left(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = iter([0.0, 10.0, 20.0, 30.0])  # ten seconds an image
-    monkeypatch.setattr("ovseg.terminal.time.monotonic", lambda: next(now))
+    monkeypatch.setattr("ovseg.run.terminal.time.monotonic", lambda: next(now))
     with make_report(2, 5) as report:
         for item in images("c", "d", "e"):
             report.image_started(item)

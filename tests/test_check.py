@@ -11,10 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from dataset_trees import FOLDER_SETS, build_instances, build_tree, image_file, label_file, tree_ids
+from ovseg.eval.check import SAMPLE, run
 from PIL import Image
 from test_datasets import OFFICIAL
-
-from eval.check import SAMPLE, run
 
 
 def check(name: str, root: str | Path | None, ignore: int | None = None) -> int:
@@ -95,7 +94,7 @@ def test_mistakes_in_the_call_are_errors(tmp_path: Path) -> None:
 def test_the_command_itself(tmp_path: Path) -> None:
     build_tree("camvid", tmp_path)
     for name, root, code in (("camvid", tmp_path, 0), ("ade20k", tmp_path, 1), ("nothing", tmp_path, 2)):
-        command = [sys.executable, "-m", "ovseg.cli", "eval", "check", name, "--root", str(root)]
+        command = [sys.executable, "-m", "ovseg", "eval", "check", name, "--root", str(root)]
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == code, done.stderr
         assert bool(done.stderr) == (code == 2)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import prompts
+from ovseg import prompts
 from ovseg.classes import Background, ClassList, build_vocabulary, parse_background, parse_classes, read_classes
 
 

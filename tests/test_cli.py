@@ -22,15 +22,15 @@ from ovseg.analysis import Analysis
 from ovseg.cli import main
 from ovseg.presets import PRESETS
 from ovseg.result import read_index_png
-from ovseg.run_folder import read_run
+from ovseg.run.folder import read_run
 
 ROOT = Path(__file__).parent.parent
 
 
 def ovseg(*arguments: str | Path, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run `python -m ovseg.cli` as a process of its own."""
+    """Run `python -m ovseg` as a process of its own."""
     return subprocess.run(
-        [sys.executable, "-m", "ovseg.cli", *map(str, arguments)],
+        [sys.executable, "-m", "ovseg", *map(str, arguments)],
         capture_output=True,
         text=True,
         check=False,

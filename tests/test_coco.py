@@ -12,8 +12,7 @@ import pytest
 from dataset_trees import annotation
 from hypothesis import given
 from hypothesis import strategies as st
-
-from eval import coco
+from ovseg.eval import coco
 
 HEIGHT, WIDTH = 12, 16
 PERSON, CAR, TABLE, CUP = 1, 3, 67, 47  # category ids

@@ -6,9 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn import metrics
-
-from eval.confusion import (
+from ovseg.eval.confusion import (
     best_labels,
     class_counts,
     class_iou,
@@ -18,6 +16,7 @@ from eval.confusion import (
     mean_iou,
     scores,
 )
+from sklearn import metrics
 
 CLASSES = 7
 

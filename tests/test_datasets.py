@@ -22,14 +22,14 @@ from dataset_trees import (
     painted,
     tree_ids,
 )
+from ovseg.eval.datasets import NAMES, open_dataset
+from ovseg.pocket.world import NAMES as POCKET_NAMES
+from ovseg.pocket.world import scene
 from PIL import Image
 from test_label_rules import super_categories
 
-import prompts
-from eval.datasets import NAMES, open_dataset
+from ovseg import prompts
 from ovseg.classes import build_vocabulary
-from pocket.world import NAMES as POCKET_NAMES
-from pocket.world import scene
 
 CLASSES = {
     "voc21": 21, "voc20": 20, "context60": 60, "context59": 59, "coco-object": 81, "coco-stuff171": 171,
@@ -441,6 +441,8 @@ def test_mistakes_in_the_call(tmp_path: Path) -> None:
 
 
 def test_no_network_library_is_loaded() -> None:
-    code = "import sys, eval.datasets, eval.check; print('torch' in sys.modules, 'pycocotools' in sys.modules)"
+    code = (
+        "import sys, ovseg.eval.datasets, ovseg.eval.check; print('torch' in sys.modules, 'pycocotools' in sys.modules)"
+    )
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert printed.split() == ["False", "False"]

@@ -197,7 +197,7 @@ def test_segments_that_do_not_fit_are_refused() -> None:
 
 
 def test_matplotlib_loads_when_a_figure_is_asked_for_and_not_before() -> None:
-    code = "import sys, ovseg.explain; sys.exit(any(name in sys.modules for name in ('matplotlib', 'torch')))"
+    code = "import sys, ovseg.cli.explain; sys.exit(any(name in sys.modules for name in ('matplotlib', 'torch')))"
     assert (
         subprocess.run([sys.executable, "-c", code], cwd=Path(ovseg.__file__).parents[1], check=False).returncode == 0
     )
@@ -234,7 +234,7 @@ def test_the_labels_are_those_of_ovseg_label(
         figures.append(figure)
         return figure_bytes(figure, suffix)
 
-    monkeypatch.setattr("ovseg.explain.figure_bytes", kept)
+    monkeypatch.setattr("ovseg.cli.explain.figure_bytes", kept)
     flags = [str(scene), "--classes", "cat;kitten,dog,sky", "--background", "none", *quick, "--clip", str(tiny_clip)]
     assert main(["explain", *flags, "--out", "new/one.png", "--out", "new/one.SVG"]) == 0
     assert sorted(path.name for path in Path("new").iterdir()) == ["one.SVG", "one.png"]

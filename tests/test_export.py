@@ -171,7 +171,7 @@ def test_images_are_read_one_at_a_time(name: str, tmp_path: Path, monkeypatch: p
 def test_every_format_in_a_process_of_its_own(run: Path, tmp_path: Path) -> None:
     def call(out: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "ovseg.cli", "export", str(run), *ALL, "--out", str(tmp_path / out)],
+            [sys.executable, "-m", "ovseg", "export", str(run), *ALL, "--out", str(tmp_path / out)],
             capture_output=True,
             text=True,
             check=False,

@@ -27,12 +27,12 @@ import torch
 from nasty_files import make_nasty_folder
 from PIL import Image
 
-from ovseg.batch import LABEL_FILES
 from ovseg.cli import main
-from ovseg.run_folder import read_run
+from ovseg.run.batch import LABEL_FILES
+from ovseg.run.folder import read_run
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["ovseg.commands", "ovseg.segmenter", "ovseg.batch"])
+SERVER.set_forkserver_preload(["ovseg.cli.label", "ovseg.segmenter", "ovseg.run.batch"])
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ovseg.inputs import collect
+from ovseg.run.inputs import collect
 
 
 def touch(*paths: Path) -> None:

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from ovseg.analysis import Analysis, AnalysisMismatch, Origin
-from ovseg.inputs import Item
-from ovseg.kept import Kept
-from ovseg.run_folder import FORMAT
+from ovseg.run.folder import FORMAT
+from ovseg.run.inputs import Item
+from ovseg.run.kept import Kept
 
 FACTS = {"models": {"clip": "c@1", "diffusion": "d@1"}, "options": {"masks": 3, "upsampling": "modulated"}}
 

@@ -10,9 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import ovseg.label
+import ovseg.labels
 from ovseg.classes import Background, Vocabulary, build_vocabulary
-from ovseg.label import grid_weights, label_masks, label_pixels, pool
+from ovseg.labels import grid_weights, label_masks, label_pixels, pool
 
 SIDE = st.integers(1, 12)
 
@@ -168,7 +168,7 @@ def test_the_number_of_bands_does_not_matter(
     features, text = maps(values % 97, 6, 5)
     labels = label_pixels(features, text, vocabulary, 40.0, (40, 30))
     assert len(np.unique(labels)) > 1
-    monkeypatch.setattr(ovseg.label, "BAND_VALUES", values)
+    monkeypatch.setattr(ovseg.labels, "BAND_VALUES", values)
     assert np.array_equal(label_pixels(features, text, vocabulary, 40.0, (40, 30)), labels)
 
 

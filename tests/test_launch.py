@@ -15,9 +15,9 @@ import pytest
 from PIL import Image
 
 from ovseg import launch
-from ovseg.launch import choose_shard, launched, place, total
 from ovseg.result import read_index_png
-from ovseg.run_folder import Shard, read_run
+from ovseg.run.folder import Shard, read_run
+from ovseg.run.launch import choose_shard, launched, place, total
 
 ROOT = Path(__file__).parent.parent
 TORCHRUN = ["torch.distributed.run", "--nproc-per-node", "2"]
@@ -103,7 +103,7 @@ def test_launchers_share_a_run_and_tell_of_a_bad_image_in_one_part(
     (folder / "3.png").write_text("no image")
     quick = ["--background", "none", "--masks", "2", "--steps", "5", "--upsampling", "naive"]
     models = ["--diffusion", str(tiny_diffusion), "--clip", str(tiny_clip), *quick]
-    command = [*launcher, port_flag(launcher), str(free_port()), "-m", "ovseg.cli", "label", str(folder)]
+    command = [*launcher, port_flag(launcher), str(free_port()), "-m", "ovseg", "label", str(folder)]
     done = subprocess.run(
         [sys.executable, "-m", *command, "--classes", "cat,sky", *models, "--out", str(tmp_path / "out")],
         capture_output=True,

@@ -14,14 +14,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from dataset_trees import CONVERTED, FOLDER_SETS, SIZES, TABLES, build_tree, painted, tree_ids
+from ovseg.eval.datasets import open_dataset
+from ovseg.eval.methods import superpixels
 from sklearn.metrics import confusion_matrix
 
 from emerdiff import EmerDiff
-from eval.cli import DENSE, METHODS
-from eval.datasets import open_dataset
-from eval.methods import superpixels
 from ovseg.analysis import Analysis
 from ovseg.cli import main
+from ovseg.cli.eval import DENSE, METHODS
 from ovseg.result import read_index_png
 from ovseg.variants import VARIANTS
 
@@ -36,7 +36,7 @@ def models(tiny_diffusion: Path, tiny_clip: Path) -> list[str]:
 
 
 def command(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "ovseg.cli", "eval", *map(str, arguments)]
+    return [sys.executable, "-m", "ovseg", "eval", *map(str, arguments)]
 
 
 def environment() -> dict[str, str]:
@@ -168,7 +168,7 @@ def test_processes_launched_together_share_the_images_and_print_one_table(
     kept: Path, tmp_path: Path, models: list[str]
 ) -> None:
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29611", "-m"]
-    arguments = ["ovseg.cli", "eval", "predict", "pocket", "--root", "tuning/5", "--limit", "3", "--score"]
+    arguments = ["ovseg", "eval", "predict", "pocket", "--root", "tuning/5", "--limit", "3", "--score"]
     done = subprocess.run(
         [*launch, *arguments, "--out", str(tmp_path / "run"), *models],
         capture_output=True,

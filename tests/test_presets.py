@@ -148,7 +148,7 @@ def test_identity_changes_with_the_weights(tiny_clip: Path, tmp_path: Path) -> N
 
 
 def test_presets_do_not_load_torch() -> None:
-    code = "import sys, ovseg.presets, ovseg.commands; sys.exit('torch' in sys.modules)"
+    code = "import sys, ovseg.presets, ovseg.cli.label; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -9,7 +9,7 @@ from open_clip.zero_shot_metadata import OPENAI_IMAGENET_TEMPLATES
 from torchvision.datasets import Cityscapes
 from torchvision.models._meta import _COCO_CATEGORIES, _VOC_CATEGORIES
 
-import prompts
+from ovseg import prompts
 from ovseg.classes import build_vocabulary
 
 
@@ -46,7 +46,7 @@ def unspaced(names: tuple[str, ...]) -> list[str]:
 
 
 def test_there_are_no_other_class_lists_and_each_says_what_it_is() -> None:
-    found = {entry.name: entry for entry in files("prompts").iterdir() if entry.name.startswith("classes-")}
+    found = {entry.name: entry for entry in files("ovseg.prompts").iterdir() if entry.name.startswith("classes-")}
     assert set(found) == {f"classes-{name}.txt" for name in {*OFFICIAL, *LEGACY}}
     for name, entry in found.items():
         first = entry.read_text(encoding="utf-8").splitlines()[0]

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ovseg.eval.datasets import NAMES
+from ovseg.eval.layouts import LAYOUTS
+from ovseg.eval.protocols import FAMILIES, Family, Protocol, protocol, protocols_of
 
-import prompts
-from eval.datasets import NAMES
-from eval.layouts import LAYOUTS
-from eval.protocols import FAMILIES, Family, Protocol, protocol, protocols_of
+from ovseg import prompts
 from ovseg.classes import Background, build_vocabulary
 from ovseg.clip import Clip, resized_sides
 from ovseg.dense import View
-from ovseg.label import label_pixels
+from ovseg.labels import label_pixels
 
 SERVED = [(name, dataset) for dataset in NAMES for name in protocols_of(dataset)]
 
@@ -134,7 +134,7 @@ def test_a_protocol_is_stated_in_full_in_a_record(name: str, dataset: str) -> No
 
 
 def test_names_are_known_without_torch() -> None:
-    program = "import sys, eval.protocols as p; p.protocol(None, 'pocket'); sys.exit('torch' in sys.modules)"
+    program = "import sys, ovseg.eval.protocols as p; p.protocol(None, 'pocket'); sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parent.parent)
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ovseg.run_folder import Shard, differences, read_run
+from ovseg.run.folder import Shard, differences, read_run
 
 FACTS = {"command": "label", "names": ["cat", "sky"], "options": {"masks": 3, "steps": 5}}
 

@@ -13,14 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from ovseg.pocket import processes, train_autoencoder, training
+from ovseg.pocket.training.clip import build, mixture
+from ovseg.pocket.training.locality import impose, shield
+from ovseg.pocket.training.loop import OtherRunError, Plan, carry_out, fit, read_plan
+from ovseg.pocket.training.muon import Muon, orthogonal
+from ovseg.pocket.weights import DIFFUSION, save_half
 from torch import nn
-
-from pocket import processes, train_autoencoder, training
-from pocket.locality import impose, shield
-from pocket.muon import Muon, orthogonal
-from pocket.train_clip import build, mixture
-from pocket.training import OtherRunError, Plan, carry_out, fit, read_plan
-from pocket.weights import DIFFUSION, save_half
 
 ROOT = Path(__file__).parent.parent
 
@@ -151,7 +150,7 @@ import sys
 import numpy as np
 import torch
 from pathlib import Path
-from pocket import processes, training
+from ovseg.pocket import processes, training
 
 training.CACHE = Path(sys.argv[1])
 training.WARM_UP = 1

@@ -6,11 +6,10 @@ import sys
 
 import numpy as np
 import pytest
+from ovseg.pocket import data, training
+from ovseg.pocket.scene import GLYPH_FOLDER
+from ovseg.pocket.world import BACKGROUNDS, NAMES, OBJECTS, SPLITS, WORLD_VERSION, WORLDS, caption, scene
 from PIL import Image
-
-from pocket import data, training
-from pocket.scene import GLYPH_FOLDER
-from pocket.world import BACKGROUNDS, NAMES, OBJECTS, SPLITS, WORLD_VERSION, WORLDS, caption, scene
 
 
 def test_the_promised_names_are_there_and_every_object_has_a_glyph():

@@ -7,14 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-from eval import difficulty
-from eval.confusion import mean_iou
-from eval.methods import superpixels
-from pocket import sprites, world2
-from pocket.scene import GLYPH_FOLDER
-from pocket.sprites import HELD_OUT, drawings
-from pocket.world import BACKGROUNDS, NAMES, OBJECTS, WORLDS, scene
+from ovseg.eval import difficulty
+from ovseg.eval.confusion import mean_iou
+from ovseg.eval.methods import superpixels
+from ovseg.pocket import sprites, world2
+from ovseg.pocket.scene import GLYPH_FOLDER
+from ovseg.pocket.sprites import HELD_OUT, drawings
+from ovseg.pocket.world import BACKGROUNDS, NAMES, OBJECTS, WORLDS, scene
 
 
 @pytest.mark.parametrize("index", range(6))

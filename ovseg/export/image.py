@@ -18,7 +18,7 @@ from scipy import ndimage
 from ovseg.draw import Colour
 from ovseg.images import IMAGE_SUFFIXES
 from ovseg.result import read_index_png
-from ovseg.run_folder import RunFolder, read_run
+from ovseg.run.folder import RunFolder, read_run
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,7 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ovseg.report.image import read_report_image
 from ovseg.report.page import assemble, json_in_script, page_data
 from ovseg.result import sweep, write_atomically
-from ovseg.run_folder import RunFolder, read_run
+from ovseg.run.folder import RunFolder, read_run
 
 EMBEDDED_BYTES = 30_000_000  # images of more are kept beside the page, for browsers read a page whole
 CALL = "ovsegReport("  # what a script beside the page calls, with its number and the maps

@@ -22,9 +22,9 @@ from safetensors import SafetensorError, safe_open
 
 from ovseg.draw import NO_LABEL_COLOUR, Colour, distinct_colours
 from ovseg.images import read_image
+from ovseg.pocket.world import Block
 from ovseg.result import index_png, no_label, png_bytes, read_index_png
-from ovseg.run_folder import RunFolder
-from pocket.world import Block
+from ovseg.run.folder import RunFolder
 
 LONGEST = 1280  # pixels of a shown picture's longer side
 THUMBNAIL = 400  # pixels of a gallery picture's longer side

@@ -12,7 +12,7 @@ from typing import Any
 
 from ovseg.draw import NO_LABEL_COLOUR, Colour
 from ovseg.report.image import mask_colours
-from ovseg.run_folder import RunFolder
+from ovseg.run.folder import RunFolder
 
 APART = ("names", "colours", "no_label")  # facts that the page shows in another way
 

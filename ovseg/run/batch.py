@@ -1,7 +1,7 @@
 """Many images into one run folder, one after the other: what is finished is skipped, a bad image is reported.
 
 An image is finished when all its files are there: each is written whole or not at all, so a run that was killed goes
-on where it stopped. Its record (`ovseg.run_folder`) is written when it starts, every few seconds, and when it ends.
+on where it stopped. Its record (`ovseg.run.folder`) is written when it starts, every few seconds, and when it ends.
 Memory does not grow with the number of images, but for a line of the record each.
 """
 
@@ -22,9 +22,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ovseg import __version__
-from ovseg.inputs import AGAIN, Item
 from ovseg.result import json_bytes, write_atomically
-from ovseg.run_folder import (
+from ovseg.run.folder import (
     FORMAT,
     RUN_FILE,
     Shard,
@@ -35,7 +34,8 @@ from ovseg.run_folder import (
     read_record,
     record_files,
 )
-from ovseg.terminal import say
+from ovseg.run.inputs import AGAIN, Item
+from ovseg.run.terminal import say
 
 LABEL_FILES = (".json", ".masks.png", ".overlay.png", ".png")  # what `ovseg label` writes for an id
 MASK_FILES = (".overlay.png", ".png")  # what `ovseg masks` writes for an id

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from datetime import timedelta
 
-from ovseg.run_folder import Shard
+from ovseg.run.folder import Shard
 
 PATIENCE = timedelta(days=7)  # how long a process that is done waits for the others
 

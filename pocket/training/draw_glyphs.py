@@ -1,7 +1,7 @@
 """Draws the worlds' glyphs once, as PNG files that ship with the package; this file says where they came from.
 
-    python -m pocket.draw_glyphs --font NotoColorEmoji.ttf     world 1: one drawing a noun
-    python -m pocket.draw_glyphs FOLDER FOLDER ...             worlds 2 and 3: every drawing of glyphs/GLYPHS.tsv
+    python -m ovseg.pocket.training.draw_glyphs --font NotoColorEmoji.ttf   world 1: one drawing a noun
+    python -m ovseg.pocket.training.draw_glyphs FOLDER FOLDER ...           worlds 2, 3: all of glyphs/GLYPHS.tsv
 
 Each FOLDER is an emoji family as an unpacked `@iconify-json` package of npm: `icons.json` holds the drawings as SVG and
 names the family (`prefix`), `package.json` its version. Versions and licences are in glyphs/README.md. Drawing SVG
@@ -18,9 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ovseg.pocket.scene import GLYPH_FOLDER, OBJECTS
 from PIL import Image, ImageDraw, ImageFont
-
-from pocket.scene import GLYPH_FOLDER, OBJECTS
 
 EMOJI = {
     "airplane": "✈️", "apple": "🍎", "ball": "⚽", "banana": "🍌", "bear": "🐻", "bee": "🐝",
@@ -111,7 +110,9 @@ def draw_families(folders: list[Path]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m pocket.draw_glyphs", description="Draw the worlds' glyphs.")
+    parser = argparse.ArgumentParser(
+        prog="python -m ovseg.pocket.training.draw_glyphs", description="Draw the worlds' glyphs."
+    )
     parser.add_argument(
         "folders", type=Path, nargs="*", metavar="FOLDER", help="unpacked Iconify packages, for world 2"
     )

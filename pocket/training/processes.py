@@ -1,6 +1,6 @@
 """Several processes that train one model on the cores of one machine.
 
-    torchrun --nproc-per-node 2 -m pocket.train_clip --batch 96
+    torchrun --nproc-per-node 2 -m ovseg.pocket.training.clip --batch 96
 
 Each has its own batches, one core, and the mean of all gradients to step along, so that all have the same weights. A
 loss that compares the pictures of a batch compares those of one process.

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from ovseg.inputs import Item
+from ovseg.run.inputs import Item
 
 STOPPING = "stopping after this image; the same command goes on from there (Ctrl-C once more stops at once)"
 

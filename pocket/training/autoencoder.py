@@ -1,6 +1,6 @@
 """Trains the pocket autoencoder: 128x128 scenes to 32x32 latents of 8 channels and back.
 
-    python -m pocket.train_autoencoder
+    python -m ovseg.pocket.training.autoencoder
 
 A diffusers `AutoencoderKL` with few channels, learned on random crops with an L1 loss on pixels and on their
 differences, and a slight pull of the latents towards a unit Gaussian.
@@ -16,13 +16,12 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
+from ovseg.pocket.training.data import scenes
+from ovseg.pocket.training.loop import Plan, carry_out, fit, read_plan
+from ovseg.pocket.weights import DIFFUSION, save_half
+from ovseg.pocket.world import scene
 from torch import Tensor
 from torch.nn import functional
-
-from pocket.data import scenes
-from pocket.training import Plan, carry_out, fit, read_plan
-from pocket.weights import DIFFUSION, save_half
-from pocket.world import scene
 
 CROP = 64  # pixels
 SCENES = 40_000

@@ -17,7 +17,7 @@ from typing import Any
 
 from ovseg.export import WRITERS, ImageSet, check_names, open_images
 from ovseg.result import json_bytes, sweep, write_atomically
-from ovseg.terminal import say
+from ovseg.run.terminal import say
 
 RECORD = "export.json"
 

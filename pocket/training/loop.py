@@ -13,14 +13,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from ovseg.pocket import processes
+from ovseg.pocket.training.data import CACHE
+from ovseg.pocket.training.muon import Muon
+from ovseg.pocket.world import WORLD_VERSION, WORLDS
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-
-from pocket import processes
-from pocket.data import CACHE
-from pocket.muon import Muon
-from pocket.world import WORLD_VERSION, WORLDS
 
 WARM_UP = 200  # steps from learning rate 0 to its full value
 GRADIENT_NORM = 1.0
@@ -57,8 +56,8 @@ class OtherRunError(ValueError):
 
 
 def read_plan(name: str, description: str, *, steps: int, batch: int, learning_rate: float) -> Plan:
-    """The plan as the command line of `python -m pocket.train_<name>` gives it."""
-    parser = argparse.ArgumentParser(prog=f"python -m pocket.train_{name}", description=description)
+    """The plan as the command line of `python -m ovseg.pocket.train_<name>` gives it."""
+    parser = argparse.ArgumentParser(prog=f"python -m ovseg.pocket.train_{name}", description=description)
     parser.add_argument("--steps", type=int, default=steps, help=f"optimiser steps in all (default {steps})")
     parser.add_argument("--batch", type=int, default=batch, help=f"pictures in each process's step (default {batch})")
     parser.add_argument("--learning-rate", type=float, default=learning_rate, help=f"default {learning_rate}")

@@ -12,15 +12,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from ovseg.classes import ClassList, build_vocabulary
-from ovseg.commands import announce_long_run
+from ovseg.cli.label import announce_long_run
+from ovseg.cli.loading import choose_classes, choose_models, load_emerdiff, load_segmenter
 from ovseg.figure import explain_figure
 from ovseg.images import read_image
-from ovseg.inputs import Item
-from ovseg.loading import choose_classes, choose_models, load_emerdiff, load_segmenter
 from ovseg.presets import identity
 from ovseg.result import write_atomically
+from ovseg.run.inputs import Item
+from ovseg.run.terminal import make_report, say
 from ovseg.sheet import SUFFIXES, figure_bytes, require_matplotlib
-from ovseg.terminal import make_report, say
 
 
 def run(given: Namespace) -> int:

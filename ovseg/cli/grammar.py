@@ -1,4 +1,4 @@
-"""The command line: `ovseg label`, `masks`, `explain`, `export`, `report`, `models`, and `eval` (see `eval.cli`).
+"""The command line: `ovseg label`, `masks`, `explain`, `export`, `report`, `models`, and `eval` (see `ovseg.cli.eval`).
 
 Exit codes: 0 all went well, 1 some images failed, 2 a mistake in the call, missing weights or models too large for the
 memory (one line says which).
@@ -8,14 +8,11 @@ Here is the grammar and its help; what a command does is loaded once it is known
 from __future__ import annotations
 
 import argparse
-import os
-import sys
-from collections.abc import Sequence
-from importlib import import_module
 from typing import Any
 
-from eval.cli import add_eval
-from ovseg import __version__, flags
+from ovseg import __version__
+from ovseg.cli import flags
+from ovseg.cli.eval import add_eval
 
 LABEL_EXAMPLES = """\
 examples:
@@ -99,34 +96,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, **more)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
-    for stream in (sys.stdout, sys.stderr):  # a file name may hold bytes that no encoding has
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    options = _parser().parse_args(arguments)
-    # Their loading bars and advice would bury our own lines.
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
-    try:
-        module, function = options.run.split(":")
-        return int(getattr(import_module(module), function)(options))
-    except (ValueError, OSError) as error:
-        print(f"ovseg: error: {error}", file=sys.stderr)
-        return 2
-    except (MemoryError, RuntimeError) as error:
-        from emerdiff.memory import is_out_of_memory
-        from ovseg.batch import OUT_OF_MEMORY
-
-        if not is_out_of_memory(error):
-            raise
-        print(f"ovseg: error: {OUT_OF_MEMORY if 'dtype' in options else 'out of memory'}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("ovseg: interrupted", file=sys.stderr)
-        return 130
-
-
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
     plain = argparse.RawDescriptionHelpFormatter
     parser = Parser(
         prog="ovseg",
@@ -152,7 +122,7 @@ def _parser() -> argparse.ArgumentParser:
     label.add_argument(
         "--format", action="append", default=[], metavar="F", help="also `ovseg export` it to --out/exports"
     )
-    label.set_defaults(run="ovseg.commands:run_label")
+    label.set_defaults(run="ovseg.cli.label:run_label")
 
     masks = commands.add_parser(
         "masks", help="masks alone, without class names", epilog=MASKS_EXAMPLES, formatter_class=plain
@@ -161,16 +131,16 @@ def _parser() -> argparse.ArgumentParser:
     flags.add_run(masks, "ovseg-masks")
     flags.add_models(masks, clip=False)
     flags.add_method(masks)
-    masks.set_defaults(run="ovseg.commands:run_masks", clip=None)
+    masks.set_defaults(run="ovseg.cli.label:run_masks", clip=None)
 
     models = commands.add_parser(
         "models", help="list the presets, fetch weights", epilog=MODELS_EXAMPLES, formatter_class=plain
     )
-    models.set_defaults(run="ovseg.commands:run_models")
+    models.set_defaults(run="ovseg.cli.label:run_models")
     actions = models.add_subparsers(metavar="")
     fetch = actions.add_parser("fetch", help="download a preset's weights into the hub's cache")
     fetch.add_argument("preset", metavar="PRESET", help="a name that `ovseg models` lists")
-    fetch.set_defaults(run="ovseg.commands:run_fetch")
+    fetch.set_defaults(run="ovseg.cli.label:run_fetch")
     _add_explain(commands)
     _add_export(commands)
     _add_report(commands)
@@ -196,7 +166,7 @@ def _add_explain(commands: argparse._SubParsersAction[Parser]) -> None:
     explain.add_argument("--overwrite", action="store_true", help="replace the figure if it is there")
     flags.add_models(explain)
     flags.add_method(explain, upsampling=False)
-    explain.set_defaults(run="ovseg.explain:run")
+    explain.set_defaults(run="ovseg.cli.explain:run")
 
 
 def _add_export(commands: argparse._SubParsersAction[Parser]) -> None:
@@ -211,7 +181,7 @@ def _add_export(commands: argparse._SubParsersAction[Parser]) -> None:
     export.add_argument("--components", action="store_true", help="a region for each connected part of a class")
     export.add_argument("--images", choices=("none", "copy"), default="none", help="copy the images too (default none)")
     export.add_argument("--overwrite", action="store_true", help="replace an earlier export of the format in --out")
-    export.set_defaults(run="ovseg.export.command:run")
+    export.set_defaults(run="ovseg.cli.export:run")
 
 
 def _add_report(commands: argparse._SubParsersAction[Parser]) -> None:
@@ -224,7 +194,3 @@ def _add_report(commands: argparse._SubParsersAction[Parser]) -> None:
     report.add_argument("--title", metavar="TEXT", help="its heading (default the run folder's name)")
     report.add_argument("--overwrite", action="store_true", help="replace an earlier report")
     report.set_defaults(run="ovseg.report:run")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

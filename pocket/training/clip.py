@@ -1,13 +1,13 @@
 """Trains the pocket CLIP: a small open_clip ViT that knows the pocket world's names.
 
-    python -m pocket.train_clip
+    python -m ovseg.pocket.training.clip
 
 Pictures are windows of scenes; many frame an object, as photographs do. Three losses. Two on whole-image embeddings:
 CLIP's contrastive loss with a caption of what the window shows, and cross-entropy of the image against one prompt for
 every name of the world, the target spread evenly over the names it shows. The third on patches, as late interaction
 (FILIP, arXiv 2111.07783) has it: each gets a distribution over the names, and the mean of them all is held against the
 names shown, so that a patch may say one thing and its neighbour another. There the last block attends to itself alone,
-as MaskCLIP has it. Attention is local by its weights (see `pocket.locality`). The result is an ordinary ViT.
+as MaskCLIP has it. Attention is local by its weights (see `locality`). The result is an ordinary ViT.
 
 How much it is told: the losses see one window and the names it shows, not where in the window they are. But windows are
 laid round objects, and named, by the scenes' label maps, as a photographer frames and names a thing.
@@ -24,17 +24,16 @@ import numpy as np
 import open_clip
 import torch
 from open_clip.tokenizer import HFTokenizer
+from ovseg.pocket import tokenizer
+from ovseg.pocket.training.data import scenes, visible
+from ovseg.pocket.training.locality import impose, level, shield
+from ovseg.pocket.training.loop import Plan, carry_out, fit, read_plan
+from ovseg.pocket.weights import CLIP, replacing
+from ovseg.pocket.world import NAMES, OBJECTS, caption
+from ovseg.prompts import templates
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
-
-from pocket import tokenizer
-from pocket.data import scenes, visible
-from pocket.locality import impose, level, shield
-from pocket.training import Plan, carry_out, fit, read_plan
-from pocket.weights import CLIP, replacing
-from pocket.world import NAMES, OBJECTS, caption
-from prompts import templates
 
 SCENES = 40_000
 WINDOW = 48  # pixels, side of a training picture: a part of the model's 128

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 
 from ovseg.images import IMAGE_SUFFIXES
-from ovseg.run_folder import RUN_FILE, Shard, division, is_record, record_files
+from ovseg.run.folder import RUN_FILE, Shard, division, is_record, record_files
 
 AGAIN = "choose another --out, or --overwrite to replace it"
 

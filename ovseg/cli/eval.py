@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ovseg import flags
+from ovseg.cli import flags
 
 EVAL_EXAMPLES = """\
 examples:
@@ -22,7 +22,7 @@ examples:
   ovseg eval predict custom --root my-data --preset pocket --limit 50 --out runs/mine
   ovseg eval predict voc20 --root R --out runs/e --keep-analysis
   ovseg eval predict voc20 --root R --out runs/n --method maskclip+naive --analyses runs/e      (no diffusion again)
-  accelerate launch -m ovseg.cli eval predict voc20 --root R --out runs/e --score                (every GPU a part)
+  accelerate launch -m ovseg eval predict voc20 --root R --out runs/e --score                (every GPU a part)
 
 methods:
   maskclip            the dense features alone, every pixel by itself
@@ -79,7 +79,7 @@ def add_eval(commands: Any) -> None:
 
     check = actions.add_parser("check", help="is a data set complete on this disk?")
     _add_dataset(check)
-    check.set_defaults(run="eval.check:run")
+    check.set_defaults(run="ovseg.eval.check:run")
 
     predict = actions.add_parser(
         "predict", help="label a data set's images", epilog=PREDICT_EXAMPLES, formatter_class=plain
@@ -92,14 +92,14 @@ def add_eval(commands: Any) -> None:
     flags.add_models(predict)
     flags.add_method(predict, upsampling=False)
     predict.add_argument("--score", action="store_true", help="score when all is done (on the first process)")
-    predict.set_defaults(run="eval.predict:run")
+    predict.set_defaults(run="ovseg.eval.predict:run")
 
     score = actions.add_parser("score", help="score run folders", epilog=SCORE_EXAMPLES, formatter_class=plain)
     _add_dataset(score)
     score.add_argument("--predictions", nargs="+", required=True, metavar="RUN", help="folders that predict wrote")
     score.add_argument("--best-label", action="store_true", help="give every mask its majority class first (an oracle)")
     score.add_argument("--out", metavar="DIR", help="folder for results (default: in each RUN, the table in the first)")
-    score.set_defaults(run="eval.score:run")
+    score.set_defaults(run="ovseg.eval.score:run")
     _add_unsupervised(actions)
     _add_ablate(actions)
 
@@ -116,7 +116,7 @@ def _add_unsupervised(actions: Any) -> None:
     parser.add_argument("--protocol", choices=("traditional", "modified", "both"), default="both", help="see below")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of k-means (0)")
     parser.add_argument("--out", metavar="DIR", help="folder for the table (default: RUN)")
-    parser.set_defaults(run="eval.unsupervised:run")
+    parser.set_defaults(run="ovseg.eval.unsupervised:run")
 
 
 def _add_ablate(actions: Any) -> None:
@@ -134,7 +134,7 @@ def _add_ablate(actions: Any) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace what --out holds, instead of going on there")
     flags.add_models(parser)
     flags.add_method(parser, upsampling=False)
-    parser.set_defaults(run="eval.ablate:run", method="maskclip+emerdiff")
+    parser.set_defaults(run="ovseg.eval.ablate:run", method="maskclip+emerdiff")
 
 
 def _add_dataset(parser: argparse.ArgumentParser) -> None:

@@ -16,18 +16,18 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from ovseg.batch import ANALYSIS_FILE, LABEL_FILES, MASK_FILES, Progress, Run
 from ovseg.classes import build_vocabulary
+from ovseg.cli.loading import choose_classes, choose_models, load_emerdiff, load_segmenter, provenance
 from ovseg.draw import class_colours
 from ovseg.images import read_image, read_size
-from ovseg.inputs import Item, collect, prepare
-from ovseg.kept import Kept
-from ovseg.launch import choose_shard, launched, total
-from ovseg.loading import choose_classes, choose_models, load_emerdiff, load_segmenter, provenance
 from ovseg.presets import DEFAULT, PRESETS, fetch, get_preset, identity, local_folder
 from ovseg.result import no_label, save_masks
-from ovseg.run_folder import read_run
-from ovseg.terminal import duration, make_report, say
+from ovseg.run.batch import ANALYSIS_FILE, LABEL_FILES, MASK_FILES, Progress, Run
+from ovseg.run.folder import read_run
+from ovseg.run.inputs import Item, collect, prepare
+from ovseg.run.kept import Kept
+from ovseg.run.launch import choose_shard, launched, total
+from ovseg.run.terminal import duration, make_report, say
 
 if TYPE_CHECKING:
     from emerdiff import EmerDiff, Options
@@ -139,8 +139,8 @@ def _formats(formats: Sequence[str], names: Sequence[str]) -> list[str]:
     """The export formats asked for; ValueError for one that there is not, or that cannot hold the names."""
     if not formats:
         return []  # without loading what exports need
+    from ovseg.cli.export import check_formats
     from ovseg.export import check_names
-    from ovseg.export.command import check_formats
 
     chosen = check_formats(formats)
     check_names(chosen, names)
@@ -149,8 +149,8 @@ def _formats(formats: Sequence[str], names: Sequence[str]) -> list[str]:
 
 def _export(run: Run, formats: Sequence[str]) -> None:
     """Export a run that is whole to its folder `exports`, in place of what an earlier call left there."""
+    from ovseg.cli.export import export
     from ovseg.export import open_images
-    from ovseg.export.command import export
 
     if run.shard and not launched():
         say(f"not exported, this is one shard: when all are done, `ovseg export {run.out}`")

@@ -1,6 +1,6 @@
 """Trains the pocket latent diffusion model, in the shape of Stable Diffusion 1.x, and writes its diffusers folder.
 
-    python -m pocket.train_diffusion
+    python -m ovseg.pocket.training.diffusion
 
 It needs the trained autoencoder and CLIP: latents come from the one, and, as in Stable Diffusion 1.x, the other's text
 tower is the frozen text encoder. Noise prediction on Stable Diffusion's schedule; some captions are left empty, for
@@ -15,20 +15,19 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from ovseg.pocket import processes, tokenizer
+from ovseg.pocket.training.autoencoder import to_network
+from ovseg.pocket.training.clip import CONFIG as CLIP_CONFIG
+from ovseg.pocket.training.clip import WEIGHTS as CLIP_WEIGHTS
+from ovseg.pocket.training.data import CACHE, scenes, visible
+from ovseg.pocket.training.loop import Plan, carry_out, fit, read_plan
+from ovseg.pocket.weights import DIFFUSION, save_half
+from ovseg.pocket.world import NAMES, caption
 from rich.progress import track
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 from transformers import CLIPTextConfig, CLIPTextModel
-
-from pocket import processes, tokenizer
-from pocket.data import CACHE, scenes, visible
-from pocket.train_autoencoder import to_network
-from pocket.train_clip import CONFIG as CLIP_CONFIG
-from pocket.train_clip import WEIGHTS as CLIP_WEIGHTS
-from pocket.training import Plan, carry_out, fit, read_plan
-from pocket.weights import DIFFUSION, save_half
-from pocket.world import NAMES, caption
 
 SCENES = 40_000
 EMPTY_CAPTIONS = 0.15  # share of captions left empty

@@ -1,6 +1,6 @@
 """Draws what the pocket diffusion model makes of captions: a sheet of samples, a row a caption.
 
-    python -m pocket.draw_samples --out samples.png
+    python -m ovseg.pocket.training.draw_samples --out samples.png
 
 A diffusion model that cannot draw its world does not know it. Sampling is diffusers' own pipeline, DDIM with
 classifier-free guidance.
@@ -15,13 +15,12 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from ovseg.pocket.weights import DIFFUSION
+from ovseg.pocket.world import SIZE, caption
 from PIL import Image, ImageDraw
 from rich.console import Console
 from rich.progress import track
 from transformers import CLIPTextModel, CLIPTokenizer
-
-from pocket.weights import DIFFUSION
-from pocket.world import SIZE, caption
 
 SHOWN = (
     ("cat", "car", "grass"),
@@ -64,7 +63,9 @@ def sheet(rows: dict[str, list[Image.Image]]) -> Image.Image:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m pocket.draw_samples", description="Draw samples for captions.")
+    parser = argparse.ArgumentParser(
+        prog="python -m ovseg.pocket.training.draw_samples", description="Draw samples for captions."
+    )
     parser.add_argument("--out", type=Path, required=True, help="PNG to write")
     parser.add_argument("--count", type=int, default=6, help="samples a caption (default 6)")
     parser.add_argument("--steps", type=int, default=50, help="DDIM steps (default 50)")

@@ -12,9 +12,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ovseg.classes import ClassList, parse_classes, read_classes
-from ovseg.launch import place
 from ovseg.presets import DEFAULT, Preset, fetch, get_preset, require
-from ovseg.terminal import say
+from ovseg.run.launch import place
+from ovseg.run.terminal import say
 
 if TYPE_CHECKING:
     import torch

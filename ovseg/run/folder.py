@@ -1,7 +1,7 @@
 """A run folder as it lies on disk: what was run, which images were undertaken, and the files of each.
 
 `run.json` holds the facts of a run and the state of every id; a run shared between processes has one record a shard,
-`run-2-of-4.json`. Whoever predicts writes one (`ovseg.batch`); scoring, exports and reports read it here and need no
+`run-2-of-4.json`. Whoever predicts writes one (`batch`); scoring, exports and reports read it here and need no
 model. The files of an id are named after it: `<id>.png`, `<id>.json`, `<id>.masks.png`, ...
 """
 

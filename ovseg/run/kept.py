@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ovseg.analysis import Analysis, AnalysisMismatch
-from ovseg.batch import ANALYSIS_FILE
-from ovseg.inputs import Item
-from ovseg.run_folder import differences, facts_of, read_record, record_files
+from ovseg.run.batch import ANALYSIS_FILE
+from ovseg.run.folder import differences, facts_of, read_record, record_files
+from ovseg.run.inputs import Item
 
 
 @dataclass(frozen=True)
