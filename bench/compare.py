@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ovseg.eval.tables import Sheet, with_interval
 
 from bench.engine import ENGINES, REFERENCE, SD14_PART, Measured, count, load, setting, take_turns
 from bench.machine import choose_device, machine, matrix_rate
 from bench.quality import RULES, quality
 from bench.reference import Part, injection_cost
-from ovseg.result import json_bytes, write_atomically
+from ovseg.eval.tables import Sheet, with_interval
+from ovseg.files import json_bytes, write_atomically
 from ovseg.run.terminal import say
 from ovseg.segmenter import Segmenter
 

@@ -20,7 +20,7 @@ from bench.engine import EXACT, FAST, Setting, load, setting
 from bench.machine import choose_device, machine
 from bench.shapes import count_flops, shapes_of_sd14
 from emerdiff import EmerDiff, Options
-from ovseg.result import json_bytes, write_atomically
+from ovseg.files import json_bytes, write_atomically
 from ovseg.run.terminal import say
 
 if TYPE_CHECKING:

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from ovseg.pocket.world import Scene, scene
 from PIL import Image
 from rich.console import Console
 from rich.progress import track
@@ -26,6 +25,7 @@ from bench.machine import peak_memory
 from bench.random_weights import kept_sd14
 from bench.reference import Part, Reference, reference_segment
 from emerdiff import EmerDiff, Options, Segments
+from ovseg.pocket.world import Scene, scene
 from ovseg.presets import get_preset
 
 ENGINES = REFERENCE, EXACT, FAST = "reference", "exact", "fast"

@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from ovseg.eval.confusion import best_labels, class_counts, confusion_matrix
-from ovseg.eval.embeddings import Outcome
-from ovseg.pocket.world import NAMES
 from scipy.optimize import linear_sum_assignment
 
 from bench.engine import EXACT, FAST, OTHER_SEED, REFERENCE, pocket_scene
 from bench.reference import Reference
 from emerdiff import Segments, naive_segments
+from ovseg.eval.confusion import best_labels, class_counts, confusion_matrix
+from ovseg.eval.embeddings import Outcome
+from ovseg.pocket.world import NAMES
 from ovseg.segmenter import Segmenter
 
 NAIVE = "naive upsampling"

@@ -14,15 +14,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from emerdiff import Options
 from ovseg.eval.ablation_table import NOTES, Row, measure, plot, sheet
 from ovseg.eval.datasets import Dataset, open_dataset
 from ovseg.eval.methods import Predictor
 from ovseg.eval.predict import choose_vocabulary, load_predictor, predict, undertaken, written
 from ovseg.eval.protocols import protocol
 from ovseg.eval.score import check_images
-
-from emerdiff import Options
-from ovseg.result import json_bytes, write_atomically
+from ovseg.files import json_bytes, write_atomically
 from ovseg.run.batch import AGAIN, Run
 from ovseg.run.folder import read_run, record_files
 from ovseg.run.inputs import Item, prepare

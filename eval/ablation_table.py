@@ -14,17 +14,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
 from ovseg.eval.boundaries import boundary_f
 from ovseg.eval.embeddings import SOURCES, Outcome, assign, best_label, read_analyses, read_masks
 from ovseg.eval.score import progress, score_run
 from ovseg.eval.scored import json_number
 from ovseg.eval.tables import Sheet, number, with_interval
 from ovseg.eval.unsupervised import modified
-
 from ovseg.run.folder import RunFolder, read_run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
     from ovseg.eval.datasets import Dataset
 
 EMERDIFF, NAIVE = SOURCES

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from ovseg.eval.label_rules import COCO_OBJECTS
 
 NOTHING = 255  # as in stuffthingmaps

@@ -12,16 +12,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from ovseg.eval import coco, label_rules
-from ovseg.eval.layouts import LAYOUTS, Layout, custom, expected_tree
-from ovseg.eval.survey import Survey, survey
-from ovseg.pocket.world import NAMES as POCKET_NAMES
-from ovseg.pocket.world import Block, Scene
 
 from ovseg import prompts
 from ovseg.classes import BACKGROUND, read_classes
+from ovseg.eval import coco, label_rules
+from ovseg.eval.layouts import LAYOUTS, Layout, custom, expected_tree
+from ovseg.eval.survey import Survey, survey
+from ovseg.files import read_index_png
 from ovseg.images import read_image, read_size
-from ovseg.result import read_index_png
+from ovseg.pocket.world import NAMES as POCKET_NAMES
+from ovseg.pocket.world import Block, Scene
 
 NAMES = (*LAYOUTS, "pocket", "custom")
 CUSTOM_CLASSES = "classes.txt"

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from functools import partial
 
 import numpy as np
+
 from ovseg.eval.confusion import best_labels, class_counts, confusion_matrix, mean_iou
 from ovseg.eval.methods import superpixels
 from ovseg.pocket.scene import BACKGROUNDS, NAMES, OBJECTS, Scene

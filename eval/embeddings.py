@@ -16,12 +16,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from ovseg.eval.confusion import class_iou, interval, mean_iou
-from ovseg.eval.score import Track
-from ovseg.eval.scored import json_number
 
 from emerdiff import naive_segments
 from ovseg.analysis import Analysis
+from ovseg.eval.confusion import class_iou, interval, mean_iou
+from ovseg.eval.score import Track
+from ovseg.eval.scored import json_number
 from ovseg.labels import grid_weights
 from ovseg.run.batch import ANALYSIS_FILE
 from ovseg.run.folder import RunFolder, differences

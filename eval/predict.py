@@ -15,10 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ovseg.eval.datasets import Dataset, open_dataset
-from ovseg.eval.methods import DIFFUSION_METHODS, SLIC_COMPACTNESS, Case, Predictor
-from ovseg.eval.protocols import Protocol, protocol
-from ovseg.eval.score import score_and_show
 
 from emerdiff import Options
 from ovseg import prompts
@@ -27,8 +23,13 @@ from ovseg.classes import Vocabulary, build_vocabulary
 from ovseg.cli.label import process, shares
 from ovseg.cli.loading import choose_models, load_clip, load_segmenter, method, provenance
 from ovseg.draw import class_colours
+from ovseg.eval.datasets import Dataset, open_dataset
+from ovseg.eval.methods import DIFFUSION_METHODS, SLIC_COMPACTNESS, Case, Predictor
+from ovseg.eval.protocols import Protocol, protocol
+from ovseg.eval.score import score_and_show
+from ovseg.files import index_png, write_atomically
 from ovseg.presets import identity
-from ovseg.result import index_png, masks_png, no_label, write_atomically
+from ovseg.result import masks_png, no_label
 from ovseg.run.batch import ANALYSIS_FILE, Progress, Run
 from ovseg.run.inputs import Item, prepare
 from ovseg.run.kept import Kept

@@ -16,10 +16,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from ovseg.classes import Background
 from ovseg.eval.layouts import LAYOUTS
 from ovseg.prompts import words
-
-from ovseg.classes import Background
 
 if TYPE_CHECKING:
     from ovseg.dense import View

@@ -14,15 +14,15 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
+from rich.console import Console
+from rich.progress import track as rich_track
+
 from ovseg.eval.boundaries import boundary_counts, boundary_f
 from ovseg.eval.confusion import best_labels, class_counts, confusion_matrix
 from ovseg.eval.datasets import Dataset, open_dataset
 from ovseg.eval.scored import Scored
 from ovseg.eval.tables import classes_csv, run_sheet
-from rich.console import Console
-from rich.progress import track as rich_track
-
-from ovseg.result import json_bytes, read_index_png, write_atomically
+from ovseg.files import json_bytes, read_index_png, write_atomically
 from ovseg.run.folder import RunFolder, read_run
 
 Track = Callable[[Sequence[str]], Iterable[str]]

@@ -8,8 +8,8 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from ovseg.eval.confusion import Scores, interval, mean_interval, mean_iou, scores
 
+from ovseg.eval.confusion import Scores, interval, mean_interval, mean_iou, scores
 from ovseg.run.folder import RunFolder
 
 

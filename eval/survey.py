@@ -8,7 +8,6 @@ from pathlib import Path
 
 from ovseg.eval import coco
 from ovseg.eval.layouts import Labels, Layout
-
 from ovseg.images import IMAGE_SUFFIXES
 
 SHOWN = 3  # missing files that a message names

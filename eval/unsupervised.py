@@ -18,10 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ovseg.eval.datasets import Dataset, open_dataset
-from ovseg.eval.embeddings import SOURCES, Masks, Outcome, assign, read_masks
-from ovseg.eval.score import check_images, progress
-from ovseg.eval.tables import Sheet, with_interval
 from scipy.optimize import linear_sum_assignment
 from sklearn.cluster import KMeans, MiniBatchKMeans
 from sklearn.exceptions import ConvergenceWarning
@@ -29,7 +25,11 @@ from sklearn.metrics import pairwise_distances_argmin
 from sklearn.utils import gen_batches
 from threadpoolctl import threadpool_limits
 
-from ovseg.result import json_bytes, write_atomically
+from ovseg.eval.datasets import Dataset, open_dataset
+from ovseg.eval.embeddings import SOURCES, Masks, Outcome, assign, read_masks
+from ovseg.eval.score import check_images, progress
+from ovseg.eval.tables import Sheet, with_interval
+from ovseg.files import json_bytes, write_atomically
 from ovseg.run.folder import RunFolder, read_run
 
 RESTARTS = 10  # of k-means

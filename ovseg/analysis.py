@@ -16,7 +16,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from ovseg.result import write_atomically
+from ovseg.files import write_atomically
 
 FORMAT = "ovseg analysis 1"
 ARRAYS = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+
 from ovseg.pocket.scene import SIZE
 
 LATTICE = 32  # random values down and across before noise at free coordinates repeats itself

@@ -8,9 +8,10 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
+
 from ovseg.pocket.noise import smooth, triangle, value_noise
 from ovseg.pocket.scene import GLYPH_FOLDER, SIZE
-from PIL import Image
 
 HELD_OUT = ("twemoji",)  # seen in the held-out split alone
 TURN = 25  # degrees, the most an object is turned

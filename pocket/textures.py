@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+
 from ovseg.pocket.noise import cells, fractal, noise_at, smooth, triangle, value_noise
 from ovseg.pocket.scene import SIZE
 

@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
+
 from ovseg.pocket import world1, world2
 from ovseg.pocket.scene import BACKGROUNDS, NAMES, OBJECTS, SIZE, Scene, caption
-from PIL import Image
 
 __all__ = [
     "BACKGROUNDS",

@@ -5,8 +5,9 @@ from __future__ import annotations
 from functools import cache
 
 import numpy as np
-from ovseg.pocket.scene import BACKGROUNDS, GLYPH_FOLDER, NAMES, OBJECTS, SIZE, Scene
 from PIL import Image
+
+from ovseg.pocket.scene import BACKGROUNDS, GLYPH_FOLDER, NAMES, OBJECTS, SIZE, Scene
 
 CLOSE_UP = 0.25  # share of scenes that show one large object
 TWO_BACKGROUNDS = 0.5  # share of scenes divided by a sloping horizon

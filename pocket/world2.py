@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+
 from ovseg.pocket.noise import fractal, smooth, value_noise
 from ovseg.pocket.scene import BACKGROUNDS, NAMES, OBJECTS, SIZE, Scene
 from ovseg.pocket.sprites import HELD_OUT, Appearance, drawings, dress, mean_colour, pose, shadow

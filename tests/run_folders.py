@@ -10,7 +10,8 @@ import numpy as np
 from scipy import ndimage
 
 from ovseg.draw import class_colours
-from ovseg.result import Segmentation, json_bytes, no_label, write_atomically
+from ovseg.files import json_bytes, write_atomically
+from ovseg.result import Segmentation, no_label
 from ovseg.run.folder import FORMAT, RUN_FILE
 
 

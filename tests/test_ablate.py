@@ -8,16 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ovseg.eval.ablate import SETTINGS, plan, read_layer, read_over, show_layer
-from ovseg.eval.ablation_table import Measured, Row, measure, plot, sheet
-from ovseg.eval.datasets import open_dataset
-from ovseg.eval.score import score_run
 from PIL import Image
 from test_cli import ovseg
 from test_unsupervised import DATASET, Truth, analysis_of, save_tree, write_run
 
 from emerdiff import EmerDiff, Options
-from ovseg.result import index_png, masks_png
+from ovseg.eval.ablate import SETTINGS, plan, read_layer, read_over, show_layer
+from ovseg.eval.ablation_table import Measured, Row, measure, plot, sheet
+from ovseg.eval.datasets import open_dataset
+from ovseg.eval.score import score_run
+from ovseg.files import index_png
+from ovseg.result import masks_png
 
 BASE = Options()
 

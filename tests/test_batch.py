@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from emerdiff.memory import is_out_of_memory
-from ovseg import batch
+from ovseg.run import batch
 from ovseg.run.batch import LABEL_FILES, MASK_FILES, Progress, Run
 from ovseg.run.folder import Shard, read_run
 from ovseg.run.inputs import Item, collect, prepare

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ovseg.eval.boundaries import boundary_counts, boundary_f
-from ovseg.eval.confusion import class_iou
 from scipy import ndimage
 from skimage.segmentation import find_boundaries
+
+from ovseg.eval.boundaries import boundary_counts, boundary_f
+from ovseg.eval.confusion import class_iou
 
 CLASSES = 4
 

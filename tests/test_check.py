@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from dataset_trees import FOLDER_SETS, build_instances, build_tree, image_file, label_file, tree_ids
-from ovseg.eval.check import SAMPLE, run
 from PIL import Image
 from test_datasets import OFFICIAL
+
+from ovseg.eval.check import SAMPLE, run
 
 
 def check(name: str, root: str | Path | None, ignore: int | None = None) -> int:

@@ -17,11 +17,11 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from PIL import Image
 
 from emerdiff import Options
-from ovseg import commands
 from ovseg.analysis import Analysis
+from ovseg.cli import label as commands
 from ovseg.cli import main
+from ovseg.files import read_index_png
 from ovseg.presets import PRESETS
-from ovseg.result import read_index_png
 from ovseg.run.folder import read_run
 
 ROOT = Path(__file__).parent.parent

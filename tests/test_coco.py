@@ -12,6 +12,7 @@ import pytest
 from dataset_trees import annotation
 from hypothesis import given
 from hypothesis import strategies as st
+
 from ovseg.eval import coco
 
 HEIGHT, WIDTH = 12, 16

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn import metrics
+
 from ovseg.eval.confusion import (
     best_labels,
     class_counts,
@@ -16,7 +18,6 @@ from ovseg.eval.confusion import (
     mean_iou,
     scores,
 )
-from sklearn import metrics
 
 CLASSES = 7
 

@@ -22,14 +22,14 @@ from dataset_trees import (
     painted,
     tree_ids,
 )
-from ovseg.eval.datasets import NAMES, open_dataset
-from ovseg.pocket.world import NAMES as POCKET_NAMES
-from ovseg.pocket.world import scene
 from PIL import Image
 from test_label_rules import super_categories
 
 from ovseg import prompts
 from ovseg.classes import build_vocabulary
+from ovseg.eval.datasets import NAMES, open_dataset
+from ovseg.pocket.world import NAMES as POCKET_NAMES
+from ovseg.pocket.world import scene
 
 CLASSES = {
     "voc21": 21, "voc20": 20, "context60": 60, "context59": 59, "coco-object": 81, "coco-stuff171": 171,

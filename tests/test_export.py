@@ -19,7 +19,7 @@ from ovseg import export
 from ovseg.cli import main
 from ovseg.export import WRITERS, LabelledImage, check_names, open_images
 from ovseg.export import image as export_image
-from ovseg.result import index_png, read_index_png
+from ovseg.files import index_png, read_index_png
 
 ROOT = Path(__file__).parent.parent
 NAMES = ("background", "cat", "dog")

@@ -8,11 +8,11 @@ from dataset_trees import COCO_REMOVED, TABLES
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
-from ovseg.eval import label_rules
-from ovseg.eval.layouts import LAYOUTS
 from torchvision.datasets import Cityscapes
 
 from ovseg import prompts
+from ovseg.eval import label_rules
+from ovseg.eval.layouts import LAYOUTS
 
 # Super-category of every value, as PiCIE's and STEGO's code have it, runs of values that follow one another together.
 SUPER_CATEGORY_RUNS = (

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ovseg import launch
-from ovseg.result import read_index_png
+from ovseg.files import read_index_png
+from ovseg.run import launch
 from ovseg.run.folder import Shard, read_run
 from ovseg.run.launch import choose_shard, launched, place, total
 

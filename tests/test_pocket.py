@@ -11,18 +11,18 @@ import open_clip
 import pytest
 import torch
 import transformers
-from ovseg.pocket import draw_samples
+from PIL import Image
+
+from emerdiff import EmerDiff
+from ovseg import Segmenter
+from ovseg.dense import dense_features
+from ovseg.pocket.training import draw_samples
 from ovseg.pocket.training.autoencoder import build as build_autoencoder
 from ovseg.pocket.training.autoencoder import psnr
 from ovseg.pocket.training.clip import build, to_network
 from ovseg.pocket.training.locality import RADIUS, impose
 from ovseg.pocket.weights import CLIP, DIFFUSION
 from ovseg.pocket.world import NAMES, SIZE, scene
-from PIL import Image
-
-from emerdiff import EmerDiff
-from ovseg import Segmenter
-from ovseg.dense import dense_features
 from ovseg.presets import get_preset
 
 

@@ -14,15 +14,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from dataset_trees import CONVERTED, FOLDER_SETS, SIZES, TABLES, build_tree, painted, tree_ids
-from ovseg.eval.datasets import open_dataset
-from ovseg.eval.methods import superpixels
 from sklearn.metrics import confusion_matrix
 
 from emerdiff import EmerDiff
 from ovseg.analysis import Analysis
 from ovseg.cli import main
 from ovseg.cli.eval import DENSE, METHODS
-from ovseg.result import read_index_png
+from ovseg.eval.datasets import open_dataset
+from ovseg.eval.methods import superpixels
+from ovseg.files import read_index_png
 from ovseg.variants import VARIANTS
 
 ROOT = Path(__file__).parent.parent

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ovseg.eval.datasets import NAMES
-from ovseg.eval.layouts import LAYOUTS
-from ovseg.eval.protocols import FAMILIES, Family, Protocol, protocol, protocols_of
 
 from ovseg import prompts
 from ovseg.classes import Background, build_vocabulary
 from ovseg.clip import Clip, resized_sides
 from ovseg.dense import View
+from ovseg.eval.datasets import NAMES
+from ovseg.eval.layouts import LAYOUTS
+from ovseg.eval.protocols import FAMILIES, Family, Protocol, protocol, protocols_of
 from ovseg.labels import label_pixels
 
 SERVED = [(name, dataset) for dataset in NAMES for name in protocols_of(dataset)]

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 import ovseg
 from emerdiff import EmerDiff, Options
+from ovseg.files import read_index_png
 from ovseg.refinement import Refined, refine, refine_image
-from ovseg.result import read_index_png
 
 SIDE = st.integers(1, 12)
 

@@ -20,17 +20,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from ovseg.pocket.world import scene
 from PIL import Image
 from run_folders import blobs, write_run
 from safetensors.numpy import save_file
 
 from ovseg import cli
 from ovseg.draw import class_colours, distinct_colours
+from ovseg.files import read_index_png
+from ovseg.pocket.world import scene
 from ovseg.report import write_report
 from ovseg.report.image import pack
 from ovseg.report.page import SCRIPTS, class_statistics, json_in_script
-from ovseg.result import masks_png, read_index_png
+from ovseg.result import masks_png
 
 NAMES = ("background", "cat", '</script><script>alert("x")</script>', "<!-- 犬 & 'дом'")
 REPORT = Path(__file__).parent.parent / "ovseg" / "report"

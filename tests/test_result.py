@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ovseg.draw import class_colours, distinct_colours
-from ovseg.result import Segmentation, index_png, no_label, read_index_png, save_masks, sweep, write_atomically
+from ovseg.files import index_png, read_index_png, sweep, write_atomically
+from ovseg.result import Segmentation, no_label, save_masks
 
 IMAGE = np.arange(2 * 4 * 3, dtype=np.uint8).reshape(2, 4, 3)
 

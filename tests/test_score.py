@@ -11,12 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from ovseg.eval.boundaries import boundary_counts
 from ovseg.eval.confusion import confusion_matrix, scores
 from ovseg.eval.datasets import open_dataset
 from ovseg.eval.score import score_and_show, score_run
 from ovseg.eval.scored import Scored
-from PIL import Image
 
 TRUTH = {"a": [[0, 0], [1, 1]], "b/c": [[0, 1], [255, 1]]}
 LABELS = {"a": [[0, 0], [1, 0]], "b/c": [[0, 1], [0, 1]]}  # one pixel of seven wrong

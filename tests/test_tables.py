@@ -9,9 +9,10 @@ import sys
 
 import numpy as np
 import pytest
+from test_score import DATASET, LABELS, MASKS, TRUTH, Truth, change, write_run
+
 from ovseg.eval.score import score_run
 from ovseg.eval.tables import Sheet, classes_csv, published, run_sheet
-from test_score import DATASET, LABELS, MASKS, TRUTH, Truth, change, write_run
 
 ADE = Truth(DATASET.maps, name="ade20k")
 

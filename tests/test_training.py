@@ -13,13 +13,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from ovseg.pocket import processes, train_autoencoder, training
+from torch import nn
+
+from ovseg.pocket.training import autoencoder as train_autoencoder
+from ovseg.pocket.training import loop as training
+from ovseg.pocket.training import processes
 from ovseg.pocket.training.clip import build, mixture
 from ovseg.pocket.training.locality import impose, shield
 from ovseg.pocket.training.loop import OtherRunError, Plan, carry_out, fit, read_plan
 from ovseg.pocket.training.muon import Muon, orthogonal
 from ovseg.pocket.weights import DIFFUSION, save_half
-from torch import nn
 
 ROOT = Path(__file__).parent.parent
 

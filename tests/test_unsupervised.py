@@ -12,16 +12,16 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from ovseg.eval import unsupervised
-from ovseg.eval.confusion import best_labels, class_counts, confusion_matrix, mean_iou
-from ovseg.eval.embeddings import SOURCES, Masks, assign, best_label, image_masks, read_masks, upsampled_naively
-from ovseg.eval.unsupervised import cluster, match, modified, sheet, traditional
 from PIL import Image
 from test_cli import ovseg
 
 from emerdiff import Options
 from ovseg.analysis import Analysis, Origin
-from ovseg.result import json_bytes
+from ovseg.eval import unsupervised
+from ovseg.eval.confusion import best_labels, class_counts, confusion_matrix, mean_iou
+from ovseg.eval.embeddings import SOURCES, Masks, assign, best_label, image_masks, read_masks, upsampled_naively
+from ovseg.eval.unsupervised import cluster, match, modified, sheet, traditional
+from ovseg.files import json_bytes
 from ovseg.run.folder import read_run
 
 SEEDS = st.integers(0, 2**32 - 1)

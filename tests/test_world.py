@@ -6,10 +6,12 @@ import sys
 
 import numpy as np
 import pytest
-from ovseg.pocket import data, training
-from ovseg.pocket.scene import GLYPH_FOLDER
-from ovseg.pocket.world import BACKGROUNDS, NAMES, OBJECTS, SPLITS, WORLD_VERSION, WORLDS, caption, scene
 from PIL import Image
+
+from ovseg.pocket.scene import GLYPH_FOLDER
+from ovseg.pocket.training import data
+from ovseg.pocket.training import loop as training
+from ovseg.pocket.world import BACKGROUNDS, NAMES, OBJECTS, SPLITS, WORLD_VERSION, WORLDS, caption, scene
 
 
 def test_the_promised_names_are_there_and_every_object_has_a_glyph():

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from ovseg.eval import difficulty
 from ovseg.eval.confusion import mean_iou
 from ovseg.eval.methods import superpixels

@@ -15,9 +15,9 @@ from ovseg.classes import ClassList, build_vocabulary
 from ovseg.cli.label import announce_long_run
 from ovseg.cli.loading import choose_classes, choose_models, load_emerdiff, load_segmenter
 from ovseg.figure import explain_figure
+from ovseg.files import write_atomically
 from ovseg.images import read_image
 from ovseg.presets import identity
-from ovseg.result import write_atomically
 from ovseg.run.inputs import Item
 from ovseg.run.terminal import make_report, say
 from ovseg.sheet import SUFFIXES, figure_bytes, require_matplotlib

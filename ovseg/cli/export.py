@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ovseg.export import WRITERS, ImageSet, check_names, open_images
-from ovseg.result import json_bytes, sweep, write_atomically
+from ovseg.files import json_bytes, sweep, write_atomically
 from ovseg.run.terminal import say
 
 RECORD = "export.json"

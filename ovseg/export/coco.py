@@ -20,7 +20,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from ovseg.export.image import ImageSet, LabelledImage, Region
-from ovseg.result import write_atomically
+from ovseg.files import write_atomically
 
 
 def write_coco(images: ImageSet, folder: Path) -> None:

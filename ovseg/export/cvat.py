@@ -18,7 +18,7 @@ from PIL import Image
 
 from ovseg.export.image import ImageSet
 from ovseg.export.label_map import label_map_bytes, list_bytes, names_and_colours, object_colours, objects, shifted
-from ovseg.result import png_bytes
+from ovseg.files import png_bytes
 
 
 def write_cvat(images: ImageSet, folder: Path) -> None:

@@ -16,8 +16,8 @@ import numpy as np
 from scipy import ndimage
 
 from ovseg.draw import Colour
+from ovseg.files import read_index_png
 from ovseg.images import IMAGE_SUFFIXES
-from ovseg.result import read_index_png
 from ovseg.run.folder import RunFolder, read_run
 
 

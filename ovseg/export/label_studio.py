@@ -22,7 +22,7 @@ import numpy as np
 
 from ovseg import __version__
 from ovseg.export.image import ImageSet, LabelledImage, has_background
-from ovseg.result import write_atomically
+from ovseg.files import write_atomically
 
 WORD = 8  # bits of a value
 RUN_SIZES = (3, 4, 8, 16)  # bits of a run's length - 1, of which each run takes the fewest that hold it

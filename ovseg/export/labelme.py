@@ -17,7 +17,7 @@ from typing import Any
 
 from ovseg.export.image import ImageSet, LabelledImage
 from ovseg.export.polygons import polygons
-from ovseg.result import json_bytes, write_atomically
+from ovseg.files import json_bytes, write_atomically
 
 VERSION = "5.0.0"  # of labelme, whose format this is
 

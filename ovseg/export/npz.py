@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ovseg.export.image import ImageSet
-from ovseg.result import write_atomically
+from ovseg.files import write_atomically
 
 
 def write_npz(images: ImageSet, folder: Path) -> None:

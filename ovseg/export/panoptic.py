@@ -20,7 +20,7 @@ from PIL import Image
 
 from ovseg.export.coco import extent, image_entry
 from ovseg.export.image import ImageSet, LabelledImage, has_background
-from ovseg.result import png_bytes, write_atomically
+from ovseg.files import png_bytes, write_atomically
 
 
 def write_panoptic(images: ImageSet, folder: Path) -> None:

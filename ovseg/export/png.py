@@ -11,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ovseg.export.image import ImageSet
-from ovseg.result import index_png, json_bytes, write_atomically
+from ovseg.files import index_png, json_bytes, write_atomically
 
 
 def write_png(images: ImageSet, folder: Path) -> None:

@@ -21,7 +21,7 @@ import numpy as np
 from ovseg.draw import Colour
 from ovseg.export.image import ImageSet
 from ovseg.export.label_map import label_map_bytes, list_bytes, names_and_colours, object_colours, objects, shifted
-from ovseg.result import index_png, write_atomically
+from ovseg.files import index_png, write_atomically
 
 VOID, VOID_COLOUR = 255, (224, 224, 192)
 

@@ -19,7 +19,7 @@ import yaml
 
 from ovseg.export.image import ImageSet, LabelledImage, has_background
 from ovseg.export.polygons import polygons
-from ovseg.result import write_atomically
+from ovseg.files import write_atomically
 
 
 def write_yolo(images: ImageSet, folder: Path) -> None:

@@ -20,9 +20,9 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from ovseg.files import sweep, write_atomically
 from ovseg.report.image import read_report_image
 from ovseg.report.page import assemble, json_in_script, page_data
-from ovseg.result import sweep, write_atomically
 from ovseg.run.folder import RunFolder, read_run
 
 EMBEDDED_BYTES = 30_000_000  # images of more are kept beside the page, for browsers read a page whole

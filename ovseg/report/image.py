@@ -21,9 +21,10 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 
 from ovseg.draw import NO_LABEL_COLOUR, Colour, distinct_colours
+from ovseg.files import index_png, png_bytes, read_index_png
 from ovseg.images import read_image
 from ovseg.pocket.world import Block
-from ovseg.result import index_png, no_label, png_bytes, read_index_png
+from ovseg.result import no_label
 from ovseg.run.folder import RunFolder
 
 LONGEST = 1280  # pixels of a shown picture's longer side

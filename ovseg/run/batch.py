@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ovseg import __version__
-from ovseg.result import json_bytes, write_atomically
+from ovseg.files import json_bytes, write_atomically
 from ovseg.run.folder import (
     FORMAT,
     RUN_FILE,

@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
+from torch import Tensor
+from torch.nn import functional
+
 from ovseg.pocket.training.data import scenes
 from ovseg.pocket.training.loop import Plan, carry_out, fit, read_plan
 from ovseg.pocket.weights import DIFFUSION, save_half
 from ovseg.pocket.world import scene
-from torch import Tensor
-from torch.nn import functional
 
 CROP = 64  # pixels
 SCENES = 40_000

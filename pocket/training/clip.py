@@ -24,16 +24,17 @@ import numpy as np
 import open_clip
 import torch
 from open_clip.tokenizer import HFTokenizer
-from ovseg.pocket import tokenizer
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn import functional
+
+from ovseg.pocket.training import tokenizer
 from ovseg.pocket.training.data import scenes, visible
 from ovseg.pocket.training.locality import impose, level, shield
 from ovseg.pocket.training.loop import Plan, carry_out, fit, read_plan
 from ovseg.pocket.weights import CLIP, replacing
 from ovseg.pocket.world import NAMES, OBJECTS, caption
 from ovseg.prompts import templates
-from safetensors.torch import load_file, save_file
-from torch import Tensor
-from torch.nn import functional
 
 SCENES = 40_000
 WINDOW = 48  # pixels, side of a training picture: a part of the model's 128

@@ -8,9 +8,10 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from ovseg.pocket import processes
-from ovseg.pocket.world import NAMES, SIZE, WORLD_VERSION, scene
 from rich.progress import track
+
+from ovseg.pocket.training import processes
+from ovseg.pocket.world import NAMES, SIZE, WORLD_VERSION, scene
 
 CACHE = Path(os.environ.get("POCKET_CACHE", "build/pocket"))
 VISIBLE = 0.01  # a caption names what covers at least this share of a picture

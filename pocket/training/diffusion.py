@@ -15,7 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-from ovseg.pocket import processes, tokenizer
+from rich.progress import track
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.nn import functional
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from ovseg.pocket.training import processes, tokenizer
 from ovseg.pocket.training.autoencoder import to_network
 from ovseg.pocket.training.clip import CONFIG as CLIP_CONFIG
 from ovseg.pocket.training.clip import WEIGHTS as CLIP_WEIGHTS
@@ -23,11 +29,6 @@ from ovseg.pocket.training.data import CACHE, scenes, visible
 from ovseg.pocket.training.loop import Plan, carry_out, fit, read_plan
 from ovseg.pocket.weights import DIFFUSION, save_half
 from ovseg.pocket.world import NAMES, caption
-from rich.progress import track
-from safetensors.torch import load_file
-from torch import Tensor
-from torch.nn import functional
-from transformers import CLIPTextConfig, CLIPTextModel
 
 SCENES = 40_000
 EMPTY_CAPTIONS = 0.15  # share of captions left empty

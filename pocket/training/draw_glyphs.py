@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ovseg.pocket.scene import GLYPH_FOLDER, OBJECTS
 from PIL import Image, ImageDraw, ImageFont
+
+from ovseg.pocket.scene import GLYPH_FOLDER, OBJECTS
 
 EMOJI = {
     "airplane": "✈️", "apple": "🍎", "ball": "⚽", "banana": "🍌", "bear": "🐻", "bee": "🐝",

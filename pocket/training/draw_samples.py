@@ -15,12 +15,13 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from ovseg.pocket.weights import DIFFUSION
-from ovseg.pocket.world import SIZE, caption
 from PIL import Image, ImageDraw
 from rich.console import Console
 from rich.progress import track
 from transformers import CLIPTextModel, CLIPTokenizer
+
+from ovseg.pocket.weights import DIFFUSION
+from ovseg.pocket.world import SIZE, caption
 
 SHOWN = (
     ("cat", "car", "grass"),

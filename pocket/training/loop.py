@@ -13,13 +13,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from ovseg.pocket import processes
-from ovseg.pocket.training.data import CACHE
-from ovseg.pocket.training.muon import Muon
-from ovseg.pocket.world import WORLD_VERSION, WORLDS
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from ovseg.pocket.training import processes
+from ovseg.pocket.training.data import CACHE
+from ovseg.pocket.training.muon import Muon
+from ovseg.pocket.world import WORLD_VERSION, WORLDS
 
 WARM_UP = 200  # steps from learning rate 0 to its full value
 GRADIENT_NORM = 1.0
