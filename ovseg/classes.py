@@ -2,6 +2,11 @@
 
 Follows the vocabularies of SCLIP (arXiv 2312.01597) and its successors: every alias is a prompt of its own, and stuff
 words may compete for "background". It does not embed text (`ovseg.clip`) and does not decide labels (`ovseg.labels`).
+
+A name is kept, and shown, in Unicode's composed form (NFC) with each run of white space as one space. Two names are the
+same prompt when they are equal in compatibility form (NFKC) and lower case, as CLIP's tokenizer reads them: "Cat" and
+"cat", the composed and the decomposed "café", full-width and plain "cat"; "ß" and "ss" are two. No text may be given
+twice. Control characters and invisible ones are refused, but for the joiners U+200C and U+200D, which scripts need.
 """
 
 from __future__ import annotations
@@ -9,13 +14,20 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Sequence
+import reprlib
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 
 from ovseg.prompts import words
 
 BACKGROUND = "background"
+COMMAS = r"[,\uff0c\u3001]"  # what separates classes: also the full-width and the ideographic comma
+SEMICOLONS = r"[;\uff1b]"  # what separates the aliases of one class: also the full-width semicolon
+JOINERS = "\u200c\u200d"  # invisible, but part of Persian and Indic spelling and of emoji
+MOST_SHOWN = 40  # characters of a name in a message about its length
 BACKGROUND_CHOICES = 'expected "words", "none", "threshold=T" with 0 < T < 1, or your own words "sky,wall,..."'
 
 
@@ -23,7 +35,7 @@ BACKGROUND_CHOICES = 'expected "words", "none", "threshold=T" with 0 < T < 1, or
 class ClassList:
     """Class names in the order of their indices, each with its prompts. At least one; no text occurs twice."""
 
-    names: tuple[str, ...]  # shown to the user, as typed (white space collapsed)
+    names: tuple[str, ...]  # shown to the user, as typed (composed, white space collapsed)
     aliases: tuple[tuple[str, ...], ...]  # the prompts of each class; the name itself comes first
 
 
@@ -56,9 +68,10 @@ class Vocabulary:
 def parse_classes(text: str) -> ClassList:
     """Class list of the command line: "cat;kitten,dog" is two classes, the first with an alias.
 
-    Raises ValueError for an empty class or alias and for a text that occurs twice (upper and lower case are the same).
+    The full-width comma and semicolon and the ideographic comma separate as "," and ";" do: "cat、dog" is two classes.
+    Raises ValueError for an empty class or alias, one that occurs twice, and one with a control character.
     """
-    return _class_list((f"class {n} of {text!r}", entry) for n, entry in enumerate(text.split(","), 1))
+    return _class_list((f"class {n} of {text!r}", entry) for n, entry in enumerate(re.split(COMMAS, text), 1))
 
 
 def read_classes(path: str | Path) -> ClassList:
@@ -104,14 +117,17 @@ def build_vocabulary(classes: ClassList | str | Sequence[str], background: Backg
     """Classes and background as one vocabulary.
 
     Args:
-        classes: a parsed list, the text `parse_classes` reads, or a sequence of "name" or "name; alias" entries.
+        classes: a parsed list, the text `parse_classes` reads, or a sequence of "name" or "name; alias" entries, in
+            which a comma is part of the name.
         background: a parsed rule or the text `parse_background` reads.
     Raises:
-        ValueError: as the parsers; a word that the user gave both as class and as background; a class named
-            "background" beside a background rule; no default word left.
+        ValueError: as the parsers; an entry that is not a string (says which); a word that the user gave both as class
+            and as background; a class named "background" beside a background rule; no default word left.
     """
     classes = _as_class_list(classes)
     background = parse_background(background) if isinstance(background, str) else background
+    if not isinstance(background, Background):
+        raise ValueError(f"background: {BACKGROUND_CHOICES}, got {_kind(background)}")
     taken = {_key(alias): alias for group in classes.aliases for alias in group}
     clash = [word for word in background.words if _key(word) in taken]
     if clash and background.own:
@@ -134,14 +150,48 @@ def build_vocabulary(classes: ClassList | str | Sequence[str], background: Backg
     )
 
 
+def check_lengths(
+    prompts: Sequence[str], templates: Sequence[str], count_tokens: Callable[[str], int], limit: int
+) -> tuple[str, ...]:
+    """What a text tower cuts off. A tower that reads 77 tokens takes no notice of the words behind them.
+
+    Args:
+        prompts: class names and aliases.
+        templates: sentences with one "{}" each, where the prompt goes.
+        count_tokens: sentence -> its tokens, those for its start and end included, before anything is cut.
+        limit: tokens that the tower reads (its context length).
+    Returns:
+        Lines to tell the user: each prompt that is cut in the longest of the sentences, but whole in the shortest.
+    Raises:
+        ValueError: a prompt that is cut even in the shortest sentence, so that its end would decide nothing.
+    """
+    shortest, longest = min(templates, key=count_tokens), max(templates, key=count_tokens)
+    notes = []
+    for prompt in prompts:
+        shown = repr(prompt if len(prompt) <= MOST_SHOWN else f"{prompt[:MOST_SHOWN]}...")
+        if (count := count_tokens(shortest.replace("{}", prompt))) > limit:
+            raise ValueError(
+                f"class name {shown}: expected at most {limit} tokens in {shortest!r}, got {count}: shorten it"
+            )
+        if (count := count_tokens(longest.replace("{}", prompt))) > limit:
+            notes.append(f"cut off after {limit} tokens in the longest templates, which have {count}: {shown}")
+    return tuple(notes)
+
+
 def _as_class_list(classes: ClassList | str | Sequence[str]) -> ClassList:
     if isinstance(classes, ClassList):
         return classes
     if isinstance(classes, str):
         return parse_classes(classes)
-    if not classes:
+    if not isinstance(classes, Iterable) or isinstance(classes, bytes | bytearray | Mapping | AbstractSet):
+        raise ValueError(f'classes: expected text such as "cat;kitten,dog" or a list of names, got {_kind(classes)}')
+    entries = list(classes)
+    if not entries:
         raise ValueError("no classes given, expected at least one name")
-    return _class_list((f"class {n}", entry) for n, entry in enumerate(classes, 1))
+    for n, entry in enumerate(entries, 1):
+        if not isinstance(entry, str):
+            raise ValueError(f"class {n}: expected a name (str), got {_kind(entry)}")
+    return _class_list((f"class {n}", entry) for n, entry in enumerate(entries, 1))
 
 
 def _class_list(entries: Iterable[tuple[str, str]]) -> ClassList:
@@ -149,10 +199,13 @@ def _class_list(entries: Iterable[tuple[str, str]]) -> ClassList:
     groups: list[tuple[str, ...]] = []
     seen: dict[str, str] = {}
     for where, entry in entries:
-        group = tuple(" ".join(alias.split()) for alias in entry.split(";"))
+        parts = re.split(SEMICOLONS, unicodedata.normalize("NFC", entry))
+        group = tuple(" ".join(alias.split()) for alias in parts)
         for alias in group:
             if not alias:
                 raise ValueError(f"{where} has an empty name, expected `name` or `name; alias; alias`, got {entry!r}")
+            if hidden := [letter for letter in alias if _is_hidden(letter)]:
+                raise ValueError(f"{where}: {alias!r} has a control or invisible character, U+{ord(hidden[0]):04X}")
             if _key(alias) in seen:
                 raise ValueError(f"{where}: {alias!r} was given before ({seen[_key(alias)]})")
             seen[_key(alias)] = where
@@ -161,5 +214,16 @@ def _class_list(entries: Iterable[tuple[str, str]]) -> ClassList:
 
 
 def _key(text: str) -> str:
-    """What makes two prompts the same: CLIP's tokenizer lowers case, so "Cat" and "cat" are one prompt."""
-    return text.casefold()
+    """What makes two prompts the same: "Cat", "ｃａｔ" -> "cat". Lower case, not casefold, for which "ß" is "ss"."""
+    lower = unicodedata.normalize("NFKC", text).lower()
+    return " ".join(unicodedata.normalize("NFKC", lower).split())
+
+
+def _is_hidden(letter: str) -> bool:
+    """Whether a character is a control (Cc), half of a pair (Cs) or invisible (Cf), and no joiner."""
+    return unicodedata.category(letter) in ("Cc", "Cs", "Cf") and letter not in JOINERS
+
+
+def _kind(value: object) -> str:
+    """A wrong value for a message: 3 -> "3 (int)"."""
+    return f"{reprlib.repr(value)} ({type(value).__name__})"

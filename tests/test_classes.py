@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import open_clip
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ovseg import prompts
-from ovseg.classes import Background, ClassList, build_vocabulary, parse_background, parse_classes, read_classes
+from ovseg.classes import (
+    Background,
+    ClassList,
+    build_vocabulary,
+    check_lengths,
+    parse_background,
+    parse_classes,
+    read_classes,
+)
 
 
 def test_command_line_by_hand() -> None:
@@ -137,3 +146,123 @@ def test_hash_follows_what_decides_labels() -> None:
     assert len(set(hashes)) == len(hashes)
     assert hashes[0] == build_vocabulary(["cat", "dog"], "none").sha256
     assert len(hashes[0]) == 64
+
+
+def test_the_hash_in_todays_run_folders_is_still_this_lists() -> None:
+    """Digest of 25 November 2026; a run folder that holds it can be continued."""
+    known = "fab4238a8f75f9ef59d3b8f19be9870698a2dce33a8fe560bce4898edab84f6a"
+    assert build_vocabulary("cat;kitten,dog", "words").sha256 == known
+
+
+COMPOSED, DECOMPOSED = "caf\u00e9", "cafe\u0301"
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "same"),
+    [
+        ("Cat", "cAT", True),
+        (COMPOSED, DECOMPOSED, True),
+        ("\uff23\uff21\uff34", "cat", True),  # full-width letters
+        ("\ufb01re", "fire", True),  # a ligature
+        ("fire\u3000engine", "fire engine", True),  # ideographic space
+        ("\u00c9cole", "e\u0301cole", True),
+        ("stra\u00dfe", "strasse", False),
+        ("cafe", COMPOSED, False),
+        ("C#", "C", False),
+        ("\u732b", "\u72d7", False),
+    ],
+)
+def test_names_are_the_same_where_openais_tokenizer_reads_the_same(first: str, second: str, same: bool) -> None:
+    read = open_clip.SimpleTokenizer().encode
+    assert (read(first) == read(second)) == same
+    for classes, background in [([first, second], "none"), (first, second)]:
+        if same:
+            with pytest.raises(ValueError, match="given"):
+                build_vocabulary(classes, background)
+        else:
+            assert build_vocabulary(classes, background).prompts in ((first, second), (second, first))
+
+
+def test_names_are_kept_composed() -> None:
+    assert parse_classes(f" {DECOMPOSED}\u3000 bar").names == (f"{COMPOSED} bar",)
+    assert build_vocabulary(DECOMPOSED, "none").sha256 == build_vocabulary(COMPOSED, "none").sha256
+
+
+def test_full_width_separators(tmp_path: Path) -> None:
+    """They separate as "," and ";" in the command line's list; in a file or a Python list a comma is part of a name."""
+    by_hand = ClassList(names=("cat", "dog", "cow"), aliases=(("cat", "kitten"), ("dog",), ("cow",)))
+    assert parse_classes("cat\uff1bkitten\uff0cdog\u3001cow") == by_hand
+    assert parse_background("sky\uff0cwall").words == ("sky", "wall")
+    path = tmp_path / "classes.txt"
+    path.write_text("cat\uff1bkitten\nperson\u3001walking\n", encoding="utf-8")
+    assert read_classes(path).aliases == (("cat", "kitten"), ("person\u3001walking",))
+    assert build_vocabulary(["person\uff0cwalking"], "none").names == ("person\uff0cwalking",)
+    with pytest.raises(ValueError, match="class 2 of .* has an empty name"):
+        parse_classes("cat\uff0c")
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        (["cat", 3], r"^class 2: expected a name \(str\), got 3 \(int\)$"),
+        (["cat", "dog", None], r"^class 3: expected a name \(str\), got None \(NoneType\)$"),
+        ([b"cat"], r"^class 1: expected a name \(str\), got b'cat' \(bytes\)$"),
+        (b"cat", r"^classes: expected text .* or a list of names, got b'cat' \(bytes\)$"),
+        (None, r"^classes: expected text .* or a list of names, got None \(NoneType\)$"),
+        ({"cat": ["kitten"]}, r"^classes: expected text .* or a list of names, got \{.*\} \(dict\)$"),
+        ({"cat", "dog"}, r"^classes: expected text .* or a list of names, got \{.*\} \(set\)$"),  # no order
+        (Path("classes.txt"), r"^classes: expected text .* or a list of names, got .* \(PosixPath\)$"),
+    ],
+)
+def test_what_is_no_name_is_refused_by_its_place(classes: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build_vocabulary(classes, "none")  # type: ignore[arg-type]
+
+
+def test_a_background_of_a_wrong_kind_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^background: expected .*, got None \(NoneType\)$"):
+        build_vocabulary("cat", None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("letter", "code"), [("\x1b", "001B"), ("\x00", "0000"), ("\u200b", "200B"), ("\u202e", "202E"), ("\udcff", "DCFF")]
+)
+def test_control_and_invisible_characters_are_refused(letter: str, code: str) -> None:
+    with pytest.raises(ValueError, match=f"^class 2: .* has a control or invisible character, U\\+{code}$") as error:
+        build_vocabulary(["dog", f"c{letter}at"], "none")
+    assert str(error.value).isprintable()
+
+
+def test_joiners_and_white_space_are_no_control_characters() -> None:
+    joined = "\u0645\u06cc\u200c\u0631\u0648\u062f"  # a Persian word with a joiner
+    assert parse_classes(f"{joined},fire\t\nengine").names == (joined, "fire engine")
+
+
+@pytest.mark.parametrize("name", ["ade20k", "cityscapes", "coco-stuff171", "context59", "voc20", "voc20-sclip"])
+def test_lists_that_come_with_the_package_are_kept_as_they_stand(name: str) -> None:
+    prompts_of_file = [alias.strip() for line in prompts.classes(name) for alias in line.split(";")]
+    assert list(build_vocabulary(prompts.classes(name), "none").prompts) == prompts_of_file
+
+
+def words_and_two(sentence: str) -> int:
+    return len(sentence.split()) + 2
+
+
+def test_prompts_longer_than_the_text_tower_reads() -> None:
+    """Tokens are words here, with one for start and end each: "a b c" is 5, "one b c d" 6, "one of b c d" 7."""
+    templates = ["one {}", "{}", "one of {}"]
+    assert check_lengths(["a b c", "a"], templates, words_and_two, limit=7) == ()
+    notes = check_lengths(["a", "a b c"], templates, words_and_two, limit=6)
+    assert notes == ("cut off after 6 tokens in the longest templates, which have 7: 'a b c'",)
+    with pytest.raises(
+        ValueError, match=r"^class name 'a b c': expected at most 4 tokens in '\{\}', got 5: shorten it$"
+    ):
+        check_lengths(["a", "a b c"], templates, words_and_two, limit=4)
+
+
+def test_names_that_clips_tokenizer_cuts_to_the_same_tokens_are_refused() -> None:
+    tokenizer = open_clip.SimpleTokenizer()
+    first, second = ("very " * 80 + end for end in ("big cat", "small dog"))
+    assert (tokenizer([first]) == tokenizer([second])).all()
+    with pytest.raises(ValueError, match=r"^class name 'very .*\.\.\.': expected at most 77 tokens in '\{\}', got 84"):
+        check_lengths([first, second], ["{}"], lambda text: len(tokenizer.encode(text)) + 2, tokenizer.context_length)
