@@ -7,18 +7,23 @@ Latin letters only.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from functools import cache
+from html import escape
+from importlib import import_module
 from itertools import cycle, islice
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageShow
 
 Colour = tuple[int, int, int]
 BACKGROUND_COLOUR: Colour = (72, 72, 72)
 NO_LABEL_COLOUR: Colour = (255, 255, 255)
+NO_LABEL = "no label"  # what a legend calls it
 SMALLEST_SIDE, LARGEST_SIDE = 512, 2048  # pixels of the drawn picture's longer side
 FONT_SIZE, ROW_HEIGHT, SWATCH, MARGIN = 17, 26, 16, 10  # pixels of the legend
+MOST_IN_TEXT, LETTERS_IN_TEXT = 4, 24  # labels in a line of text, and letters of each name
 STRENGTH = 0.5  # share of the colour over the image
 FIRST_COLOURS: tuple[Colour, ...] = (  # clear and calm on photos; what follows them is computed
     (226, 48, 60),
@@ -99,25 +104,30 @@ def _oklab(rgb: np.ndarray) -> np.ndarray:
     return np.cbrt(linear @ _TO_CONES.T) @ _TO_OKLAB.T
 
 
-def paint(image: np.ndarray, labels: np.ndarray, colours: Sequence[Colour]) -> Image.Image:
-    """`image` (H, W, 3) uint8 blended with the colour of `labels` (H, W), each region outlined.
+def paint(
+    image: np.ndarray | None, labels: np.ndarray, colours: Sequence[Colour], longest: int = LARGEST_SIDE
+) -> Image.Image:
+    """`image` (H, W, 3) uint8 blended with the colour of `labels` (H, W), each region outlined; None: colours alone.
 
     A label without a colour (no label: 255 or 65535) is drawn white. The longer side of the picture is at least 512
-    pixels (enlarged by whole factors) and at most 2048.
+    pixels (enlarged by whole factors) and at most `longest`.
     """
-    if image.shape[:2] != labels.shape:
+    if image is not None and image.shape[:2] != labels.shape:
         raise ValueError(f"image {image.shape[:2]} and labels {labels.shape} differ in size")
     table = np.array([*colours, NO_LABEL_COLOUR], dtype=np.float32)
     height, width = labels.shape
     scale = max(1, -(-SMALLEST_SIDE // max(height, width)))
-    scale = scale if max(height, width) <= LARGEST_SIDE else LARGEST_SIDE / max(height, width)
+    scale = scale if max(height, width) <= longest else longest / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     rows = np.minimum((np.arange(size[1]) + 0.5) * height / size[1], height - 1).astype(int)
     columns = np.minimum((np.arange(size[0]) + 0.5) * width / size[0], width - 1).astype(int)
     drawn = labels[rows[:, None], columns[None, :]].astype(np.int64)
-    photo = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC), dtype=np.float32)
     colour = table[np.minimum(drawn, len(colours))]
-    mixed = (1 - STRENGTH) * photo + STRENGTH * colour
+    if image is None:
+        mixed = colour.copy()
+    else:
+        photo = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC), dtype=np.float32)
+        mixed = (1 - STRENGTH) * photo + STRENGTH * colour
     outline = _outline(drawn)
     mixed[outline] = 0.35 * colour[outline]
     return Image.fromarray(np.clip(np.rint(mixed), 0, 255).astype(np.uint8))
@@ -131,19 +141,31 @@ def _outline(labels: np.ndarray) -> np.ndarray:
     return edge
 
 
-def overlay(image: np.ndarray, labels: np.ndarray, names: Sequence[str], colours: Sequence[Colour]) -> Image.Image:
+def overlay(
+    image: np.ndarray | None,
+    labels: np.ndarray,
+    names: Sequence[str],
+    colours: Sequence[Colour],
+    longest: int = LARGEST_SIDE,
+) -> Image.Image:
     """The painted image with a legend below it: each label that occurs, its colour, name and share, largest first."""
-    counts = np.bincount(np.minimum(labels, len(names)).astype(np.int64).ravel(), minlength=len(names) + 1)
-    order = [int(index) for index in np.argsort(-counts, kind="stable") if counts[index]]
     entries = [
-        (
-            (*colours, NO_LABEL_COLOUR)[index],
-            (*names, "no label")[index],
-            f"{100 * counts[index] / labels.size:.0f}%" if counts[index] * 200 >= labels.size else "<1%",
-        )
-        for index in order
+        ((*colours, NO_LABEL_COLOUR)[index], (*names, NO_LABEL)[index], percent(pixels, labels.size))
+        for index, pixels in label_counts(labels, len(names))
     ]
-    return with_legend(paint(image, labels, colours), entries)
+    return with_legend(paint(image, labels, colours, longest), entries)
+
+
+def label_counts(labels: np.ndarray, names: int) -> list[tuple[int, int]]:
+    """(index, pixels) of each label in a map (H, W) over so many names, largest first; index `names` is no label."""
+    counts = np.bincount(np.minimum(labels, names).astype(np.int64).ravel(), minlength=names + 1)
+    order = np.argsort(-counts, kind="stable")
+    return [(int(index), int(counts[index])) for index in order if counts[index]]
+
+
+def percent(pixels: int, whole: int) -> str:
+    """A share above 0 in whole percent: 1 of 8 is "12%"; what is below half a percent is "<1%"."""
+    return f"{100 * pixels / whole:.0f}%" if pixels * 200 >= whole else "<1%"
 
 
 def with_legend(picture: Image.Image, entries: Sequence[tuple[Colour, str, str]]) -> Image.Image:
@@ -165,6 +187,41 @@ def with_legend(picture: Image.Image, entries: Sequence[tuple[Colour, str, str]]
         pen.rectangle(box, fill=colour, outline=(0, 0, 0))
         pen.text((left + SWATCH + MARGIN, top + ROW_HEIGHT // 2), text, fill=(0, 0, 0), font=font, anchor="lm")
     return canvas
+
+
+def legend_html(
+    labels: np.ndarray, names: Sequence[str], colours: Sequence[Colour], scores: Sequence[float | None]
+) -> str:
+    """The legend as an HTML table, names escaped: each label that occurs, its colour, name, share and score (0..1)."""
+    rows = []
+    for index, pixels in label_counts(labels, len(names)):
+        patch = "background:#{:02x}{:02x}{:02x};width:1em".format(*(*colours, NO_LABEL_COLOUR)[index])
+        score = (*scores, None)[index]
+        texts = ((*names, NO_LABEL)[index], percent(pixels, labels.size), "" if score is None else f"{score:.2f}")
+        rows.append(f'<tr><td style="{patch}"></td>{"".join(f"<td>{escape(text)}</td>" for text in texts)}</tr>')
+    return f"<table><tr><th></th><th>name</th><th>share</th><th>score</th></tr>{''.join(rows)}</table>"
+
+
+def share_text(labels: np.ndarray, names: Sequence[str]) -> str:
+    """The largest labels with their shares as one short line in the names' order: "cat 12%, dog 5%, sofa 83%"."""
+    counts, shown = label_counts(labels, len(names)), []
+    for index, pixels in sorted(counts[:MOST_IN_TEXT]):
+        name = " ".join((*names, NO_LABEL)[index].split())
+        name = name if len(name) <= LETTERS_IN_TEXT else f"{name[:LETTERS_IN_TEXT]}..."
+        shown.append(f"{name} {percent(pixels, labels.size)}")
+    if len(counts) > MOST_IN_TEXT:
+        shown.append(f"and {len(counts) - MOST_IN_TEXT} more")
+    return ", ".join(shown)
+
+
+def show(picture: Image.Image) -> None:
+    """Show a picture: in a notebook below its cell, elsewhere in the system's viewer. RuntimeError without either."""
+    ipython = sys.modules.get("IPython")  # which a notebook has loaded
+    shell = ipython.get_ipython() if ipython else None
+    if getattr(shell, "kernel", None) is not None:
+        import_module("IPython.display").display(picture)
+    elif not ImageShow.show(picture, "ovseg"):
+        raise RuntimeError("no picture viewer was found here: save the picture to a file instead")
 
 
 def _shorten(name: str, remark: str, room: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:

@@ -1,17 +1,19 @@
-"""Image files to arrays: one function, `read_image`, which either returns upright 8-bit RGB or says why not.
+"""Images to arrays: `read_image` for files, `as_image` for whatever a program holds; upright 8-bit RGB or the reason.
 
-Follows Pillow for the decoding and the EXIF standard for the orientation. It does not apply colour profiles, does not
-guess at images without an agreed white (32-bit integer, floating point), and reads only the first frame of animations.
+Follows Pillow for the decoding and the EXIF standard for the orientation. Colour profiles are not applied, images
+without an agreed white (32-bit integer, floating-point files) are refused, and of animations the first frame is read.
 """
 
 from __future__ import annotations
 
+import os
 import struct
 import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
@@ -21,13 +23,42 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", "
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")  # MPO, as phones write it, opens as JPEG
 MAX_PIXELS = 100_000_000  # some 300 MB as RGB; beyond it a file is a mistake or an attack
 TOO_LARGE = f"at most {MAX_PIXELS // 10**6} megapixels are read: make it smaller first"
+TAKEN = (
+    "an image is a path, a PIL image, or an array, uint8 or float in 0..1, of shape (H, W), (H, W, 1), (H, W, 3) or "
+    "(H, W, 4)"
+)
 SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that exchange rows and columns
 # What Pillow's decoders are known to raise on damaged files.
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, KeyError, TypeError, IndexError, struct.error, zlib.error)
 
 
+ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray  # what `as_image` takes, torch tensors besides
+
+
 class ImageError(ValueError):
-    """An image that cannot be used; the message names the file and the reason."""
+    """An image that cannot be used; the message names the reason, and the file if it is one."""
+
+
+def as_image(image: object) -> np.ndarray:
+    """Any usual form of an image as upright RGB.
+
+    image: one of
+        a path (str or Path), read by `read_image`;
+        a PIL image, treated as `read_image` treats a file (EXIF, palette, grey, transparency, 16 bits);
+        an array or torch tensor, uint8, or float in 0..1 (multiplied by 255 and rounded): grey (H, W) or (H, W, 1),
+        RGB (H, W, 3), or RGBA (H, W, 4), which is laid over white.
+    Returns: (H, W, 3) uint8, contiguous; an array that is that already is returned itself, not copied.
+    Raises: `ImageError` for anything else, with what was got and what is taken.
+    """
+    if isinstance(image, str | os.PathLike):
+        return read_image(Path(image))
+    if isinstance(image, Image.Image):
+        return _from_picture(image)
+    if (type(image).__module__, type(image).__name__) == ("torch", "Tensor"):
+        image = _from_tensor(image)
+    if isinstance(image, np.ndarray):
+        return _from_array(image)
+    raise ImageError(f"{TAKEN}; got {type(image).__name__}")
 
 
 def read_image(path: str | Path) -> np.ndarray:
@@ -88,10 +119,71 @@ def _opened(path: Path) -> Iterator[Image.Image]:
 def check_array(image: np.ndarray) -> None:
     """Raise `ImageError` unless `image` is an (H, W, 3) uint8 array with at least one pixel."""
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        got = f"{image.dtype} array of shape {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+        got = _kind(image) if isinstance(image, np.ndarray) else type(image).__name__
         raise ImageError(f"an image must be a (H, W, 3) uint8 array, got {got}")
     if image.size == 0:
         raise ImageError(f"an image needs at least one pixel, got shape {image.shape}")
+
+
+def _kind(array: np.ndarray) -> str:
+    return f"{array.dtype} array of shape {array.shape}"
+
+
+def _from_picture(picture: Image.Image) -> np.ndarray:
+    """A PIL image as (H, W, 3) uint8; the picture itself stays as it was."""
+    if picture.width * picture.height > MAX_PIXELS:
+        raise ImageError(f"PIL image: {picture.width} x {picture.height} pixels; {TOO_LARGE}")
+    try:
+        pixels = _to_rgb(picture)
+        check_array(pixels)
+    except ImageError as error:
+        raise ImageError(f"PIL image: {error}") from error
+    except _BROKEN as error:  # a file that Pillow decodes only now, or a mode that has no way to RGB
+        raise ImageError(f"PIL image of mode {picture.mode}: cannot be made RGB ({error})") from error
+    return pixels
+
+
+def _from_tensor(tensor: Any) -> np.ndarray:
+    try:
+        return tensor.detach().cpu().numpy()
+    except (TypeError, RuntimeError) as error:  # bfloat16, which NumPy has not; sparse tensors
+        raise ImageError(f"{TAKEN}; got a tensor of {tensor.dtype} that NumPy cannot hold ({error})") from error
+
+
+def _from_array(array: np.ndarray) -> np.ndarray:
+    """Grey, RGB or RGBA, uint8 or float in 0..1, as (H, W, 3) uint8."""
+    shape = array.shape
+    if array.ndim == 3 and shape[0] in (1, 3, 4) and shape[2] not in (1, 3, 4):
+        raise ImageError(
+            f"{TAKEN}; got channels-first shape {shape}: move the channels last, as image.transpose(1, 2, 0) does"
+        )
+    if array.ndim == 4:
+        raise ImageError(f"{TAKEN}; got shape {shape}: pass the images of a batch one by one")
+    if not (array.ndim == 2 or (array.ndim == 3 and shape[2] in (1, 3, 4))):
+        raise ImageError(f"{TAKEN}; got shape {shape}")
+    if array.size == 0:
+        raise ImageError(f"an image needs at least one pixel, got shape {shape}")
+    if array.dtype != np.uint8:
+        array = _to_8_bits(array)
+    if array.ndim == 2 or shape[2] == 1:
+        array = np.repeat(array.reshape(*shape[:2], 1), 3, axis=2)
+    if array.shape[2] == 4:
+        array = _over_white(Image.fromarray(np.ascontiguousarray(array)))
+    return np.ascontiguousarray(array)
+
+
+def _to_8_bits(array: np.ndarray) -> np.ndarray:
+    """Floats from 0 (black) to 1 (white) as uint8; what rounds into 0..255 counts as within."""
+    if array.dtype.kind != "f":
+        raise ImageError(f"{TAKEN}; got {_kind(array)}")
+    wide = array.astype(np.result_type(array, np.float32), copy=False)
+    low, high = float(wide.min()), float(wide.max())  # NaN if any is
+    if not np.isfinite([low, high]).all():
+        raise ImageError(f"{TAKEN}; got {_kind(array)} with NaN or infinity")
+    if round(low * 255) < 0 or round(high * 255) > 255:
+        remedy = "divide by 255" if low >= 0 else "undo its normalisation"
+        raise ImageError(f"{TAKEN}; got {_kind(array)} from {low:.4g} to {high:.4g}: {remedy}")
+    return np.rint(wide * 255).astype(np.uint8)
 
 
 def _to_rgb(picture: Image.Image) -> np.ndarray:
@@ -105,6 +197,11 @@ def _to_rgb(picture: Image.Image) -> np.ndarray:
         kind = "32-bit integer" if upright.mode == "I" else "floating-point"
         raise ImageError(f"{kind} samples have no agreed white; save the image with 8 or 16 bits a channel")
     if upright.has_transparency_data:
-        layer = upright.convert("RGBA")
-        upright = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+        return _over_white(upright.convert("RGBA"))
     return np.array(upright.convert("RGB"), dtype=np.uint8)
+
+
+def _over_white(layer: Image.Image) -> np.ndarray:
+    """An RGBA picture laid over white: (H, W, 3) uint8."""
+    whole = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+    return np.array(whole.convert("RGB"), dtype=np.uint8)

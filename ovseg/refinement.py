@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ovseg.draw import class_colours
-from ovseg.labels import grid_weights
+from ovseg.regions import grid_weights
 from ovseg.result import Segmentation, no_label
 
 if TYPE_CHECKING:
@@ -33,6 +33,11 @@ class Refined:
     segments: np.ndarray
     scores: np.ndarray
 
+    def __repr__(self) -> str:
+        (height, width), (masks, classes) = self.labels.shape, self.scores.shape
+        low, high = float(self.scores.min()), float(self.scores.max())
+        return f"Refined({height}x{width}, {masks} masks, {classes} classes, scores from {low:.4g} to {high:.4g})"
+
     def named(self, names: Sequence[str]) -> Segmentation:
         """The same as a `Segmentation`, which draws and saves itself; needs a name a class, and a prediction that was
         probabilities. Raises ValueError for another number of names, or scores outside 0..1."""
@@ -48,7 +53,7 @@ class Refined:
             labels=self.labels.astype(index_type),
             names=tuple(names),
             colours=class_colours(names),
-            segments=self.segments.astype(np.int32),
+            masks=self.segments.astype(np.int32),
             mask_scores=self.scores,
         )
 
