@@ -23,8 +23,8 @@ from ovseg.eval.confusion import class_iou, interval, mean_iou
 from ovseg.eval.score import Track
 from ovseg.eval.scored import json_number
 from ovseg.labels import grid_weights
-from ovseg.run.batch import ANALYSIS_FILE
 from ovseg.run.folder import RunFolder, differences
+from ovseg.run.images import ANALYSIS, RunImage
 
 if TYPE_CHECKING:
     from ovseg.eval.datasets import Dataset
@@ -136,10 +136,8 @@ def read_analyses(run: RunFolder, dataset: Dataset, track: Track = iter) -> Iter
     other settings or models than the run's, or of another image size; labels that cannot be read.
     """
     for id in track(sorted(run.ids)):
-        path = run.file(id, ANALYSIS_FILE)
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: no kept analysis; expected a run made with --keep-analysis")
-        analysis, truth = Analysis.load(path), dataset.truth(id)
+        image, truth = RunImage(run, id), dataset.truth(id)
+        path, analysis = image.file(ANALYSIS), image.analysis(truth.shape)
         options = analysis.origin.options
         if options["upsampling"] == "naive":
             raise ValueError(f"{path}: holds naively upsampled masks, expected those of EmerDiff")
@@ -148,7 +146,4 @@ def read_analyses(run: RunFolder, dataset: Dataset, track: Track = iter) -> Iter
         made_with = {"diffusion": analysis.origin.diffusion, "clip": analysis.origin.clip}
         if found := differences(run.facts.get("models") or made_with, made_with):
             raise ValueError(f"{path}: was kept by a run with other models ({'; '.join(found)})")
-        if analysis.segments.shape != truth.shape:
-            (height, width), (rows, columns) = analysis.segments.shape, truth.shape
-            raise ValueError(f"{path}: is of {width}x{height} pixels, the labels of this image are {columns}x{rows}")
         yield analysis, truth

@@ -22,8 +22,9 @@ from ovseg.eval.confusion import best_labels, class_counts, confusion_matrix
 from ovseg.eval.datasets import Dataset, open_dataset
 from ovseg.eval.scored import Scored
 from ovseg.eval.tables import classes_csv, run_sheet
-from ovseg.files import json_bytes, read_index_png, write_atomically
+from ovseg.files import json_bytes, write_atomically
 from ovseg.run.folder import RunFolder, read_run
+from ovseg.run.images import MASKS, RunImage
 
 Track = Callable[[Sequence[str]], Iterable[str]]
 
@@ -41,18 +42,15 @@ def score_run(run: str | Path, dataset: Dataset, best_label: bool = False, *, tr
     if not best_label:
         _check_names(folder, dataset)
     classes = len(dataset.names)
-    suffix = ".masks.png" if best_label and folder.facts.get("command") != "masks" else ".png"
     confusion = np.zeros((classes, classes + 1), np.int64)
     boundaries = np.zeros((classes, 3), np.int64)
     image_counts, boundary_fs = [], []
     for id in track(sorted(folder.ids)):
         truth = dataset.truth(id)
-        predicted = _read(folder.file(id, suffix), truth.shape)
+        predicted = _read(RunImage(folder, id), truth.shape, best_label)
         if best_label:
             boundary_fs.append(boundary_f(predicted, truth))
             predicted = best_labels(predicted, truth, classes)
-        else:
-            _check_indices(folder, id, predicted, classes)
         one = confusion_matrix(truth, predicted, classes)
         confusion += one
         image_counts.append(class_counts(one))
@@ -132,25 +130,12 @@ def _check_names(folder: RunFolder, dataset: Dataset) -> None:
             raise ValueError(f"{folder.path}: its name {index} is {name!r}, that of {dataset.name} is {wanted!r}")
 
 
-def _read(path: Path, shape: tuple[int, ...]) -> np.ndarray:
-    """A prediction, checked against the truth's size."""
-    if not path.is_file():
-        hint = "; this run kept no masks, which --best-label needs" if path.name.endswith(".masks.png") else ""
-        raise ValueError(f"{path}: missing, though the run's record says that it is done{hint}")
-    predicted = read_index_png(path)
-    if predicted.shape != shape:
-        (height, width), (rows, columns) = predicted.shape, shape
-        raise ValueError(f"{path}: is {width}x{height} pixels, the labels of this image are {columns}x{rows}")
+def _read(image: RunImage, size: tuple[int, ...], best_label: bool) -> np.ndarray:
+    """An image's labels, or its masks with `best_label`, (H, W), checked against the truth's size."""
+    predicted = image.masks(size) if best_label else image.index_map(size)
+    if predicted is None:
+        raise ValueError(f"{image.file(MASKS)}: missing, this run kept no masks, which --best-label needs")
     return predicted
-
-
-def _check_indices(folder: RunFolder, id: str, predicted: np.ndarray, classes: int) -> None:
-    unlabelled = folder.facts.get("no_label", 255)
-    wrong = predicted[(predicted >= classes) & (predicted != unlabelled)]
-    if wrong.size:
-        raise ValueError(
-            f"{folder.file(id, '.png')}: holds index {wrong[0]}, expected 0..{classes - 1} or {unlabelled} (no label)"
-        )
 
 
 def _out_folders(folders: Sequence[Path], out: str | Path | None) -> list[Path]:

@@ -33,6 +33,7 @@ __all__ = [
     "Block",
     "Scene",
     "caption",
+    "picture",
     "scene",
 ]
 
@@ -80,6 +81,17 @@ class Block:
     def scene(self, index: int) -> Scene:
         """Scene number `index`."""
         return scene(self.split, self.seed, index, self.world)
+
+
+def picture(name: str) -> np.ndarray:
+    """The picture of a scene by its name, "world3/evaluation/0/17": (H, W, 3) uint8.
+
+    Raises ValueError for a name that is none.
+    """
+    block, _, number = name.rpartition("/")
+    if not re.fullmatch(r"\d{1,9}", number, re.ASCII):
+        raise ValueError(f"expected WORLD/SPLIT/SEED/NUMBER such as world2/evaluation/0/17, got {name!r}")
+    return Block.parse(block).scene(int(number)).image
 
 
 def write_scenes(folder: Path, split: str, seed: int, count: int, world: int = WORLD_VERSION) -> None:

@@ -262,8 +262,8 @@ def test_images_that_failed_or_cannot_be_read_are_listed_with_their_reasons(tmp_
     problems = {one["id"]: one["reason"] for one in Page(report.file).data["problems"]}
     assert report.images == 1 and report.problems == 6 == len(problems)
     assert problems["zz"] == "zz.jpg: the file is empty"
-    assert "holds the index 77, but the run has 4 names" in problems["0/scene 2"]
-    assert "9 x 9 pixels, but the labels have 30 x 20" in problems["0/scene 3"]
+    assert "holds index 77, expected 0..3 or 255 (no label)" in problems["0/scene 2"]
+    assert "is of 9x9 pixels, the labels of this image are 30x20" in problems["0/scene 3"]
     assert "scene 4.json: not the summary of an image" in problems["0/scene 4"]
     assert all(f"scene {n}.png" in problems[f"0/scene {n}"] for n in (0, 1))
 

@@ -197,7 +197,7 @@ def test_a_prediction_that_cannot_be_scored_is_named(tmp_path):
     run = write_run(tmp_path / "run", {"a": LABELS["a"]})
     assert str(run / "a.masks.png") in mistake(run, best_label=True)
     Image.fromarray(np.zeros((2, 3), np.uint8)).save(run / "a.png")
-    assert f"{run / 'a.png'}: is 3x2 pixels, the labels of this image are 2x2" in mistake(run)
+    assert f"{run / 'a.png'}: is of 3x2 pixels, the labels of this image are 2x2" in mistake(run)
     Image.fromarray(np.full((2, 2), 7, np.uint8)).save(run / "a.png")
     assert f"{run / 'a.png'}: holds index 7, expected 0..1 or 255 (no label)" in mistake(run)
     (run / "a.png").write_bytes((run / "a.png").read_bytes()[:45])
@@ -232,7 +232,7 @@ def score(root: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str
     command = [
         sys.executable,
         "-m",
-        "ovseg.cli",
+        "ovseg",
         "eval",
         "score",
         "custom",

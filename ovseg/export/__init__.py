@@ -1,7 +1,7 @@
 """Run folders as the files of other tools: a dict of writers, one small file a format.
 
 A writer is a function of (images, folder): it reads the images one at a time and writes the format's files below the
-folder, which is new and empty; `ovseg.cli.export` renames it when all is there. What becomes of "background", of
+folder, which is new and empty; `ovseg.export.write` renames it when all is there. What becomes of "background", of
 pixels without a label, of holes and of regions in several parts stands in each format's file.
 """
 
@@ -51,4 +51,4 @@ def check_names(formats: Sequence[str], names: Sequence[str]) -> None:
             if name in CLASSES:
                 CLASSES[name](names, class_colours(names))
         except ValueError as error:
-            raise ValueError(f"--format {name}: {error}") from error
+            raise ValueError(f"format: {name}: {error}") from error

@@ -6,7 +6,6 @@ It needs neither the networks nor the original images: sizes come from the label
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,9 +15,9 @@ import numpy as np
 from scipy import ndimage
 
 from ovseg.draw import Colour
-from ovseg.files import read_index_png
 from ovseg.images import IMAGE_SUFFIXES
 from ovseg.run.folder import RunFolder, read_run
+from ovseg.run.images import MASKS, SUMMARY, RunImage, read_legend
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,25 +101,23 @@ class ImageSet:
             yield self._read(id)
 
     def _read(self, id: str) -> LabelledImage:
-        labels = read_index_png(self.run.file(id, ".png"))
-        if wrong := set(np.unique(labels).tolist()) - {*range(len(self.names)), self.no_label}:
-            raise ValueError(f"{self.run.file(id, '.png')}: index {min(wrong)}, but {len(self.names)} names in the run")
-        confidence = _confidence(self.run, id, labels, self.no_label)
+        image = RunImage(self.run, id)
+        labels = image.index_map()
+        confidence = image.confidence(labels)
         if self.unsure is not None:
             if confidence is None:
-                missing = [path for path in _mask_files(self.run, id) if not path.exists()]
-                raise ValueError(f"--unsure needs {missing[0]}, which this run did not write")
+                missing = [path for path in map(image.file, (MASKS, SUMMARY)) if not path.exists()]
+                raise ValueError(f"unsure: needs {missing[0]}, which this run did not write")
             labels = np.where(confidence < self.unsure, self.no_label, labels).astype(labels.dtype)
             confidence = np.where(labels == self.no_label, np.float32(0), confidence)
-        source = str(self.run.ids[id]["file"])
-        return LabelledImage(id, source, labels, confidence, self.names, self.colours, self.no_label)
+        return LabelledImage(id, image.source, labels, confidence, self.names, self.colours, self.no_label)
 
     def place(self, image: LabelledImage, target: Path) -> None:
         """With `copy_images`: copy the original file to `target` as it is; ValueError if it is not there any more."""
         if not self.copy_images:
             return
         if not Path(image.source).is_file():
-            raise ValueError(f"--images copy: {image.source} is not there (any more, or not from this folder)")
+            raise ValueError(f"{image.source}: not there to be copied (any more, or not from this folder)")
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(image.source, target)
 
@@ -134,42 +131,17 @@ def open_images(
     `unsure` outside 0..1.
     """
     run = read_run(folder)
-    if absent := [key for key in ("names", "colours", "no_label") if key not in run.facts]:
+    legend = read_legend(run)
+    if legend is None:
         command = run.facts.get("command", "?")
-        raise ValueError(f"{folder}: a run of `ovseg {command}` without {', '.join(absent)}; expected `ovseg label`'s")
+        raise ValueError(f"{folder}: a run of `ovseg {command}` without names; expected `ovseg label`'s")
     if not run.done:
         raise ValueError(f"{folder}: none of the run's {len(run.ids)} images is done, there is nothing to export")
     if unsure is not None and not 0 <= unsure <= 1:
-        raise ValueError(f"--unsure {unsure:g}: expected a score from 0 to 1")
-    names = tuple(run.facts["names"])
-    colours = tuple((int(red), int(green), int(blue)) for red, green, blue in run.facts["colours"])
-    return ImageSet(run, names, colours, int(run.facts["no_label"]), unsure, components, copy_images)
+        raise ValueError(f"unsure: expected a score from 0 to 1, got {unsure:g}")
+    return ImageSet(run, legend.names, legend.colours, legend.no_label, unsure, components, copy_images)
 
 
 def has_background(names: Sequence[str]) -> bool:
     """Whether index 0 is the background, as a run's names have it in front."""
     return len(names) > 0 and names[0] == "background"
-
-
-def _mask_files(run: RunFolder, id: str) -> tuple[Path, Path]:
-    """What an image's confidence is read from: the mask of each pixel, the score of each mask."""
-    return run.file(id, ".masks.png"), run.file(id, ".json")
-
-
-def _confidence(run: RunFolder, id: str, labels: np.ndarray, no_label: int) -> np.ndarray | None:
-    """Each pixel's score of its class, from the mask it is in; None where the run kept no masks or no scores."""
-    path, facts = _mask_files(run, id)
-    if not path.exists() or not facts.exists():
-        return None
-    masks = read_index_png(path)
-    if masks.shape != labels.shape:
-        raise ValueError(f"{path}: size {masks.shape}, but the label map beside it has {labels.shape}")
-    try:
-        rows = {int(row["mask"]): row["score"] for row in json.loads(facts.read_bytes())["masks"]}
-        scores = np.array([rows.get(mask) for mask in range(int(masks.max()) + 1)], np.float32)  # None: nan
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{facts}: expected rows of masks with their scores ({error})") from error
-    confidence = np.where(labels == no_label, np.float32(0), scores[masks])
-    if np.isnan(confidence).any():
-        raise ValueError(f"{facts}: no score for mask {int(masks[np.isnan(confidence)][0])} of {path.name}")
-    return confidence

@@ -1,4 +1,4 @@
-"""`ovseg report`: a run folder as one HTML page that opens from disk, with no server and no network.
+"""A run folder as one HTML page that opens from disk, with no server and no network.
 
 Images are read one at a time and written beside the page first; while they stay small they are then embedded in it,
 else their folder is kept. The page's own parts are `template.html`, `report.css` and `report.js`.
@@ -10,20 +10,16 @@ import base64
 import os
 import re
 import shutil
-import sys
-from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 from ovseg.files import sweep, write_atomically
 from ovseg.report.image import read_report_image
 from ovseg.report.page import assemble, json_in_script, page_data
 from ovseg.run.folder import RunFolder, read_run
+from ovseg.run.inputs import AGAIN
 
 EMBEDDED_BYTES = 30_000_000  # images of more are kept beside the page, for browsers read a page whole
 CALL = "ovsegReport("  # what a script beside the page calls, with its number and the maps
@@ -39,27 +35,6 @@ class Report:
     images: int
     problems: int  # images that failed, are not done, or whose files cannot be read
     size: int  # bytes, all in all
-
-
-def run(given: Namespace) -> int:
-    """`ovseg report`; returns the exit code."""
-    columns = (TextColumn("images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("images", total=None)
-        report = write_report(
-            given.run_folder,
-            given.out,
-            title=given.title,
-            overwrite=given.overwrite,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
-        )
-    print(f"{report.file}: {report.images} image{'s' * (report.images != 1)}, {report.size / 1e6:.1f} MB")
-    if report.folder:
-        print(f"the images are in {report.folder}; keep it beside the page")
-    if report.problems:
-        print(f"not shown: {report.problems} (the page says why)", file=sys.stderr)
-    return 0
 
 
 def write_report(
@@ -113,9 +88,9 @@ def _check_free(out: Path, beside: Path, overwrite: bool) -> None:
         raise ValueError(f"{out}: is a folder, expected a file for the page, such as report.html")
     for path in (out, beside):
         if path.exists() and not overwrite:
-            raise ValueError(f"{path}: already there; choose another --out, or --overwrite to replace it")
+            raise ValueError(f"{path}: already there; {AGAIN}")
     if beside.exists() and not _is_ours(beside):
-        raise ValueError(f"{beside}: not of a report, but it would be replaced; choose another --out")
+        raise ValueError(f"{beside}: not of a report, but it would be replaced; choose another place")
 
 
 def _is_ours(folder: Path) -> bool:

@@ -8,29 +8,23 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
-from safetensors import SafetensorError, safe_open
 
 from ovseg.draw import NO_LABEL_COLOUR, Colour, distinct_colours
-from ovseg.files import index_png, png_bytes, read_index_png
-from ovseg.images import read_image
-from ovseg.pocket.world import Block
-from ovseg.result import no_label
+from ovseg.files import index_png, png_bytes
 from ovseg.run.folder import RunFolder
+from ovseg.run.images import Legend, RunImage
 
 LONGEST = 1280  # pixels of a shown picture's longer side
 THUMBNAIL = 400  # pixels of a gallery picture's longer side
 JPEG_QUALITY = 86
-SCENE = "pocket:"  # in front of world3/split/seed/number: a scene of a pocket world, which is painted anew
 MASK_COLOURS = 256  # masks beyond so many begin again with the first colour
 
 
@@ -52,21 +46,21 @@ class ReportImage:
 def read_report_image(run: RunFolder, id: str) -> ReportImage:
     """Read the files of one id that is done.
 
-    Raises ValueError if its maps are damaged or do not fit the run's names or each other, OSError if a file is missing
-    or cannot be read.
+    Raises ValueError, naming the file, if its maps are missing, damaged, or do not fit the run's names or each other;
+    OSError if a file cannot be read.
     """
-    names = run.facts.get("names") or []
-    index_map = read_index_png(run.file(id, ".png"))
-    labels = index_map if names else None
-    masks = _read_masks(run, id, index_map) if names else index_map
-    scores, mask_rows = _read_scores(run.file(id, ".json"))
+    image = RunImage(run, id)
+    legend, index_map, summary = image.legend, image.index_map(), image.summary()
     height, width = index_map.shape
-    photo, note = _read_photo(run, id, (height, width))
+    labels = None if legend is None else index_map
+    masks = index_map if legend is None else image.masks(index_map.shape)
+    mask_rows = [] if summary is None else [[row.mask, row.index, row.score] for row in summary.masks]
+    photo, note = _photo(image, (height, width))
     size = _reduced_size(height, width, LONGEST)
-    differences = _read_differences(run.file(id, ".safetensors"))
+    differences = image.difference_maps()
     row = {
         "id": id,
-        "file": run.ids[id]["file"],
+        "file": image.source,
         "seconds": run.ids[id].get("seconds"),
         "width": width,
         "height": height,
@@ -75,7 +69,7 @@ def read_report_image(run: RunFolder, id: str) -> ReportImage:
         "masks": 0 if masks is None else int(np.unique(masks).size),
         "rated": masks is not None and any(score is not None for _, _, score in mask_rows),
         "differences": 0 if differences is None else len(differences),
-        **({"classes": [], "score": None} if labels is None else _class_rows(labels, len(names), scores)),
+        **_class_rows(index_map, legend, {} if summary is None else summary.classes),
     }
     maps = {
         "labels": None if labels is None else pack(_reduce(labels, size)),
@@ -83,8 +77,10 @@ def read_report_image(run: RunFolder, id: str) -> ReportImage:
         "rows": mask_rows,
         "differences": None if differences is None else pack(differences),
     }
-    colours = run.facts["colours"] if names else mask_colours()
-    files = {".png": _tint(index_map if names else index_map.astype(np.int64) % MASK_COLOURS, colours)}
+    if legend is None:
+        files = {".png": _tint(index_map.astype(np.int64) % MASK_COLOURS, mask_colours())}
+    else:
+        files = {".png": _tint(index_map, legend.colours)}
     if photo is not None:
         files |= _photo_files(photo, size)
     return ReportImage(row | {"pictures": sorted(files)}, maps, files)
@@ -106,41 +102,12 @@ def mask_colours() -> tuple[Colour, ...]:
     return distinct_colours(MASK_COLOURS)
 
 
-def _read_masks(run: RunFolder, id: str, labels: np.ndarray) -> np.ndarray | None:
-    """The mask numbers of a labelled image, None if the run has none; checks that labels and masks fit."""
-    path, names = run.file(id, ".png"), run.facts["names"]
-    unlabelled = run.facts.get("no_label", no_label(len(names)))
-    wrong = labels[(labels >= len(names)) & (labels != unlabelled)]
-    if wrong.size:
-        raise ValueError(f"{path}: holds the index {wrong[0]}, but the run has {len(names)} names")
-    path = run.file(id, ".masks.png")
-    if not path.is_file():
-        return None
-    masks = read_index_png(path)
-    if masks.shape != labels.shape:
-        sizes = " pixels, but the labels have ".join(
-            f"{width} x {height}" for height, width in (masks.shape, labels.shape)
-        )
-        raise ValueError(f"{path}: {sizes}")
-    return masks
-
-
-def _read_scores(path: Path) -> tuple[dict[int, float], list[list[Any]]]:
-    """The scores of an image's classes by index, and [mask, class, score] of its masks; empty without a JSON."""
-    if not path.is_file():
-        return {}, []
-    try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
-        classes = {row["index"]: row["score"] for row in summary["classes"] if row["score"] is not None}
-        return classes, [[row["mask"], row["class"], row["score"]] for row in summary["masks"]]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: not the summary of an image ({error!r})") from error
-
-
-def _class_rows(labels: np.ndarray, names: int, scores: dict[int, float]) -> dict[str, Any]:
-    """`classes`: [index, pixels, score or None] of what occurs, largest first, no label as the index `names`; `score`:
-    their mean over the pixels that have one, None without any."""
-    indices, pixels = np.unique(np.minimum(labels, names), return_counts=True)
+def _class_rows(index_map: np.ndarray, legend: Legend | None, scores: Mapping[int, float]) -> dict[str, Any]:
+    """`classes`: [index, pixels, score or None] of what occurs, largest first, no label as the index behind the last
+    name's; `score`: their mean over the pixels that have one, None without any. Empty and None without names."""
+    if legend is None:
+        return {"classes": [], "score": None}
+    indices, pixels = np.unique(np.minimum(index_map, len(legend.names)), return_counts=True)
     counted = sorted(zip(indices.tolist(), pixels.tolist(), strict=True), key=lambda pair: (-pair[1], pair[0]))
     rated = sum(count for index, count in counted if index in scores)
     total = sum(count * scores[index] for index, count in counted if index in scores)
@@ -148,33 +115,12 @@ def _class_rows(labels: np.ndarray, names: int, scores: dict[int, float]) -> dic
     return {"classes": classes, "score": round(total / rated, 6) if rated else None}
 
 
-def _read_photo(run: RunFolder, id: str, size: tuple[int, int]) -> tuple[np.ndarray | None, str]:
+def _photo(image: RunImage, size: tuple[int, int]) -> tuple[np.ndarray | None, str]:
     """The photo (H, W, 3) uint8, or None and why there is none."""
-    file = run.ids[id]["file"]
-    places = [Path(file), Path(run.facts.get("root") or ".") / file, run.path / file]
     try:
-        if file.startswith(SCENE):
-            block, _, number = file.removeprefix(SCENE).rpartition("/")
-            photo = Block.parse(block).scene(int(number)).image
-        else:
-            photo = read_image(next((path for path in places if path.is_file()), file))
+        return image.photo(size), ""
     except ValueError as error:
-        return None, f"the image could not be read ({error})"
-    if photo.shape[:2] != size:
-        return None, f"{file}: has another size now, {photo.shape[1]} x {photo.shape[0]} pixels"
-    return photo, ""
-
-
-def _read_differences(path: Path) -> np.ndarray | None:
-    """The difference maps (K, h, w) uint8 of a kept analysis, row k that of mask k; None where there are none."""
-    try:
-        if not path.is_file():
-            return None
-        with safe_open(path, framework="numpy") as file:
-            maps = file.get_tensor("difference_maps") if "difference_maps" in file.keys() else None  # noqa: SIM118
-    except SafetensorError as error:
-        raise ValueError(f"{path}: not a saved analysis ({error})") from error
-    return maps if maps is not None and maps.dtype == np.uint8 and maps.ndim == 3 and len(maps) else None
+        return None, str(error)
 
 
 def _reduced_size(height: int, width: int, longest: int) -> tuple[int, int]:

@@ -13,6 +13,7 @@ from typing import Any
 from ovseg.draw import NO_LABEL_COLOUR, Colour
 from ovseg.report.image import mask_colours
 from ovseg.run.folder import RunFolder
+from ovseg.run.images import read_legend
 
 APART = ("names", "colours", "no_label")  # facts that the page shows in another way
 
@@ -46,7 +47,8 @@ def page_data(
     rows: of the images, as `ReportImage` has them. problems: id -> why it is not shown. folder: of the images' files,
     below the page's own; None where they are embedded.
     """
-    names, colours = run.facts.get("names") or [], run.facts.get("colours") or []
+    legend = read_legend(run)
+    names, colours = (legend.names, legend.colours) if legend else ((), ())
     return {
         "title": title,
         "folder": folder,
@@ -113,7 +115,7 @@ def _lines(facts: Mapping[str, Any], prefix: str = "") -> list[list[str]]:
 
 def _summary(facts: Mapping[str, Any], names: Sequence[str]) -> list[str]:
     """The line under the title, in parts."""
-    background = names[:1] == ["background"]
+    background = list(names[:1]) == ["background"]
     classes = len(names) - background
     counted = f"{classes} class{'es' * (classes != 1)}{' and background' * background}"
     protocol = facts.get("protocol") or {}

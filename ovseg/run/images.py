@@ -1,0 +1,246 @@
+"""One image of a run, read from its files: labels, masks, scores, confidence, difference maps, and the photo itself.
+
+A run folder holds for every id the files `<id>.png`, `<id>.json`, ...; their endings are the constants below. Scoring,
+exports and reports read them here, and nowhere else: what a damaged file costs is one ValueError naming it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from ovseg.draw import Colour, class_colours
+from ovseg.files import read_index_png
+from ovseg.images import read_image
+from ovseg.result import no_label
+from ovseg.run.folder import RunFolder
+
+if TYPE_CHECKING:
+    from ovseg.analysis import Analysis
+
+LABELS = ".png"  # indices into the run's names; mask numbers in a run of `ovseg masks`
+MASKS = ".masks.png"  # mask numbers of a labelled image
+SUMMARY = ".json"  # pixels, share and score of every class, and a row for every mask
+OVERLAY = ".overlay.png"  # a picture to look at
+ANALYSIS = ".safetensors"  # a kept analysis
+
+# Images that are no files: what stands in front of the colon in a record -> the function (module:function) that makes
+# the picture, (H, W, 3) uint8, from what stands behind it, or raises ValueError. Loaded when such an image is read.
+PICTURES: dict[str, str] = {"pocket": "ovseg.pocket.world:picture"}
+
+
+@dataclass(frozen=True)
+class Legend:
+    """What the indices of a run's label maps mean.
+
+    names: L names by index, "background" in front where there is one. colours: of the names, (R, G, B) in 0..255.
+    no_label: the index of pixels without a label, 255, or 65535 for over 254 names.
+    """
+
+    names: tuple[str, ...]
+    colours: tuple[Colour, ...]
+    no_label: int
+
+
+@dataclass(frozen=True)
+class MaskScore:
+    """One mask of an image: its number, its class (None without a label) and the score of that class, 0..1 or None."""
+
+    mask: int
+    index: int | None
+    score: float | None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The scores in an image's JSON. classes: index -> score in 0..1, of the classes that have pixels."""
+
+    classes: dict[int, float]
+    masks: tuple[MaskScore, ...]
+
+
+@dataclass(frozen=True)
+class RunImage:
+    """One image of a run, by its id. Every method reads its file anew; arrays have the image's own size (H, W)."""
+
+    run: RunFolder
+    id: str
+
+    def file(self, ending: str) -> Path:
+        """The file with this ending, one of the constants above."""
+        return self.run.file(self.id, ending)
+
+    @cached_property
+    def legend(self) -> Legend | None:
+        """What the indices mean; see `read_legend`."""
+        return read_legend(self.run)
+
+    @property
+    def source(self) -> str:
+        """The image's file as the run was given it, or "pocket:world3/evaluation/0/17"."""
+        return str(self.run.ids[self.id]["file"])
+
+    def index_map(self, size: tuple[int, ...] | None = None) -> np.ndarray:
+        """(H, W) uint8 or uint16: the labels, or the mask numbers of a run without names.
+
+        size: (H, W) of labels that it must have. Raises ValueError, naming the file, where it is missing, damaged, of
+        another size, or holds an index that is none of the names'.
+        """
+        indices = self._read_map(LABELS, size)
+        if self.legend:
+            most, unlabelled = len(self.legend.names), self.legend.no_label
+            wrong = indices[(indices >= most) & (indices != unlabelled)]
+            if wrong.size:
+                expected = f"expected 0..{most - 1} or {unlabelled} (no label)"
+                raise ValueError(f"{self.file(LABELS)}: holds index {wrong[0]}, {expected}")
+        return indices
+
+    def masks(self, size: tuple[int, ...]) -> np.ndarray | None:
+        """(H, W) uint8 or uint16: the mask of each pixel, numbers from 0; None where the run kept no masks.
+
+        size: (H, W) of the labels. Raises ValueError, naming the file, where it is damaged or of another size.
+        """
+        if self.legend is None or self.run.facts.get("command") == "masks":
+            return self._read_map(LABELS, size)
+        return self._read_map(MASKS, size) if self.file(MASKS).is_file() else None
+
+    def summary(self) -> Summary | None:
+        """The scores of classes and masks; None where the run wrote none, as `ovseg eval predict` does not.
+
+        Raises ValueError, naming the file, where it is damaged.
+        """
+        path = self.file(SUMMARY)
+        return _read_summary(path) if path.is_file() else None
+
+    def confidence(self, labels: np.ndarray) -> np.ndarray | None:
+        """(H, W) float32 in 0..1: the score that each pixel's mask has for its class, 0 without a label.
+
+        labels: the image's, (H, W). None where the run kept no masks or no scores. Raises ValueError, naming the file,
+        where masks or scores are damaged, or a mask has no score.
+        """
+        summary = self.summary()
+        masks = None if summary is None else self.masks(labels.shape)
+        if summary is None or masks is None or self.legend is None:
+            return None
+        scores = {row.mask: row.score for row in summary.masks}
+        table = np.array([scores.get(mask) for mask in range(int(masks.max()) + 1)], np.float32)  # None: nan
+        confidence = np.where(labels == self.legend.no_label, np.float32(0), table[masks])
+        if (missing := masks[np.isnan(confidence)]).size:
+            raise ValueError(f"{self.file(SUMMARY)}: no score for mask {missing[0]} of {self.file(MASKS).name}")
+        return confidence
+
+    def difference_maps(self) -> np.ndarray | None:
+        """(K, h, w) uint8, row k that of mask k, from the kept analysis; None where there are none.
+
+        Raises ValueError, naming the file, for a damaged analysis.
+        """
+        path = self.file(ANALYSIS)
+        if not path.is_file():
+            return None
+        try:
+            with safe_open(path, framework="numpy") as file:
+                maps = file.get_tensor("difference_maps") if "difference_maps" in file.keys() else None  # noqa: SIM118
+        except SafetensorError as error:
+            raise ValueError(f"{path}: not a saved analysis ({error})") from error
+        return maps if maps is not None and maps.dtype == np.uint8 and maps.ndim == 3 and len(maps) else None
+
+    def analysis(self, size: tuple[int, ...]) -> Analysis:
+        """The kept analysis. size: (H, W) of the labels.
+
+        Raises FileNotFoundError where none was kept; ValueError where it is damaged or of another size.
+        """
+        from ovseg.analysis import Analysis
+
+        path = self.file(ANALYSIS)
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no kept analysis; expected a run made with --keep-analysis")
+        analysis = Analysis.load(path)
+        if analysis.segments is not None:
+            _check_size(path, analysis.segments.shape, size)
+        return analysis
+
+    def photo(self, size: tuple[int, ...]) -> np.ndarray:
+        """(H, W, 3) uint8: the image itself. A file is looked for where the run found it, below the data set's root and
+        below the run folder.
+
+        size: (H, W) of the labels. Raises ValueError where it is gone, cannot be read, or has another size now.
+        """
+        folders = ("", self.run.facts.get("root") or "", self.run.path)
+        try:
+            photo = read_picture(self.source, folders)
+        except ValueError as error:
+            raise ValueError(f"the image could not be read ({error})") from error
+        if photo.shape[:2] != tuple(size):
+            raise ValueError(f"{self.source}: has another size now, {photo.shape[1]} x {photo.shape[0]} pixels")
+        return photo
+
+    def _read_map(self, ending: str, size: tuple[int, ...] | None) -> np.ndarray:
+        path = self.file(ending)
+        if not path.is_file():
+            raise ValueError(f"{path}: missing, though the run's record says that it is done")
+        indices = read_index_png(path)
+        _check_size(path, indices.shape, size)
+        return indices
+
+
+def read_legend(run: RunFolder) -> Legend | None:
+    """What the indices of a run's label maps mean; None for a run without names, as `ovseg masks` makes them.
+
+    Colours and "no label" follow from the names where the record does not have them. Raises ValueError, naming the
+    folder, where what it has is no names, colours or index.
+    """
+    given = run.facts.get("names")
+    if not given:
+        return None
+    try:
+        if not all(isinstance(name, str) for name in given):
+            raise ValueError("a name that is no text")
+        names = tuple(given)
+        colours = run.facts.get("colours") or class_colours(names)
+        channels = tuple((int(red), int(green), int(blue)) for red, green, blue in colours)
+        legend = Legend(names, channels, int(run.facts.get("no_label", no_label(len(names)))))
+        if len(channels) != len(names):
+            raise ValueError(f"{len(names)} names, but {len(channels)} colours")
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{run.path}: the record's names, colours and no_label are damaged ({error})") from error
+    return legend
+
+
+def read_picture(source: str, folders: Iterable[str | Path] = ("",)) -> np.ndarray:
+    """(H, W, 3) uint8: an image by its file, looked for in the folders one after the other, or by one of `PICTURES`.
+
+    Raises ValueError, naming it, where there is none or it cannot be read.
+    """
+    scheme, colon, name = source.partition(":")
+    if colon and scheme in PICTURES:
+        module, function = PICTURES[scheme].split(":")
+        return cast(np.ndarray, getattr(import_module(module), function)(name))
+    places = (Path(folder) / source for folder in folders)
+    return read_image(next((path for path in places if path.is_file()), source))
+
+
+def _read_summary(path: Path) -> Summary:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        classes = {row["index"]: row["score"] for row in content["classes"] if row["score"] is not None}
+        masks = tuple(MaskScore(int(row["mask"]), row["class"], row["score"]) for row in content["masks"])
+        scores = [score for score in (*classes.values(), *(row.score for row in masks)) if score is not None]
+        if wrong := [score for score in scores if not isinstance(score, int | float)]:
+            raise ValueError(f"a score is {wrong[0]!r}")
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: not the summary of an image ({error!r})") from error
+    return Summary(classes, masks)
+
+
+def _check_size(path: Path, found: tuple[int, ...], expected: tuple[int, ...] | None) -> None:
+    if expected is not None and tuple(found) != tuple(expected):
+        (height, width), (rows, columns) = found, expected
+        raise ValueError(f"{path}: is of {width}x{height} pixels, the labels of this image are {columns}x{rows}")
