@@ -45,7 +45,8 @@ class MapAttention:
 
 
 def map_attention(diffusion: LatentDiffusion, options: Options) -> MapAttention:
-    """Make the attention for one image's rows."""
+    """Make the attention for one image's rows. options: as snapped by `EmerDiff.snap`."""
+    assert options.modulated_layer is not None
     return MapAttention(diffusion.attention(options.modulated_layer), options.modulation == "before-projection")
 
 

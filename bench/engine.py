@@ -97,7 +97,7 @@ def load(at: Setting, engine: str, device: torch.device, dtype: torch.dtype) -> 
     if engine != REFERENCE:
         return EmerDiff.from_pretrained(at.folder, device=device, dtype=dtype)
     model = EmerDiff.from_pretrained(at.folder, device=device, dtype=torch.float32)
-    for network in (model.diffusion.unet, model.diffusion.vae):
+    for network in (model.diffusion.predictor.unet, model.diffusion.vae):
         network.to(memory_format=torch.contiguous_format)
     return model
 
@@ -123,7 +123,7 @@ def count(at: Setting, engine: str, device: torch.device, dtype: torch.dtype, pa
             found = reference_segment(model, image, at.options, part or Part(1, 1), count_flops=True)
             rows, decodes, flops, seconds = found.unet_rows, found.decodes, found.flops, found.seconds
         else:
-            unet, vae = model.diffusion.unet, model.diffusion.vae
+            unet, vae = model.diffusion.predictor.unet, model.diffusion.vae
             start = time.perf_counter()
             counter = FlopCounterMode(display=False)
             with rows_through(unet.conv_out) as out, rows_through(vae.decoder) as decoded, counter:

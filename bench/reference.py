@@ -66,6 +66,7 @@ def reference_segment(
     Raises ValueError as `EmerDiff.segment` does for images, masks and layers.
     """
     diffusion, start = model.diffusion, time.perf_counter()
+    options = model.snap(options)
     model.cost(image.shape[:2], options)  # refuses what is wrong before any work is done
     height, width = network_size(image.shape[:2], options.base_size, diffusion.size_multiple)
     clock = Clock(diffusion.device, count_flops)
@@ -73,7 +74,7 @@ def reference_segment(
         x_0 = diffusion.encode(to_tensor(image, height, width))
     feature_step, feature_latent, steps, path = _noisy_path(diffusion, x_0, options)
     attention = map_attention(diffusion, options)
-    with installed(diffusion.unet, attention):
+    with installed(diffusion.predictor.unet, attention):
         with clock("queries"):
             attention.mode = "record"
             _predict_noise(diffusion, feature_latent, feature_step)
@@ -164,7 +165,8 @@ def _difference_map(diffusion: LatentDiffusion, minus: Tensor, plus: Tensor, sig
 
 def _predict_noise(diffusion: LatentDiffusion, latent: Tensor, step: Step) -> Tensor:
     """One plain call of diffusers' UNet, for a latent (1, C, h, w)."""
-    output = diffusion.unet(latent, step.timestep, encoder_hidden_states=diffusion.empty_prompt).sample
+    predictor = diffusion.predictor
+    output = predictor.unet(latent, step.timestep, encoder_hidden_states=predictor.empty_prompt).sample
     if diffusion.scheduler.config.prediction_type == "v_prediction":
         return step.alpha**0.5 * output + (1 - step.alpha) ** 0.5 * latent
     return output
@@ -191,16 +193,16 @@ def injection_cost(model: EmerDiff, image_size: tuple[int, int], options: Option
     diffusion, step = model.diffusion, model.diffusion.grid(options.steps)[-1]
     cost = model.cost(image_size, options)
     sides = (cost.height // diffusion.latent_factor, cost.width // diffusion.latent_factor)
-    latent = torch.randn(1, int(diffusion.unet.config.in_channels), *sides).to(diffusion.device)
-    clock, attention = Clock(diffusion.device), map_attention(diffusion, options)
-    with installed(diffusion.unet, attention):
+    latent = torch.randn(1, diffusion.latent_channels, *sides).to(diffusion.device)
+    clock, attention = Clock(diffusion.device), map_attention(diffusion, model.snap(options))
+    with installed(diffusion.predictor.unet, attention):
         attention.mode = "record"
         _predict_noise(diffusion, latent, step)
         attention.mode = "inject"
     for _ in range(calls + 1):
         with clock("plain"):
             _predict_noise(diffusion, latent, step)
-        with installed(diffusion.unet, attention), clock("injected"):
+        with installed(diffusion.predictor.unet, attention), clock("injected"):
             _predict_noise(diffusion, latent, step)
     plain, injected = (median(clock.calls[kind].seconds[1:]) for kind in ("plain", "injected"))  # but the first
     return injected / plain

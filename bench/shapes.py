@@ -19,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bench.random_weights import sd14_scheduler, sd14_unet, sd14_vae
 from emerdiff import EmerDiff, LatentDiffusion, Options
+from emerdiff.stable_diffusion import StableDiffusion
 
 META = torch.device("meta")
 PROMPT = (1, 77, 768)  # the text encoder's states
@@ -32,7 +33,8 @@ def shapes_of_sd14() -> EmerDiff:
         networks: list[Any] = [sd14_unet(), sd14_vae()]
     unet, vae = (network.eval() for network in networks)
     scheduler: Any = DDIMScheduler.from_config(sd14_scheduler("epsilon").config)
-    return EmerDiff(LatentDiffusion(unet, vae, scheduler, torch.empty(PROMPT, device=META)))
+    predictor = StableDiffusion(unet, torch.empty(PROMPT, device=META))
+    return EmerDiff(LatentDiffusion(predictor, vae, scheduler))
 
 
 def count_flops(model: EmerDiff, options: Options) -> int:

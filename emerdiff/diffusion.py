@@ -1,61 +1,30 @@
-"""The one wrapper round a diffusers latent diffusion model: encode, decode, predict noise, name its attentions.
+"""The one surface of a latent diffusion model: encode, decode, predict noise, name its attentions.
 
-For models of the shape of Stable Diffusion 1.x and 2.x (unet, vae, text_encoder, tokenizer, scheduler). Only
-safetensors weights are read. Not done: guidance (a no-op with the empty prompt), text prompts, safety checkers,
-sharded weights.
+The noise predictor and its conditioning are of a family (`FAMILIES`, chosen by unet/config.json); the autoencoder is
+diffusers' AutoencoderKL, the scheduler any with a grid of timesteps and betas. Not done: guidance (a no-op with the
+empty prompt), text prompts, safety checkers, sharded weights.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler
 from diffusers.models.attention_processor import Attention
-from huggingface_hub import snapshot_download
-from safetensors import SafetensorError
 from torch import Tensor
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
-from transformers.utils import logging as transformers_logging
 
 from emerdiff.configs import check_configs, read_config
-from emerdiff.hooks import attentions
+from emerdiff.folder import check_class, load_network, local_folder, sketch_network
 from emerdiff.inversion import Step
-from emerdiff.memory import is_out_of_memory
-from emerdiff.unet import check_shape, evaluate
+from emerdiff.stable_diffusion import StableDiffusion
 
-WEIGHTS = (
-    "unet/diffusion_pytorch_model.safetensors",
-    "vae/diffusion_pytorch_model.safetensors",
-    "text_encoder/model.safetensors",
-)
-CONFIGS = ("unet/config.json", "vae/config.json", "text_encoder/config.json", "scheduler/scheduler_config.json")
-TOKENIZERS = (("tokenizer/tokenizer.json",), ("tokenizer/vocab.json", "tokenizer/merges.txt"))
 PARTS = ("unet", "vae", "text_encoder", "scheduler", "tokenizer")
-# What CLIP's text encoder is built from; every other entry of its config is left unread.
-TEXT_ENCODER_KEYS = (
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "projection_dim",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "max_position_embeddings",
-    "hidden_act",
-    "layer_norm_eps",
-    "attention_dropout",
-    "initializer_range",
-    "initializer_factor",
-    "pad_token_id",
-    "bos_token_id",
-    "eos_token_id",
-)
-FETCHED = [*WEIGHTS, *CONFIGS, "tokenizer/*.json", "tokenizer/*.txt"]
+# By unet/config.json's _class_name and addition_embed_type, what is conditioned on beside text.
+FAMILIES = {("UNet2DConditionModel", None): StableDiffusion}
 
 # VAE decoding of two 512x512 images at a time takes some 4 GB in float32; smaller images go in larger batches.
 PIXELS_PER_DECODE = 2 * 512 * 512
@@ -65,11 +34,9 @@ PIXELS_PER_DECODE = 2 * 512 * 512
 class LatentDiffusion:
     """A text-to-image latent diffusion model, conditioned on the empty prompt."""
 
-    # Any: diffusers' classes carry no types for their calls and configurations.
-    unet: Any  # UNet2DConditionModel
-    vae: Any  # AutoencoderKL
+    predictor: StableDiffusion  # or another of FAMILIES
+    vae: Any  # AutoencoderKL; Any: diffusers' classes carry no types for their calls and configurations
     scheduler: Any  # DDIMScheduler; for its grid of timesteps, cumulative alphas and prediction type alone
-    empty_prompt: Tensor  # (1, S, C) the text encoder's states for ""
 
     @classmethod
     def from_pretrained(
@@ -78,34 +45,51 @@ class LatentDiffusion:
         """Load a diffusers folder or a hub repository ("owner/name"; the local cache is tried before the network).
 
         Raises OSError where the folder, the repository or one of its files is missing, ValueError where the files do
-        not hold a model of this kind, or ask for code (`emerdiff.configs`).
+        not hold a model of this kind, or ask for code (`emerdiff.configs`). Settings are judged before weights are
+        read.
         """
-        folder = _local_folder(id_or_folder)
-        check_configs(*(folder / part for part in PARTS))
-        unet = _load(UNet2DConditionModel, folder, "unet", torch_dtype=dtype)
-        check_shape(unet)
-        _check_autoencoder(folder)
-        vae = _load(AutoencoderKL, folder, "vae", torch_dtype=dtype)
-        if unet.config.in_channels != vae.config.latent_channels:
-            raise ValueError(
-                f"{folder}/unet/config.json: in_channels is {unet.config.in_channels}, but latents have "
-                f"{vae.config.latent_channels} channels; models for inpainting and the like take more than latents"
-            )
-        scheduler: Any = DDIMScheduler.from_pretrained(folder / "scheduler")
-        if scheduler.config.prediction_type not in ("epsilon", "v_prediction"):
-            raise ValueError(
-                f"{folder}/scheduler: expected prediction_type epsilon or v_prediction, "
-                f"got {scheduler.config.prediction_type!r}"
-            )
-        empty_prompt = _encode_empty_prompt(folder, dtype)
-        # Convolutions are faster in this layout, on CPUs and GPUs; numbers stay the same but for rounding.
-        unet, vae = (model.to(device, memory_format=torch.channels_last).eval() for model in (unet, vae))
-        return cls(unet, vae, scheduler, empty_prompt.to(device))
+        folder = local_folder(id_or_folder)
+        family, scheduler = _check_settings(folder)
+        predictor = family.from_folder(folder, device, dtype)
+        vae = load_network(AutoencoderKL, folder, "vae", torch_dtype=dtype)
+        _check_channels(folder, predictor, vae)
+        return cls(predictor, vae.to(device, memory_format=torch.channels_last).eval(), scheduler)
+
+    @classmethod
+    def sketch(cls, folder: Path) -> LatentDiffusion:
+        """A folder's model without its weights, on torch's meta device: sizes, layers and grid, no results.
+
+        Raises OSError and ValueError as `from_pretrained` does for settings.
+        """
+        family, scheduler = _check_settings(folder)
+        predictor, vae = family.sketch(folder), sketch_network(AutoencoderKL, folder, "vae")
+        _check_channels(folder, predictor, vae)
+        return cls(predictor, vae.eval(), scheduler)
 
     @property
     def device(self) -> torch.device:
         """Where the model runs."""
-        return self.empty_prompt.device
+        return self.predictor.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the numbers in the networks."""
+        return self.predictor.dtype
+
+    @property
+    def unet(self) -> Any:
+        """For callers of today alone; goes away with them."""
+        return self.predictor.unet
+
+    @property
+    def empty_prompt(self) -> Tensor:
+        """For callers of today alone; goes away with them."""
+        return self.predictor.empty_prompt
+
+    @property
+    def latent_channels(self) -> int:
+        """C of the latents."""
+        return int(self.vae.config.latent_channels)
 
     @property
     def latent_factor(self) -> int:
@@ -115,11 +99,26 @@ class LatentDiffusion:
     @property
     def size_multiple(self) -> int:
         """Image sides must be multiples of this, so that every level of the UNet halves exactly."""
-        return self.latent_factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
+        return self.latent_factor * 2**self.predictor.deepest
+
+    @property
+    def native_size(self) -> int:
+        """Side of the images that the model was trained at, pixels; ValueError where that is not one number."""
+        side = self.predictor.sample_size
+        if not isinstance(side, int):
+            raise ValueError(
+                f"unet/config.json: sample_size: expected the latents' side as one whole number, got {side}"
+            )
+        return side * self.latent_factor
+
+    @property
+    def default_layers(self) -> tuple[str, str]:
+        """Names of the attentions that queries are read from, and that is nudged, unless others are chosen."""
+        return self.predictor.default_layers
 
     def attention(self, name: str) -> Attention:
         """Return the attention module called `name`; ValueError lists the cross-attentions where there is none."""
-        modules = attentions(self.unet)
+        modules = self.predictor.attentions
         if name not in modules:
             known = ", ".join(key for key in modules if key.endswith("attn2"))
             raise ValueError(f"layer {name!r} is no attention of this UNet; its cross-attentions are: {known}")
@@ -127,11 +126,11 @@ class LatentDiffusion:
 
     def level(self, name: str) -> int:
         """How many times a latent's sides are halved where the attention called `name` is."""
-        deepest = len(self.unet.config.block_out_channels) - 1
-        block, index, *_ = name.split(".")
-        if block == "mid_block":
-            return deepest
-        return int(index) if block == "down_blocks" else deepest - int(index)
+        return self.predictor.level(name)
+
+    def sharing_attention(self) -> AbstractContextManager[None]:
+        """A block in which all rows of a batch use the attention maps of its first row."""
+        return self.predictor.sharing_attention()
 
     def grid(self, steps: int) -> list[Step]:
         """Return the `steps` denoising steps of the scheduler's own grid, from the largest timestep down.
@@ -152,12 +151,12 @@ class LatentDiffusion:
 
     def encode(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [-1, 1] -> latents (B, C, H/f, W/f) float32: the posterior's mode, scaled."""
-        posterior = self.vae.encode(images.to(self.device, self.empty_prompt.dtype)).latent_dist
+        posterior = self.vae.encode(images.to(self.device, self.dtype)).latent_dist
         return posterior.mode().float() * self.vae.config.scaling_factor
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (B, C, h, w) -> images (B, 3, H, W) float32, nominally in [-1, 1], not clipped."""
-        latents = latents.to(self.device, self.empty_prompt.dtype, memory_format=torch.channels_last)
+        latents = latents.to(self.device, self.dtype, memory_format=torch.channels_last)
         return self.vae.decode(latents / self.vae.config.scaling_factor).sample.float()
 
     def decodes_at_once(self, latents: Tensor) -> int:
@@ -170,101 +169,53 @@ class LatentDiffusion:
         widen_at: name of an attention; one latent is `rows` rows from the transformer that holds it on, and the result
         is (rows, C, h, w).
         """
-        transformer = widen_at.partition(".transformer_blocks")[0] if widen_at else None
-        inputs = latents.to(self.empty_prompt.dtype, memory_format=torch.channels_last)
-        output = evaluate(self.unet, inputs, step.timestep, self.empty_prompt, widen_at=transformer, rows=rows).float()
+        output = self.predictor.evaluate(latents, step.timestep, widen_at=widen_at, rows=rows).float()
         if self.scheduler.config.prediction_type == "v_prediction":
             # v = sqrt(abar) eps - sqrt(1 - abar) x_0 (Salimans and Ho, 2202.00512, appendix D)
             return step.alpha**0.5 * output + (1 - step.alpha) ** 0.5 * latents.float()
         return output
 
 
-def _local_folder(id_or_folder: str | Path) -> Path:
-    folder = Path(id_or_folder)
-    if not folder.is_dir():
-        if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(id_or_folder)):
-            raise FileNotFoundError(f"{id_or_folder}: no such folder (and not a hub id like owner/name)")
-        folder = _snapshot(str(id_or_folder))
-    missing = _missing(folder)
-    if missing:
-        raise FileNotFoundError(f"{folder}: not a diffusers folder with safetensors weights; missing: {missing}")
-    return folder
+def _check_settings(folder: Path) -> tuple[type[StableDiffusion], Any]:
+    """The model's family and its scheduler, from a folder's JSON files alone.
 
-
-def _snapshot(repository: str) -> Path:
-    """Return the local copy of a hub repository, downloading it only where the cache does not hold it whole."""
-    try:
-        folder = Path(snapshot_download(repository, allow_patterns=FETCHED, local_files_only=True))
-        if not _missing(folder):
-            return folder
-    except OSError:
-        pass
-    try:
-        return Path(snapshot_download(repository, allow_patterns=FETCHED))
-    except Exception as error:  # the hub client's network errors share no base class
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise FileNotFoundError(
-            f"{repository}: no such folder, not in the local hub cache, and not to be had from the hub ({reason})"
-        ) from error
-
-
-def _missing(folder: Path) -> str:
-    """Return the files that `folder` lacks, joined by commas."""
-    missing = [name for name in (*CONFIGS, *WEIGHTS) if not (folder / name).is_file()]
-    if not any(all((folder / name).is_file() for name in form) for form in TOKENIZERS):
-        missing.append(" or ".join(" + ".join(form) for form in TOKENIZERS))
-    return ", ".join(missing)
-
-
-def _load(model_class: Any, folder: Path, part: str, **settings: Any) -> Any:
-    """Load one network of the folder, refusing weights that leave a parameter at its random start."""
-    try:
-        model, report = model_class.from_pretrained(
-            folder / part, use_safetensors=True, local_files_only=True, output_loading_info=True, **settings
+    Raises ValueError, naming the file, for what asks for code, and for models of another kind.
+    """
+    check_configs(*(folder / part for part in PARTS))
+    config = read_config(folder / "unet/config.json")
+    kind = config.get("_class_name", "UNet2DConditionModel"), config.get("addition_embed_type")
+    if kind not in list(FAMILIES):  # not in the dict: JSON may hold what has no hash
+        raise ValueError(
+            f"{folder}/unet/config.json: _class_name {kind[0]!r} with addition_embed_type {kind[1]!r}; "
+            "expected a UNet of Stable Diffusion 1.x or 2.x"
         )
-    except (SafetensorError, RuntimeError, ValueError, KeyError, TypeError) as error:
-        if is_out_of_memory(error):
-            raise
-        raise ValueError(f"{folder}/{part}: weights do not fit config.json ({error})") from error
-    missing = sorted(report["missing_keys"])
-    if missing:
-        raise ValueError(f"{folder}/{part}: {len(missing)} parameters are not in the weights, such as {missing[0]}")
-    return model
+    check_class(folder / "vae/config.json", "AutoencoderKL")  # most others give no latent distribution
+    return FAMILIES[kind], _scheduler(folder)
 
 
-def _check_autoencoder(folder: Path) -> None:
-    """ValueError where vae/config.json is of another class: most others give no latent distribution."""
-    name = read_config(folder / "vae/config.json").get("_class_name", "AutoencoderKL")
-    if name != "AutoencoderKL":
-        raise ValueError(f"{folder}/vae/config.json: _class_name: expected AutoencoderKL, got {name!r}")
+def _scheduler(folder: Path) -> Any:
+    """The folder's scheduler, of whichever class, as a DDIMScheduler.
+
+    Raises ValueError for one whose noise levels are no betas (flow matching, EDM), and for unknown prediction types.
+    """
+    path = folder / "scheduler/scheduler_config.json"
+    config = read_config(path)
+    name = str(config.get("_class_name", "DDIMScheduler"))
+    flows = "FlowMatch" in name or config.get("use_flow_sigmas")
+    if flows or not (config.get("beta_schedule") or config.get("trained_betas")):
+        raise ValueError(f"{path}: _class_name: expected a scheduler with betas, such as DDIMScheduler, got {name!r}")
+    scheduler: Any = DDIMScheduler.from_pretrained(folder / "scheduler")
+    if scheduler.config.prediction_type not in ("epsilon", "v_prediction"):
+        raise ValueError(
+            f"{folder}/scheduler: expected prediction_type epsilon or v_prediction, "
+            f"got {scheduler.config.prediction_type!r}"
+        )
+    return scheduler
 
 
-def _encode_empty_prompt(folder: Path, dtype: torch.dtype) -> Tensor:
-    """Return the text encoder's last hidden states (1, S, C) for the empty prompt, padded as the tokenizer says."""
-    found = read_config(folder / "text_encoder/config.json")
-    try:
-        config = CLIPTextConfig(**{key: found[key] for key in TEXT_ENCODER_KEYS if key in found})
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{folder}/text_encoder/config.json: not of a CLIP text encoder ({error})") from error
-    with _no_progress_bar():
-        encoder = _load(CLIPTextModel, folder, "text_encoder", config=config, dtype=dtype).eval()
-    length = encoder.config.max_position_embeddings
-    try:
-        tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True, trust_remote_code=False)
-        tokens = tokenizer("", padding="max_length", max_length=length, truncation=True, return_tensors="pt").input_ids
-    except Exception as error:  # the tokenizers library raises plain Exception
-        raise ValueError(f"{folder}/tokenizer: not a tokenizer that can be read ({error})") from error
-    with torch.inference_mode():
-        return encoder(tokens).last_hidden_state
-
-
-@contextmanager
-def _no_progress_bar() -> Iterator[None]:
-    """Keep transformers from drawing a progress bar over the second that loading from a disk takes."""
-    enabled = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if enabled:
-            transformers_logging.enable_progress_bar()
+def _check_channels(folder: Path, predictor: StableDiffusion, vae: Any) -> None:
+    if predictor.in_channels != vae.config.latent_channels:
+        raise ValueError(
+            f"{folder}/unet/config.json: in_channels is {predictor.in_channels}, but latents have "
+            f"{vae.config.latent_channels} channels; models for inpainting and the like take more than latents"
+        )

@@ -19,7 +19,7 @@ from diffusers.models.attention_processor import Attention
 from torch import Tensor
 
 from emerdiff.diffusion import LatentDiffusion
-from emerdiff.hooks import Recording, add_to_input, add_to_output, record_input, record_output, shared_attention
+from emerdiff.hooks import Recording, add_to_input, add_to_output, record_input, record_output
 from emerdiff.inversion import Step, follow
 from emerdiff.memory import in_chunks
 from emerdiff.pack import pack, unpack
@@ -33,6 +33,7 @@ class Placement:
     add: Callable[[Attention, Tensor], AbstractContextManager[None]]
 
 
+# By the names that Options knows.
 # The paper's f(softmax(QK^T)V) + cM is "after-projection"; f(softmax(QK^T)V + cM) is its neighbour.
 PLACEMENTS = {
     "after-projection": Placement(record_output, add_to_output),
@@ -55,7 +56,7 @@ class Modulation:
 
     def attention_of(self, diffusion: LatentDiffusion) -> AbstractContextManager[None]:
         """The block in which rows are evaluated."""
-        return shared_attention(diffusion.unet) if self.attention_injection else nullcontext()
+        return diffusion.sharing_attention() if self.attention_injection else nullcontext()
 
 
 def difference_maps(

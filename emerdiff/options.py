@@ -1,37 +1,164 @@
-"""The settings of the method."""
+"""The settings of the method, each stated once: default, command line flag, reader, and words of a figure's footer.
+
+Nothing heavy is imported: a mistake in a setting is told before torch loads.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-from emerdiff.modulate import PLACEMENTS
-
+MODULATIONS = ("after-projection", "before-projection")
 SPEEDS = ("fast", "exact")
 UPSAMPLINGS = ("modulated", "naive")
+OWN_LAYER = "default"  # the text that stands for the model's own layer
+CROSS_ATTENTION = "{}.attentions.{}.transformer_blocks.0.attn2"  # of a block such as up_blocks.1, and an index in it
+
+
+def read_layer(text: str) -> str | None:
+    """A layer's full module name, from itself or a short name; None, the model's own layer, from "default".
+
+    "up1.0" -> "up_blocks.1.attentions.0.transformer_blocks.0.attn2"; likewise "down2.1" and "mid.0".
+    """
+    if text == OWN_LAYER:
+        return None
+    if match := re.fullmatch(r"(up|down)(\d+)\.(\d+)", text):
+        return CROSS_ATTENTION.format(f"{match[1]}_blocks.{match[2]}", match[3])
+    if match := re.fullmatch(r"mid\.(\d+)", text):
+        return CROSS_ATTENTION.format("mid_block", match[1])
+    return text
+
+
+def show_layer(name: str | None) -> str:
+    """A layer as `read_layer` reads it: "up1.0" for that layer of the up blocks, and full names for all others."""
+    if name is None:
+        return OWN_LAYER
+    match = re.fullmatch(r"up_blocks\.(\d+)\.attentions\.(\d+)\.transformer_blocks\.0\.attn2", name)
+    return f"up{match[1]}.{match[2]}" if match else name
+
+
+def read_switch(text: str) -> bool:
+    """True from "on", False from "off"; ValueError for anything else."""
+    if text not in ("on", "off"):
+        raise ValueError(f"expected on or off, got {text!r}")
+    return text == "on"
+
+
+def read_speed(text: str) -> str:
+    """One of SPEEDS; ValueError for anything else."""
+    if text not in SPEEDS:
+        raise ValueError(f"expected {' or '.join(SPEEDS)}, got {text!r}")
+    return text
+
+
+def _nothing(_value: Any) -> str:
+    return ""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the command line, an ablation and a figure's footer need to know of a field of `Options`."""
+
+    flag: str  # "--t-f"; a switch has "--no-injection" as well
+    metavar: str
+    help: str
+    read: Callable[[str], Any]  # a value from text; raises ValueError
+    expected: str  # what it reads
+    show: Callable[[Any], str] = str  # the other way round
+    footer: Callable[[Any], str] = _nothing  # what a figure's footer says of a value
+    field: str = ""  # of Options
+    default: Any = None
+
+    @property
+    def name(self) -> str:
+        """Of the setting in an ablation: "t_f"."""
+        return self.flag.removeprefix("--").replace("-", "_")
+
+
+def settings() -> tuple[Setting, ...]:
+    """The settings that have a flag, in the order of the fields."""
+    return tuple(
+        dataclasses.replace(field.metadata["setting"], field=field.name, default=field.default)
+        for field in dataclasses.fields(Options)
+        if "setting" in field.metadata
+    )
+
+
+WHOLE: dict[str, Any] = {"read": int, "expected": "a whole number"}
+NUMBER: dict[str, Any] = {"read": float, "expected": "a number", "show": "{:g}".format}
+LAYER: dict[str, Any] = {"read": read_layer, "expected": "a layer", "show": show_layer}
+SPEED: dict[str, Any] = {"read": read_speed, "expected": " or ".join(SPEEDS)}
+SWITCH: dict[str, Any] = {"read": read_switch, "expected": "on or off", "show": lambda on: "on" if on else "off"}
+
+
+def _option(
+    default: Any, flag: str, metavar: str, help: str, footer: Callable[[Any], str] = _nothing, **kind: Any
+) -> Any:
+    """A field of `Options` with its `Setting`; kind: WHOLE, NUMBER, ..."""
+    setting = Setting(flag, metavar, help, footer=footer, **kind)
+    return dataclasses.field(default=default, metadata={"setting": setting})
 
 
 @dataclass(frozen=True)
 class Options:
-    """Settings of the method; the defaults are the paper's for Stable Diffusion 1.4."""
+    """Settings of the method; the defaults are the paper's for Stable Diffusion 1.4.
 
-    masks: int = 30  # K, number of low-resolution masks
-    steps: int = 50  # denoising steps of the whole grid; only those from t_m down are run
-    feature_timestep: int = 1  # t_f, where queries are read; snaps to the grid
-    modulation_timestep: int = 281  # t_m, where the layer is modulated; snaps to the grid
-    strength: float = 10.0  # lambda, added to every channel at a mask's positions
-    feature_layer: str = "up_blocks.1.attentions.0.transformer_blocks.0.attn2"  # the queries' attention
-    modulated_layer: str = "up_blocks.1.attentions.2.transformer_blocks.0.attn2"  # the attention that is nudged
-    modulation: str = "after-projection"  # or "before-projection": before or after the layer's output projection
-    attention_injection: bool = True  # attention maps of the unmodulated pass in the modulated rows
-    sigma: float = 1.0  # Gaussian smoothing of the difference maps, in pixels of the network's input; 0 = none
-    seed: int = 0  # of the noise and of k-means
-    batch: int = (
-        16  # rows per UNet call at base_size x base_size pixels; fewer for longer images and small GPUs, 3 at least
+    masks: K, how many low-resolution masks.
+    feature_timestep: t_f, where queries are read; snaps to the grid.
+    modulation_timestep: t_m, where the layer is modulated; snaps to the grid.
+    strength: lambda, added to every channel at a mask's positions.
+    feature_layer: the attention whose queries are read, by full or short name (`read_layer`); None: the model's own.
+    modulated_layer: the attention that is nudged; likewise.
+    sigma: of the Gaussian smoothing of the difference maps, in pixels of the network's input; 0 for none.
+    steps: denoising steps of the whole grid; only those from t_m down are run.
+    seed: of the noise and of k-means.
+    speed: "fast", or "exact", the paper's own procedure, at 3 to 10 times the cost.
+    attention_injection: whether the modulated rows use the attention maps of the unmodulated pass.
+    modulation: "after-projection" or "before-projection", of the modulated layer's output.
+    batch: rows per UNet call at base_size x base_size pixels, 3 at least; fewer for longer images and small GPUs.
+    upsampling: "modulated", or "naive": bilinear upsampling of the low-resolution masks, the baseline.
+    base_size: shorter side of the image in the network, pixels.
+    keep_difference_maps: whether to return them, K times the network's input size in float32.
+
+    Raises ValueError, naming the field, for a value that no model could take.
+    """
+
+    masks: int = _option(30, "--masks", "K", "masks per image", "K = {}".format, **WHOLE)
+    feature_timestep: int = _option(1, "--t-f", "T", "timestep whose queries are clustered", "t_f = {}".format, **WHOLE)
+    modulation_timestep: int = _option(
+        281, "--t-m", "T", "timestep at which a mask is nudged", "t_m = {}".format, **WHOLE
     )
-    speed: str = "fast"  # or "exact", the paper's own procedure, at 3 to 10 times the cost
-    upsampling: str = "modulated"  # or "naive": bilinear upsampling of the low-resolution masks, the baseline
-    base_size: int = 512  # shorter side of the image in the network, pixels
-    keep_difference_maps: bool = False  # return them; K times the network's input size in float32
+    strength: float = _option(10.0, "--strength", "X", "lambda, how strongly it is nudged", "λ = {:g}".format, **NUMBER)
+    feature_layer: str | None = _option(
+        None, "--feature-layer", "L", "attention whose queries are clustered, such as up1.0", **LAYER
+    )
+    modulated_layer: str | None = _option(
+        None, "--modulated-layer", "L", "attention that is nudged, such as up1.2", **LAYER
+    )
+    sigma: float = _option(
+        1.0, "--sigma", "PX", "Gaussian smoothing of the difference maps", "σ = {:g} px".format, **NUMBER
+    )
+    steps: int = _option(50, "--steps", "N", "denoising steps of the whole schedule", "{} steps".format, **WHOLE)
+    seed: int = _option(0, "--seed", "S", "of the noise and the clustering", "seed {}".format, **WHOLE)
+    speed: str = _option(
+        "fast", "--speed", "S", "fast, or exact: the paper's own procedure, 3 to 10 times slower", str, **SPEED
+    )
+    attention_injection: bool = _option(
+        True,
+        "--injection",
+        "",
+        "keep the attention maps while nudging, or do not",
+        lambda on: "" if on else "no attention injection",
+        **SWITCH,
+    )
+    modulation: str = "after-projection"
+    batch: int = 16
+    upsampling: str = "modulated"
+    base_size: int = 512
+    keep_difference_maps: bool = False
 
     def __post_init__(self) -> None:
         for name, least in (("masks", 1), ("steps", 1), ("batch", 1), ("base_size", 1), ("seed", 0)):
@@ -44,11 +171,7 @@ class Options:
                 raise ValueError(f"{name}: expected a number from 0 up, got {getattr(self, name)}")
         if not abs(self.strength) < float("inf"):
             raise ValueError(f"strength: expected a finite number, got {self.strength}")
-        for name, choices in (
-            ("modulation", tuple(PLACEMENTS)),
-            ("upsampling", UPSAMPLINGS),
-            ("speed", SPEEDS),
-        ):
+        for name, choices in (("modulation", MODULATIONS), ("upsampling", UPSAMPLINGS), ("speed", SPEEDS)):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {getattr(self, name)!r}")
         if self.keep_difference_maps and self.upsampling == "naive":

@@ -24,7 +24,7 @@ from emerdiff.image import checked_size, nearest, network_size, to_tensor
 from emerdiff.inversion import Step, draw_noise, noisy_latent, thin
 from emerdiff.memory import measured, rows_that_fit
 from emerdiff.modulate import Modulation, difference_maps, finite, packed_difference_maps
-from emerdiff.options import Options
+from emerdiff.options import OWN_LAYER, Options, read_layer
 
 FAST_STEPS = 4  # of the grid's steps from t_m down, evenly spaced
 PACKED = 12  # latents that the responses of many masks are packed into, about
@@ -42,7 +42,7 @@ class Segments:
     modulation_timestep: int  # t_m as snapped to the grid
     network_size: tuple[int, int]  # (H', W'), pixels
     layer_rms: float | None  # RMS of the modulated tensor, unmodulated, at t_m; None with naive upsampling
-    options: Options
+    options: Options  # as snapped
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,11 @@ class EmerDiff:
         """Load a diffusers folder or hub repository; see `LatentDiffusion.from_pretrained`."""
         return cls(LatentDiffusion.from_pretrained(id_or_folder, device=device, dtype=dtype))
 
+    @classmethod
+    def sketch(cls, folder: str | Path) -> EmerDiff:
+        """A folder's model without its weights: `snap` and `cost` work, `segment` does not."""
+        return cls(LatentDiffusion.sketch(Path(folder)))
+
     @torch.inference_mode()
     def segment(
         self, image: np.ndarray, options: Options | None = None, *, progress: Callable[[int, int], None] | None = None
@@ -78,8 +83,8 @@ class EmerDiff:
         Raises ValueError for an image of another kind, an aspect beyond 4:1, more masks than the feature layer has
         positions, unknown layers, two layers of different levels, or numbers that overflowed.
         """
-        options = options or Options()
-        cost = self.cost(checked_size(image), options)
+        size, options = checked_size(image), self.snap(options or Options())
+        cost = self.cost(size, options)
         count_rows = _counter(cost.unet_rows, progress)
         feature_step, steps = self._steps(options)
 
@@ -112,21 +117,28 @@ class EmerDiff:
         )
 
     def snap(self, options: Options) -> Options:
-        """Return the options as this model uses them: t_f and t_m moved to the nearest timesteps of its grid.
+        """Return the options as this model uses them.
 
-        Raises ValueError for more steps than the model has, layers that it does not have, or two of different levels.
+        t_f and t_m are moved to the nearest timesteps of its grid, layers have their full names, and None is the
+        model's own layer. Raises ValueError for more steps than the model has, layers that it does not have, or two of
+        different levels.
         """
-        layers = {name: getattr(options, name) for name in ("feature_layer", "modulated_layer")}
+        names = ("feature_layer", "modulated_layer")
+        layers = {
+            name: read_layer(getattr(options, name) or OWN_LAYER) or own
+            for name, own in zip(names, self.diffusion.default_layers, strict=True)
+        }
         for layer in layers.values():
             self.diffusion.attention(layer)
         feature, modulated = (self.diffusion.level(layer) for layer in layers.values())
         if feature != modulated and options.upsampling == "modulated":
             raise ValueError(
-                f"feature_layer {options.feature_layer} sees latents halved {feature} times, modulated_layer "
-                f"{options.modulated_layer} {modulated} times: choose two layers of the same level"
+                f"feature_layer {layers['feature_layer']} sees latents halved {feature} times, modulated_layer "
+                f"{layers['modulated_layer']} {modulated} times: choose two layers of the same level"
             )
         feature_step, steps = self._steps(options)
-        return replace(options, feature_timestep=feature_step.timestep, modulation_timestep=steps[0].timestep)
+        timesteps = {"feature_timestep": feature_step.timestep, "modulation_timestep": steps[0].timestep}
+        return replace(options, **layers, **timesteps)
 
     def cost(self, image_size: tuple[int, int], options: Options | None = None) -> Cost:
         """Return the work that `segment` will do for an image of (H, W); ValueError as `segment` raises."""

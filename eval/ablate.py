@@ -7,14 +7,15 @@ measured.
 
 from __future__ import annotations
 
-import re
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from emerdiff import Options
+from emerdiff.options import Options, Setting, settings
+from emerdiff.options import read_layer as read_layer
+from emerdiff.options import show_layer as show_layer
 from ovseg.eval.ablation_table import NOTES, Row, measure, plot, sheet
 from ovseg.eval.datasets import Dataset, open_dataset
 from ovseg.eval.methods import Predictor
@@ -28,46 +29,7 @@ from ovseg.run.inputs import Item, prepare
 from ovseg.run.launch import launched
 from ovseg.run.terminal import say
 
-LAYER = "up_blocks.{}.attentions.{}.transformer_blocks.0.attn2"  # "up1.0" for short
-ON_OFF = {"on": True, "off": False}
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What can be varied."""
-
-    field: str  # of emerdiff.Options
-    read: Callable[[str], Any]  # a value from text; raises ValueError or KeyError
-    expected: str  # what it reads
-    show: Callable[[Any], str] = str  # the other way round
-
-
-def read_layer(text: str) -> str:
-    """A layer by its full name, or by "up1.0"."""
-    match = re.fullmatch(r"up(\d+)\.(\d+)", text)
-    return LAYER.format(*match.groups()) if match else text
-
-
-def show_layer(name: str) -> str:
-    """ "up1.0" where the layer has such a name."""
-    match = re.fullmatch(re.escape(LAYER).replace(r"\{\}", r"(\d+)"), name)
-    return f"up{match[1]}.{match[2]}" if match else name
-
-
-WHOLE, LAYERS = "a whole number", "a layer"
-SETTINGS: dict[str, Setting] = {
-    "masks": Setting("masks", int, WHOLE),
-    "t_f": Setting("feature_timestep", int, WHOLE),
-    "t_m": Setting("modulation_timestep", int, WHOLE),
-    "strength": Setting("strength", float, "a number", "{:g}".format),
-    "feature_layer": Setting("feature_layer", read_layer, LAYERS, show_layer),
-    "modulated_layer": Setting("modulated_layer", read_layer, LAYERS, show_layer),
-    "injection": Setting("attention_injection", ON_OFF.__getitem__, "on or off", lambda on: "on" if on else "off"),
-    "sigma": Setting("sigma", float, "a number", "{:g}".format),
-    "steps": Setting("steps", int, WHOLE),
-    "seed": Setting("seed", int, WHOLE),
-    "speed": Setting("speed", str, "fast or exact"),
-}
+SETTINGS: dict[str, Setting] = {setting.name: setting for setting in settings()}  # what can be varied
 
 
 @dataclass(frozen=True)
@@ -110,7 +72,7 @@ def _read_value(name: str, text: str) -> Any:
     setting = SETTINGS[name]
     try:
         value = setting.read(text)
-    except (ValueError, KeyError) as error:
+    except ValueError as error:
         raise ValueError(f"--over {name}: expected {setting.expected}, got {text!r}") from error
     try:
         Options(**{setting.field: value})

@@ -8,11 +8,13 @@ one `ovseg masks` gives it. Drawn with matplotlib, which loads when a figure is 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
+from emerdiff.options import settings
 from ovseg import __version__
 from ovseg.draw import Colour, distinct_colours, paint
 from ovseg.images import check_array
@@ -217,13 +219,10 @@ def _percent(share: float) -> str:
 
 
 def _draw_footer(sheet: Sheet, segments: Segments, models: Mapping[str, str]) -> None:
-    options, bottom = segments.options, sheet.height - MARGIN
-    settings = (
-        f"K = {options.masks}, t_f = {segments.feature_timestep}, t_m = {segments.modulation_timestep}, "
-        f"λ = {options.strength:g}, σ = {options.sigma:g} px, {options.steps} steps, "
-        f"seed {options.seed}, {options.speed}" + ("" if options.attention_injection else ", no attention injection")
-    )
+    timesteps = {"feature_timestep": segments.feature_timestep, "modulation_timestep": segments.modulation_timestep}
+    options, bottom = replace(segments.options, **timesteps), sheet.height - MARGIN
+    remarks = [setting.footer(getattr(options, setting.field)) for setting in settings()]
     sheet.box(MARGIN, bottom - 0.34, sheet.width - 2 * MARGIN, 0.006, RULE)
-    sheet.text(MARGIN, bottom - 0.16, settings)
+    sheet.text(MARGIN, bottom - 0.16, ", ".join(filter(None, remarks)))
     sheet.text(MARGIN, bottom, ", ".join(f"{kind} {name}" for kind, name in models.items()))
     sheet.text(sheet.width - MARGIN, bottom - 0.16, f"ovseg {__version__}", ha="right")

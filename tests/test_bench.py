@@ -24,6 +24,7 @@ from bench.quality import RULES, quality
 from bench.reference import Part, injection_cost, reference_segment
 from bench.shapes import count_flops, made_up, shapes_of_sd14
 from emerdiff import EmerDiff, LatentDiffusion, Options
+from emerdiff.stable_diffusion import StableDiffusion
 from ovseg.dense import View
 from ovseg.segmenter import Segmenter
 
@@ -72,9 +73,9 @@ def test_without_a_nudge_the_reference_returns_the_image_itself(model: EmerDiff,
 
 
 def test_the_reference_leaves_the_network_as_it_was(model: EmerDiff, image: np.ndarray):
-    before = model.diffusion.unet.attn_processors
+    before = model.diffusion.predictor.unet.attn_processors
     reference_segment(model, image, OPTIONS, Part(1, 1))
-    assert model.diffusion.unet.attn_processors == before
+    assert model.diffusion.predictor.unet.attn_processors == before
 
 
 @torch.inference_mode()
@@ -83,11 +84,11 @@ def test_maps_are_diffusers_attention_and_given_maps_replace_it(model: EmerDiff)
     one, other = torch.randn(2, 1, 4, 16, 24, generator=torch.Generator().manual_seed(0))
 
     def predict(latent: torch.Tensor) -> torch.Tensor:
-        return diffusion.unet(latent, 201, encoder_hidden_states=diffusion.empty_prompt).sample
+        return diffusion.predictor.unet(latent, 201, encoder_hidden_states=diffusion.predictor.empty_prompt).sample
 
     plain = predict(one), predict(other)
-    attention = map_attention(diffusion, OPTIONS)
-    with installed(diffusion.unet, attention):
+    attention = map_attention(diffusion, model.snap(OPTIONS))
+    with installed(diffusion.predictor.unet, attention):
         attention.mode = "record"
         torch.testing.assert_close(predict(one), plain[0], atol=1e-5, rtol=1e-5)
         attention.mode = "inject"
@@ -178,14 +179,15 @@ def test_flops_on_shapes_are_those_of_a_real_run(tiny_diffusion: Path, injection
     real = EmerDiff.from_pretrained(tiny_diffusion).diffusion
     with FlopCounterMode(display=False) as counter:
         EmerDiff(real).segment(image, options)
-    unet, vae, prompt = (part.to("meta") for part in (real.unet, real.vae, real.empty_prompt))
-    shapes = EmerDiff(LatentDiffusion(unet, vae, real.scheduler, prompt))
+    parts = (real.predictor.unet, real.vae, real.predictor.empty_prompt)
+    unet, vae, prompt = (part.to("meta") for part in parts)
+    shapes = EmerDiff(LatentDiffusion(StableDiffusion(unet, prompt), vae, real.scheduler))
     assert count_flops(shapes, options) == counter.get_total_flops() > 1e6
 
 
 def test_stable_diffusions_shapes_are_of_its_size():
     diffusion = shapes_of_sd14().diffusion
-    assert sum(tensor.numel() for tensor in diffusion.unet.parameters()) == 859_520_964  # as published: 860 M
+    assert sum(tensor.numel() for tensor in diffusion.predictor.unet.parameters()) == 859_520_964  # as published: 860 M
     assert sum(tensor.numel() for tensor in diffusion.vae.parameters()) == 83_653_863
 
 

@@ -15,7 +15,7 @@ from diffusers import DDIMScheduler, UNet2DConditionModel
 from diffusion_folder import TOKENIZER_FORMS, save_tiny_diffusion
 from safetensors.torch import load_file, save_file
 
-import emerdiff.diffusion
+import emerdiff.folder
 from emerdiff import LatentDiffusion
 from emerdiff.inversion import noisy_latent
 
@@ -98,17 +98,15 @@ def test_a_unet_that_takes_more_than_latents_is_refused(folder: Path):
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
-def test_predictions_become_noise(diffusion: LatentDiffusion, prediction: str, monkeypatch: pytest.MonkeyPatch):
+def test_predictions_become_noise(diffusion: LatentDiffusion, prediction: str):
     step = diffusion.grid(50)[30]
     x_0, noise = torch.randn(2, 1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     velocity = step.alpha**0.5 * noise - (1 - step.alpha) ** 0.5 * x_0
     output = {"epsilon": noise, "v_prediction": velocity}[prediction]
-    monkeypatch.setattr(emerdiff.diffusion, "evaluate", lambda *_, **__: output)
     perfect = LatentDiffusion(
-        unet=diffusion.unet,
+        predictor=SimpleNamespace(evaluate=lambda *_, **__: output),
         vae=diffusion.vae,
         scheduler=SimpleNamespace(config=SimpleNamespace(prediction_type=prediction)),
-        empty_prompt=diffusion.empty_prompt,
     )
     found = perfect.predict_noise(noisy_latent(x_0, noise, step.alpha), step)
     torch.testing.assert_close(found, noise, atol=1e-5, rtol=1e-5)
@@ -125,7 +123,9 @@ def test_unknown_layers_are_refused_with_the_known_ones(diffusion: LatentDiffusi
 
 def test_both_tokenizer_forms_give_the_same_empty_prompt(tmp_path: Path):
     prompts = [
-        LatentDiffusion.from_pretrained(save_tiny_diffusion(tmp_path / form, tokenizer_form=form)).empty_prompt
+        LatentDiffusion.from_pretrained(
+            save_tiny_diffusion(tmp_path / form, tokenizer_form=form)
+        ).predictor.empty_prompt
         for form in TOKENIZER_FORMS
     ]
     assert prompts[0].shape == (1, 77, 8)
@@ -138,7 +138,7 @@ def test_the_empty_prompt_is_start_then_ends(tiny_diffusion: Path, diffusion: La
     encoder = CLIPTextModel.from_pretrained(tiny_diffusion / "text_encoder").eval()
     with torch.no_grad():
         expected = encoder(torch.tensor([[512] + [513] * 76])).last_hidden_state
-    torch.testing.assert_close(diffusion.empty_prompt, expected)
+    torch.testing.assert_close(diffusion.predictor.empty_prompt, expected)
 
 
 def test_key_names_of_the_published_checkpoints_load(folder: Path, diffusion: LatentDiffusion):
@@ -152,7 +152,7 @@ def test_key_names_of_the_published_checkpoints_load(folder: Path, diffusion: La
     save_file(weights, vae, {"format": "pt"})
     loaded = LatentDiffusion.from_pretrained(folder)
     images = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(loaded.empty_prompt, diffusion.empty_prompt)
+    assert torch.equal(loaded.predictor.empty_prompt, diffusion.predictor.empty_prompt)
     with torch.no_grad():
         assert torch.equal(loaded.encode(images), diffusion.encode(images))
 
@@ -161,7 +161,7 @@ def test_half_precision_weights_load_in_float32(folder: Path):
     path = folder / "unet/diffusion_pytorch_model.safetensors"
     save_file({key: value.half() for key, value in load_file(path).items()}, path, {"format": "pt"})
     loaded = LatentDiffusion.from_pretrained(folder)
-    assert {parameter.dtype for parameter in loaded.unet.parameters()} == {torch.float32}
+    assert {parameter.dtype for parameter in loaded.predictor.unet.parameters()} == {torch.float32}
 
 
 def test_dtype_reaches_every_part(tiny_diffusion: Path):
@@ -169,7 +169,8 @@ def test_dtype_reaches_every_part(tiny_diffusion: Path):
     step = loaded.grid(50)[-1]
     with torch.no_grad():
         latents = loaded.encode(torch.zeros(1, 3, 16, 16))
-        assert loaded.empty_prompt.dtype == loaded.unet.dtype == loaded.vae.dtype == torch.bfloat16
+        assert loaded.dtype == loaded.predictor.unet.dtype == loaded.vae.dtype == torch.bfloat16
+        assert loaded.predictor.empty_prompt.dtype == torch.bfloat16
         assert latents.dtype == loaded.predict_noise(latents, step).dtype == loaded.decode(latents).dtype
     assert latents.dtype == torch.float32
 
@@ -256,7 +257,7 @@ def test_a_folder_that_does_not_exist(tmp_path: Path):
 def test_a_hub_id_without_network_fails_and_says_what_was_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(OSError, match="nobody/nothing: no such folder, not in the local hub cache, and not to be had"):
+    with pytest.raises(OSError, match="nobody/nothing: no such folder, not in the local hub cache, and not available"):
         LatentDiffusion.from_pretrained("nobody/nothing")
 
 
@@ -267,6 +268,6 @@ def test_a_cached_repository_needs_no_network(tiny_diffusion: Path, monkeypatch:
         asked.append((repository, local_files_only))
         return str(tiny_diffusion)
 
-    monkeypatch.setattr(emerdiff.diffusion, "snapshot_download", snapshot)
+    monkeypatch.setattr(emerdiff.folder, "snapshot_download", snapshot)
     LatentDiffusion.from_pretrained("owner/name")
     assert asked == [("owner/name", True)]

@@ -73,12 +73,12 @@ def test_rows_attend_as_the_first(diffusion: LatentDiffusion, elements: int, mon
     step = diffusion.grid(50)[35]
     rows = latents(3, seed=1)
     with torch.no_grad():
-        with shared_attention(diffusion.unet):
+        with shared_attention(diffusion.predictor.unet):
             shared = diffusion.predict_noise(rows, step)
         without = diffusion.predict_noise(rows, step)
 
-        processors = {name: ProbabilityProcessor() for name in diffusion.unet.attn_processors}
-        diffusion.unet.set_attn_processor(dict(processors))
+        processors = {name: ProbabilityProcessor() for name in diffusion.predictor.unet.attn_processors}
+        diffusion.predictor.unet.set_attn_processor(dict(processors))
         slow_first = diffusion.predict_noise(rows[:1], step)
         for processor in processors.values():
             processor.inject = True
@@ -101,11 +101,11 @@ def test_half_precision_shares_maps_of_full_precision():
 
 
 def test_processors_come_back_after_an_exception(diffusion: LatentDiffusion):
-    before = diffusion.unet.attn_processors
-    with pytest.raises(KeyError), shared_attention(diffusion.unet):
-        assert diffusion.unet.attn_processors != before
+    before = diffusion.predictor.unet.attn_processors
+    with pytest.raises(KeyError), shared_attention(diffusion.predictor.unet):
+        assert diffusion.predictor.unet.attn_processors != before
         raise KeyError
-    assert diffusion.unet.attn_processors == before
+    assert diffusion.predictor.unet.attn_processors == before
 
 
 def test_recording_and_adding():
@@ -137,22 +137,22 @@ def layer_at(layer: nn.Linear, x: Tensor) -> Tensor:
     ],
 )
 def test_hooks_are_gone_after_an_exception(diffusion: LatentDiffusion, place: Callable):
-    with pytest.raises(KeyError), place(diffusion.unet):
-        assert hook_count(diffusion.unet) > 0
+    with pytest.raises(KeyError), place(diffusion.predictor.unet):
+        assert hook_count(diffusion.predictor.unet) > 0
         raise KeyError
-    assert hook_count(diffusion.unet) == 0
+    assert hook_count(diffusion.predictor.unet) == 0
 
 
 def test_nothing_recorded_is_an_error(diffusion: LatentDiffusion):
-    with record_output(diffusion.unet.conv_in) as recording:
+    with record_output(diffusion.predictor.unet.conv_in) as recording:
         pass
     with pytest.raises(RuntimeError, match="recorded nothing"):
         recording.read()
 
 
 def test_fused_projections_are_an_error(diffusion: LatentDiffusion):
-    layer = attentions(diffusion.unet)["up_blocks.1.attentions.0.transformer_blocks.0.attn1"]
-    diffusion.unet.fuse_qkv_projections()
+    layer = attentions(diffusion.predictor.unet)["up_blocks.1.attentions.0.transformer_blocks.0.attn1"]
+    diffusion.predictor.unet.fuse_qkv_projections()
     with torch.no_grad(), record_output(layer.to_q) as bypassed:
         diffusion.predict_noise(latents(1), diffusion.grid(50)[0])
     with pytest.raises(RuntimeError, match="recorded nothing"):

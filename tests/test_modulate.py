@@ -158,7 +158,7 @@ def test_placements_add_before_and_after_the_output_projection(diffusion, steps,
     projection = attention.to_out[0]
     delta = 10.0 * masks[:1, :, None].float()
     hidden = torch.randn(1, POSITIONS, 16, generator=torch.Generator().manual_seed(1))
-    context = diffusion.empty_prompt
+    context = diffusion.predictor.empty_prompt
     changes = {}
     with torch.no_grad():
         plain = attention(hidden, encoder_hidden_states=context)
@@ -209,7 +209,7 @@ class _Attention:
 
 
 def _slow_row(diffusion, steps, path, mask, strength: float, injection: bool) -> Tensor:
-    unet = diffusion.unet
+    unet = diffusion.predictor.unet
     # SD's PNDM configuration names no clip_sample, and DDIM's default would clip the latents.
     scheduler = DDIMScheduler.from_config(diffusion.scheduler.config, clip_sample=False)
     original = unet.attn_processors
@@ -218,7 +218,7 @@ def _slow_row(diffusion, steps, path, mask, strength: float, injection: bool) ->
     def mean(x: Tensor, index: int) -> Tensor:
         for processor in processors.values():
             processor.timestep = steps[index].timestep
-        noise = unet(x, steps[index].timestep, encoder_hidden_states=diffusion.empty_prompt).sample
+        noise = unet(x, steps[index].timestep, encoder_hidden_states=diffusion.predictor.empty_prompt).sample
         zeros = torch.zeros_like(x)
         return scheduler.step(noise, steps[index].timestep, x, eta=1.0, variance_noise=zeros).prev_sample
 

@@ -16,6 +16,7 @@ from emerdiff import Cost, EmerDiff, Options
 from emerdiff.image import nearest, network_size
 
 OPTIONS = Options(masks=4, steps=10, base_size=32, speed="exact")
+UP_1, ATTN_2 = "up_blocks.1.attentions", "transformer_blocks.0.attn2"
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +69,7 @@ def test_queries_are_those_of_the_noisy_image(emerdiff: EmerDiff):
     """Read by hand: the image's latent, the noise of t = 1, one UNet call, the input of to_q times its weights."""
     image = picture(32, 48)
     diffusion = emerdiff.diffusion
-    layer = diffusion.attention(OPTIONS.feature_layer)
+    layer = diffusion.attention(emerdiff.snap(OPTIONS).feature_layer)
     step = diffusion.grid(10)[-1]
     seen: list[torch.Tensor] = []
     handle = layer.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
@@ -90,8 +91,10 @@ def test_timesteps_snap_to_the_grid(emerdiff: EmerDiff):
 
 def test_options_snap_before_any_image_is_seen(emerdiff: EmerDiff):
     snapped = emerdiff.snap(replace(OPTIONS, feature_timestep=40))
-    assert snapped == replace(OPTIONS, feature_timestep=1, modulation_timestep=301)
+    layers = {"feature_layer": f"{UP_1}.0.{ATTN_2}", "modulated_layer": f"{UP_1}.2.{ATTN_2}"}
+    assert snapped == replace(OPTIONS, feature_timestep=1, modulation_timestep=301, **layers)
     assert emerdiff.snap(snapped) == snapped
+    assert emerdiff.snap(replace(OPTIONS, modulated_layer="up1.1")).modulated_layer == f"{UP_1}.1.{ATTN_2}"
     with pytest.raises(ValueError, match="steps: expected 1 to 999, got 5000"):
         emerdiff.snap(replace(OPTIONS, steps=5000))
     with pytest.raises(ValueError, match="'nowhere' is no attention"):
@@ -301,6 +304,5 @@ def test_the_defaults_are_the_papers_but_for_the_speed():
     assert options.speed == "fast"
     assert (options.masks, options.steps, options.strength) == (30, 50, 10.0)
     assert (options.feature_timestep, options.modulation_timestep) == (1, 281)
-    assert options.feature_layer == "up_blocks.1.attentions.0.transformer_blocks.0.attn2"
-    assert options.modulated_layer == "up_blocks.1.attentions.2.transformer_blocks.0.attn2"
+    assert options.feature_layer is options.modulated_layer is None  # the model's own
     assert options.attention_injection and options.modulation == "after-projection"

@@ -1,0 +1,155 @@
+"""Stable Diffusion 1.x and 2.x: their UNet, conditioned on the empty prompt.
+
+The one family of `emerdiff.diffusion.FAMILIES`: what differs from one line of diffusion models to the next is here,
+the autoencoder, the grid of timesteps and the conversion of predictions are there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import UNet2DConditionModel
+from diffusers.models.attention_processor import Attention
+from torch import Tensor
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers.utils import logging as transformers_logging
+
+from emerdiff.configs import read_config
+from emerdiff.folder import load_network, sketch_network
+from emerdiff.hooks import attentions, shared_attention
+from emerdiff.options import CROSS_ATTENTION
+from emerdiff.unet import check_shape, evaluate
+
+# What CLIP's text encoder is built from; every other entry of its config is left unread.
+TEXT_ENCODER_KEYS = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "projection_dim",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "max_position_embeddings",
+    "hidden_act",
+    "layer_norm_eps",
+    "attention_dropout",
+    "initializer_range",
+    "initializer_factor",
+    "pad_token_id",
+    "bos_token_id",
+    "eos_token_id",
+)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class StableDiffusion:
+    """The UNet and what it is conditioned on."""
+
+    unet: Any  # UNet2DConditionModel; Any: diffusers' classes carry no types for their calls and configurations
+    empty_prompt: Tensor  # (1, S, D) the text encoder's states for ""
+
+    @classmethod
+    def from_folder(cls, folder: Path, device: str | torch.device, dtype: torch.dtype) -> StableDiffusion:
+        """Load it from a diffusers folder; ValueError for a UNet of another shape, or weights that do not fit."""
+        unet = load_network(UNet2DConditionModel, folder, "unet", torch_dtype=dtype)
+        check_shape(unet)
+        prompt = encode_empty_prompt(folder, dtype)
+        # Convolutions are faster in this layout, on CPUs and GPUs; numbers stay the same but for rounding.
+        return cls(unet.to(device, memory_format=torch.channels_last).eval(), prompt.to(device))
+
+    @classmethod
+    def sketch(cls, folder: Path) -> StableDiffusion:
+        """Its shapes alone, on torch's meta device; ValueError for a UNet of another shape."""
+        unet = sketch_network(UNet2DConditionModel, folder, "unet")
+        check_shape(unet)
+        return cls(unet.eval(), torch.empty(1, 1, 1, device="meta"))
+
+    @property
+    def default_layers(self) -> tuple[str, str]:
+        """The attentions that queries are read from and that is nudged: those of the EmerDiff paper."""
+        return CROSS_ATTENTION.format("up_blocks.1", 0), CROSS_ATTENTION.format("up_blocks.1", 2)
+
+    @property
+    def attentions(self) -> dict[str, Attention]:
+        """Every attention by its module name."""
+        return attentions(self.unet)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        return self.empty_prompt.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of weights and activations."""
+        return self.empty_prompt.dtype
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of what it takes."""
+        return int(self.unet.config.in_channels)
+
+    @property
+    def sample_size(self) -> Any:
+        """unet/config.json's: the latents' side in training, mostly one whole number."""
+        return self.unet.config.sample_size
+
+    @property
+    def deepest(self) -> int:
+        """How many times latents are halved in the middle."""
+        return len(self.unet.config.block_out_channels) - 1
+
+    def level(self, name: str) -> int:
+        """How many times latents are halved where the attention called `name` is."""
+        block, index, *_ = name.split(".")
+        if block == "mid_block":
+            return self.deepest
+        return int(index) if block == "down_blocks" else self.deepest - int(index)
+
+    def sharing_attention(self) -> AbstractContextManager[None]:
+        """A block in which all rows attend as the first one does (`emerdiff.hooks.shared_attention`)."""
+        return shared_attention(self.unet)
+
+    def evaluate(self, latents: Tensor, timestep: int, *, widen_at: str | None = None, rows: int = 1) -> Tensor:
+        """Latents (B, C, h, w) at a timestep -> the UNet's output, same shape, in `dtype`.
+
+        widen_at: name of an attention; one latent is `rows` rows from the transformer that holds it on.
+        """
+        transformer = widen_at.partition(".transformer_blocks")[0] if widen_at else None
+        inputs = latents.to(self.dtype, memory_format=torch.channels_last)
+        return evaluate(self.unet, inputs, timestep, self.empty_prompt, widen_at=transformer, rows=rows)
+
+
+def encode_empty_prompt(folder: Path, dtype: torch.dtype) -> Tensor:
+    """Return the text encoder's last hidden states (1, S, D) for the empty prompt, padded as the tokenizer says."""
+    found = read_config(folder / "text_encoder/config.json")
+    try:
+        config = CLIPTextConfig(**{key: found[key] for key in TEXT_ENCODER_KEYS if key in found})
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{folder}/text_encoder/config.json: not of a CLIP text encoder ({error})") from error
+    with _no_progress_bar():
+        encoder = load_network(CLIPTextModel, folder, "text_encoder", config=config, dtype=dtype).eval()
+    length = encoder.config.max_position_embeddings
+    try:
+        tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True, trust_remote_code=False)
+        tokens = tokenizer("", padding="max_length", max_length=length, truncation=True, return_tensors="pt").input_ids
+    except Exception as error:  # the tokenizers library raises plain Exception
+        raise ValueError(f"{folder}/tokenizer: not a tokenizer that can be read ({error})") from error
+    with torch.inference_mode():
+        return encoder(tokens).last_hidden_state
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """Keep transformers from drawing a progress bar over the second that loading from a disk takes."""
+    enabled = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if enabled:
+            transformers_logging.enable_progress_bar()
