@@ -19,11 +19,12 @@ import numpy as np
 
 from emerdiff import naive_segments
 from ovseg.analysis import Analysis
+from ovseg.compare import differences
 from ovseg.eval.confusion import class_iou, interval, mean_iou
 from ovseg.eval.score import Track
 from ovseg.eval.scored import json_number
 from ovseg.labels import grid_weights
-from ovseg.run.folder import RunFolder, differences
+from ovseg.run.folder import RunFolder
 from ovseg.run.images import ANALYSIS, RunImage
 
 if TYPE_CHECKING:
@@ -138,12 +139,15 @@ def read_analyses(run: RunFolder, dataset: Dataset, track: Track = iter) -> Iter
     for id in track(sorted(run.ids)):
         image, truth = RunImage(run, id), dataset.truth(id)
         path, analysis = image.file(ANALYSIS), image.analysis(truth.shape)
-        options = analysis.origin.options
-        if options["upsampling"] == "naive":
-            raise ValueError(f"{path}: holds naively upsampled masks, expected those of EmerDiff")
-        if found := differences({**(run.facts.get("options") or {}), "upsampling": options["upsampling"]}, options):
+        masks = analysis.origin.masks
+        if masks["by"] != "emerdiff":
+            kind = "naively upsampled masks" if masks["by"] == "naive" else f"masks by {masks['by']}"
+            raise ValueError(f"{path}: holds {kind}, expected those of EmerDiff")
+        options = masks["options"]
+        recorded = {**(run.facts.get("options") or {}), "upsampling": options["upsampling"]}
+        if found := differences(recorded, options, words="and"):
             raise ValueError(f"{path}: was kept by a run with other settings ({'; '.join(found)})")
-        made_with = {"diffusion": analysis.origin.diffusion, "clip": analysis.origin.clip}
-        if found := differences(run.facts.get("models") or made_with, made_with):
+        made_with = {"diffusion": masks["diffusion"], "clip": analysis.origin.clip}
+        if found := differences(run.facts.get("models") or made_with, made_with, words="and"):
             raise ValueError(f"{path}: was kept by a run with other models ({'; '.join(found)})")
         yield analysis, truth

@@ -17,8 +17,9 @@ from run_folders import blobs, write_run
 
 from ovseg import export
 from ovseg.cli import main
-from ovseg.export import WRITERS, LabelledImage, check_names, open_images
+from ovseg.export import WRITERS, LabelledImage, check_names, format_lines, open_images
 from ovseg.export import image as export_image
+from ovseg.export.write import export as export_images
 from ovseg.files import index_png, read_index_png
 
 ROOT = Path(__file__).parent.parent
@@ -213,6 +214,33 @@ def test_help_names_every_format(capsys: pytest.CaptureFixture[str]) -> None:
         main(["export", "--help"])
     shown = capsys.readouterr().out
     assert [line.split()[0] for line in shown.split("formats:\n")[1].split("\n\n")[0].splitlines()] == list(WRITERS)
+
+
+def test_a_line_of_help_is_the_first_of_the_formats_file() -> None:
+    lines = dict(line.split(maxsplit=1) for line in format_lines().splitlines())
+    assert list(lines) == list(WRITERS)
+    assert lines["png"] == "index maps and a legend, for programs that read arrays"
+    assert lines["voc"] == "a PASCAL VOC segmentation tree"
+
+
+def test_a_new_format_is_a_function_and_an_entry(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write_shares(images: export.ImageSet, folder: Path) -> None:
+        """A line an image: its id and the share of its pixels that have a label."""
+        lines = [f"{image.id},{(image.labels != image.no_label).mean():.3f}\n" for image in images]
+        (folder / "shares.csv").write_text("".join(lines))
+
+    monkeypatch.setitem(WRITERS, "shares", write_shares)
+    assert main(["export", str(run), "--format", "shares", "--out", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out/shares/shares.csv").read_text() == "a,0.833\nsub/b,0.833\n"  # 5 of 6 pixels each
+    assert list(json.loads((tmp_path / "out/export.json").read_text())) == ["shares"]
+
+
+def test_an_export_tells_nothing_unless_asked(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told: list[str] = []
+    export_images(open_images(run), ["png"], tmp_path / "a")
+    export_images(open_images(run), ["png"], tmp_path / "b", tell=told.append)
+    assert capsys.readouterr() == ("", "")
+    assert told == ["left out: 2 of 4 images (1 failed, 1 unfinished)", f"png: 2 images in {tmp_path / 'b/png'}"]
 
 
 def test_unsure_reaches_the_files(run: Path, tmp_path: Path) -> None:
