@@ -77,16 +77,6 @@ class LatentDiffusion:
         return self.predictor.dtype
 
     @property
-    def unet(self) -> Any:
-        """For callers of today alone; goes away with them."""
-        return self.predictor.unet
-
-    @property
-    def empty_prompt(self) -> Tensor:
-        """For callers of today alone; goes away with them."""
-        return self.predictor.empty_prompt
-
-    @property
     def latent_channels(self) -> int:
         """C of the latents."""
         return int(self.vae.config.latent_channels)

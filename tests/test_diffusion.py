@@ -11,12 +11,19 @@ from types import SimpleNamespace
 import huggingface_hub.constants
 import pytest
 import torch
-from diffusers import DDIMScheduler, UNet2DConditionModel
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    PNDMScheduler,
+    UNet2DConditionModel,
+)
 from diffusion_folder import TOKENIZER_FORMS, save_tiny_diffusion
 from safetensors.torch import load_file, save_file
 
 import emerdiff.folder
-from emerdiff import LatentDiffusion
+from emerdiff import EmerDiff, LatentDiffusion, Options
 from emerdiff.inversion import noisy_latent
 
 
@@ -114,6 +121,26 @@ def test_predictions_become_noise(diffusion: LatentDiffusion, prediction: str):
 
 def test_sizes(diffusion: LatentDiffusion):
     assert (diffusion.latent_factor, diffusion.size_multiple) == (2, 8)
+    assert (diffusion.latent_channels, diffusion.native_size) == (4, 32)  # latents of 16 x 16 in training
+    assert diffusion.dtype == torch.float32
+
+
+def test_a_size_that_is_not_one_number_is_named(folder: Path):
+    config = json.loads((folder / "unet/config.json").read_text())
+    (folder / "unet/config.json").write_text(json.dumps(config | {"sample_size": [16, 24]}))
+    loaded = LatentDiffusion.from_pretrained(folder)
+    with pytest.raises(ValueError, match=r"unet/config.json: sample_size: .* got \[16, 24\]"):
+        _ = loaded.native_size
+
+
+def test_levels_count_halvings(diffusion: LatentDiffusion):
+    """Three levels: latents of 16 x 16 are 8 x 8 in the middle of the way up, where the paper's layers are."""
+    layers = ["down_blocks.0.attentions.1", "down_blocks.1.attentions.0", "mid_block.attentions.0"]
+    layers += ["up_blocks.1.attentions.0", "up_blocks.2.attentions.2"]
+    names = [f"{layer}.transformer_blocks.0.attn2" for layer in layers]
+    assert set(names) <= diffusion.predictor.attentions.keys()
+    assert [diffusion.level(name) for name in names] == [0, 1, 2, 1, 0]
+    assert [diffusion.level(name) for name in diffusion.default_layers] == [1, 1]
 
 
 def test_unknown_layers_are_refused_with_the_known_ones(diffusion: LatentDiffusion):
@@ -238,15 +265,66 @@ def test_a_broken_tokenizer_is_named(tmp_path: Path, content: str):
     ("file", "key", "value", "message"),
     [
         ("scheduler/scheduler_config.json", "prediction_type", "sample", "epsilon or v_prediction, got 'sample'"),
+        (
+            "scheduler/scheduler_config.json",
+            "_class_name",
+            "FlowMatchEulerDiscreteScheduler",
+            "scheduler_config.json: _class_name: expected a scheduler with betas, .* got 'FlowMatchEulerDiscrete",
+        ),
+        ("scheduler/scheduler_config.json", "use_flow_sigmas", True, "expected a scheduler with betas"),
+        ("scheduler/scheduler_config.json", "beta_schedule", None, "expected a scheduler with betas"),
+        ("unet/config.json", "_class_name", "UNet3DConditionModel", "unet/config.json: _class_name 'UNet3DCondition"),
+        ("unet/config.json", "addition_embed_type", "text_time", "addition_embed_type 'text_time'; expected a UNet of"),
+        ("unet/config.json", "addition_embed_type", ["text"], r"addition_embed_type \['text'\]; expected a UNet of"),
         ("vae/config.json", "_class_name", "AutoencoderTiny", "expected AutoencoderKL, got 'AutoencoderTiny'"),
         ("unet/config.json", "cross_attention_norm", "layer_norm", "cross_attention_norm is 'layer_norm'"),
     ],
 )
-def test_models_of_another_kind_are_refused(folder: Path, file: str, key: str, value: str, message: str):
+def test_models_of_another_kind_are_refused_with_and_without_weights(
+    folder: Path, file: str, key: str, value: object, message: str
+):
     config = json.loads((folder / file).read_text())
     (folder / file).write_text(json.dumps(config | {key: value}))
-    with pytest.raises(ValueError, match=message):
+    for load in (LatentDiffusion.from_pretrained, LatentDiffusion.sketch):
+        with pytest.raises(ValueError, match=message) as raised:
+            load(folder)
+        assert len(str(raised.value).splitlines()) == 1
+
+
+def test_settings_are_judged_before_weights_are_read(folder: Path):
+    for path in folder.glob("*/*.safetensors"):
+        path.write_bytes(b"")
+    config = json.loads((folder / "scheduler/scheduler_config.json").read_text())
+    config |= {"_class_name": "FlowMatchHeunDiscreteScheduler"}
+    (folder / "scheduler/scheduler_config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="expected a scheduler with betas"):
         LatentDiffusion.from_pretrained(folder)
+
+
+def test_a_flow_matching_folder_as_diffusers_writes_it_is_refused(folder: Path):
+    FlowMatchEulerDiscreteScheduler().save_pretrained(folder / "scheduler")
+    with pytest.raises(ValueError, match="got 'FlowMatchEulerDiscreteScheduler'"):
+        LatentDiffusion.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("scheduler", [PNDMScheduler, EulerDiscreteScheduler, DPMSolverMultistepScheduler])
+def test_a_scheduler_of_any_class_with_these_betas_gives_the_same_grid(folder: Path, diffusion, scheduler):
+    scheduler.from_config(diffusion.scheduler.config).save_pretrained(folder / "scheduler")
+    assert LatentDiffusion.from_pretrained(folder).grid(50) == diffusion.grid(50)
+
+
+def test_a_sketch_has_sizes_layers_and_grid_without_weights(folder: Path, diffusion: LatentDiffusion):
+    for path in folder.glob("*/*.safetensors"):
+        path.unlink()
+    sketch = LatentDiffusion.sketch(folder)
+    for name in ("latent_factor", "latent_channels", "size_multiple", "native_size", "default_layers"):
+        assert getattr(sketch, name) == getattr(diffusion, name), name
+    assert sketch.predictor.attentions.keys() == diffusion.predictor.attentions.keys()
+    assert sketch.grid(50) == diffusion.grid(50)
+    assert sketch.device.type == "meta"
+    options = Options(masks=4, base_size=32, feature_timestep=40, modulated_layer="up1.1")
+    assert EmerDiff(sketch).snap(options) == EmerDiff(diffusion).snap(options)
+    assert EmerDiff(sketch).cost((40, 60), options) == EmerDiff(diffusion).cost((40, 60), options)
 
 
 def test_a_folder_that_does_not_exist(tmp_path: Path):
