@@ -164,8 +164,8 @@ def label_counts(labels: np.ndarray, names: int) -> list[tuple[int, int]]:
 
 
 def percent(pixels: int, whole: int) -> str:
-    """A share above 0 in whole percent: 1 of 8 is "12%"; what is below half a percent is "<1%"."""
-    return f"{100 * pixels / whole:.0f}%" if pixels * 200 >= whole else "<1%"
+    """A share above 0 in whole percent: 1 of 8 is "12%"; what would be "0%" is "<1%"."""
+    return f"{100 * pixels / whole:.0f}%" if pixels * 200 > whole else "<1%"
 
 
 def with_legend(picture: Image.Image, entries: Sequence[tuple[Colour, str, str]]) -> Image.Image:

@@ -138,8 +138,10 @@ def _from_picture(picture: Image.Image) -> np.ndarray:
         check_array(pixels)
     except ImageError as error:
         raise ImageError(f"PIL image: {error}") from error
-    except _BROKEN as error:  # a file that Pillow decodes only now, or a mode that has no way to RGB
-        raise ImageError(f"PIL image of mode {picture.mode}: cannot be made RGB ({error})") from error
+    except AssertionError as error:  # Pillow's word for a file that was closed before it was decoded
+        raise ImageError("PIL image: its file was closed before its pixels were read") from error
+    except _BROKEN as error:  # a damaged file that Pillow decodes only now
+        raise ImageError(f"PIL image: damaged or truncated image ({error})") from error
     return pixels
 
 

@@ -10,7 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ovseg.draw import BACKGROUND_COLOUR, class_colours, distinct_colours, overlay, paint, with_legend
+from ovseg.draw import (
+    BACKGROUND_COLOUR,
+    class_colours,
+    distinct_colours,
+    label_counts,
+    overlay,
+    paint,
+    percent,
+    share_text,
+    with_legend,
+)
 
 
 def test_the_first_colours_do_not_depend_on_how_many_are_asked_for() -> None:
@@ -71,6 +81,37 @@ def test_small_images_are_enlarged_by_whole_factors(height: int, width: int) -> 
 
 def test_large_images_are_reduced() -> None:
     assert paint(np.zeros((10, 4096, 3), np.uint8), np.zeros((10, 4096), np.uint8), [(1, 2, 3)]).size == (2048, 5)
+
+
+def test_without_an_image_the_colours_are_plain() -> None:
+    labels = np.zeros((600, 600), np.uint8)
+    labels[:, 300:] = 255
+    painted = np.asarray(paint(None, labels, [(200, 0, 10)]))
+    assert painted[5, 10].tolist() == [200, 0, 10] and painted[5, 400].tolist() == [255, 255, 255]
+    assert painted[5, 299].tolist() == [70, 0, 4]  # the outline: 0.35 of the colour
+
+
+def test_the_longest_side_can_be_chosen() -> None:
+    labels = np.zeros((600, 2400), np.uint8)
+    assert paint(None, labels, [(1, 2, 3)], 1024).size == (1024, 256)
+    assert overlay(None, labels, ["cat"], [(1, 2, 3)], 1024).width == 1024
+
+
+def test_labels_are_counted_largest_first_with_no_label_last_of_the_indices() -> None:
+    labels = np.array([[2, 2, 2, 0, 255, 255, 255, 255]], np.uint8)
+    assert label_counts(labels, 3) == [(3, 4), (2, 3), (0, 1)]
+    assert label_counts(np.array([[65535, 299]], np.uint16), 300) == [(299, 1), (300, 1)]
+    assert share_text(labels, ["cat", "dog", "sofa"]) == "cat 12%, sofa 38%, no label 50%"
+
+
+def test_shares_in_whole_percent() -> None:
+    assert [percent(*share) for share in [(1, 8), (1, 200), (1, 199), (23, 40), (7, 7)]] == [
+        "12%",
+        "<1%",
+        "1%",
+        "58%",
+        "100%",
+    ]
 
 
 def test_the_legend_shows_each_colour_that_occurs_and_no_other() -> None:

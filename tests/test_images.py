@@ -1,4 +1,4 @@
-"""Image files of every kind become the same upright RGB array, and bad ones are refused by name."""
+"""Images of every kind, files, pictures and arrays, become the same upright RGB array; others are refused by name."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ovseg.images import ImageError, check_array, read_image, read_size
+from ovseg.images import ImageError, as_image, check_array, read_image, read_size
 
 PIXELS = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255]], [[0, 0, 0], [128, 128, 128], [255, 255, 255]]], np.uint8)
 
@@ -165,3 +166,142 @@ def test_damaged_files_never_raise_anything_else(tmp_path_factory: pytest.TempPa
 def test_arrays_of_another_kind_are_refused(bad: object) -> None:
     with pytest.raises(ImageError, match="image"):
         check_array(bad)  # type: ignore[arg-type]
+
+
+def test_a_path_is_read(tmp_path: Path) -> None:
+    Image.fromarray(PIXELS).save(tmp_path / "image.png")
+    assert (as_image(tmp_path / "image.png") == PIXELS).all()
+    assert (as_image(str(tmp_path / "image.png")) == PIXELS).all()
+    with pytest.raises(ImageError, match=r"absent\.png: no such file"):
+        as_image(str(tmp_path / "absent.png"))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "1", "RGBA", "LA", "CMYK", "I;16"])
+def test_a_picture_is_what_its_file_is(tmp_path: Path, mode: str) -> None:
+    if mode == "I;16":
+        picture = Image.fromarray(np.array([[0, 257, 65535], [128 * 257, 300, 1000]], np.uint16))
+    else:
+        picture = Image.fromarray(PIXELS).convert(mode)
+    if mode in ("RGBA", "LA"):
+        picture.putalpha(Image.fromarray(np.array([[0, 51, 255], [255, 100, 1]], np.uint8)))
+    picture.save(tmp_path / "image.tif")
+    before = picture.tobytes()
+    assert (as_image(picture) == read_image(tmp_path / "image.tif")).all()
+    assert picture.mode == mode and picture.tobytes() == before
+
+
+def test_a_picture_is_turned_upright_and_stays_open(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(PIXELS).save(tmp_path / "image.png", exif=exif)
+    with Image.open(tmp_path / "image.png") as picture:
+        assert (as_image(picture) == np.rot90(PIXELS, -1)).all()
+        assert picture.size == (3, 2) and (np.asarray(picture) == PIXELS).all()
+
+
+def test_pictures_that_cannot_be_rgb_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="PIL image: 32-bit integer samples"):
+        as_image(Image.new("I", (2, 2)))
+    with pytest.raises(ImageError, match="PIL image: floating-point samples"):
+        as_image(Image.new("F", (2, 2)))
+    with pytest.raises(ImageError, match="PIL image: an image needs at least one pixel"):
+        as_image(Image.new("RGB", (0, 2)))
+    with pytest.raises(ImageError, match=r"PIL image: 10001 x 10000 pixels; at most 100 megapixels"):
+        as_image(Image.new("1", (10_001, 10_000)))
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(tmp_path / "whole.png")
+    (tmp_path / "half.png").write_bytes((tmp_path / "whole.png").read_bytes()[:3000])
+    with Image.open(tmp_path / "half.png") as picture, pytest.raises(ImageError, match="truncated"):
+        as_image(picture)
+    with pytest.raises(ImageError, match="PIL image: its file was closed"):
+        as_image(picture)
+
+
+def test_an_rgb_array_is_itself() -> None:
+    assert as_image(PIXELS) is PIXELS
+    mirrored = as_image(PIXELS[:, ::-1, ::-1])
+    assert mirrored.flags.c_contiguous and (mirrored == PIXELS[:, ::-1, ::-1]).all()
+
+
+def test_grey_arrays_have_two_axes_or_one_channel() -> None:
+    grey = np.array([[0, 10, 255]], np.uint8)
+    expected = [[[0] * 3, [10] * 3, [255] * 3]]
+    assert as_image(grey).tolist() == as_image(grey[..., None]).tolist() == expected
+    assert as_image(grey / 255).tolist() == expected
+
+
+def test_rgba_arrays_are_laid_over_white(tmp_path: Path) -> None:
+    rgba = np.array([[[255, 0, 0, 255], [255, 0, 0, 0], [0, 0, 0, 51]]], np.uint8)
+    expected = [[[255, 0, 0], [255, 255, 255], [204, 204, 204]]]  # by hand above
+    assert as_image(rgba).tolist() == as_image(rgba / 255).tolist() == expected
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, ">f4"])
+def test_floats_from_0_to_1_give_all_256_values(dtype: type | str) -> None:
+    values = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    image = as_image((values / 255).astype(dtype))
+    assert image.dtype == np.uint8 and (image == values[..., None]).all()
+    # Halves round: 0.501 of 255 is 127.755.
+    assert as_image(np.full((1, 1), 0.501, dtype)).tolist() == [[[128] * 3]]
+
+
+def test_what_rounding_left_beside_0_and_1_is_within() -> None:
+    assert as_image(np.array([[-1e-7, 1 + 1e-7]])).tolist() == [[[0] * 3, [255] * 3]]
+
+
+@pytest.mark.parametrize(
+    ("image", "reason"),
+    [
+        (PIXELS.astype(np.float32), "got float32 array of shape (2, 3, 3) from 0 to 255: divide by 255"),
+        (np.array([[-2.1, 2.6]]), "got float64 array of shape (1, 2) from -2.1 to 2.6: undo its normalisation"),
+        (np.array([[0.5, np.nan]]), "got float64 array of shape (1, 2) with NaN or infinity"),
+        (np.array([[0.5, np.inf]]), "with NaN or infinity"),
+        (np.zeros((3, 48, 64), np.uint8), "got channels-first shape (3, 48, 64): move the channels last"),
+        (np.zeros((1, 48, 64)), "got channels-first shape (1, 48, 64)"),
+        (np.zeros((2, 48, 64, 3), np.uint8), "got shape (2, 48, 64, 3): pass the images of a batch one by one"),
+        (np.zeros((5, 4, 2), np.uint8), "got shape (5, 4, 2)"),
+        (np.zeros(3, np.uint8), "got shape (3,)"),
+        (np.zeros((0, 4, 3), np.uint8), "an image needs at least one pixel, got shape (0, 4, 3)"),
+        (np.zeros((4, 4, 3), np.int64), "got int64 array of shape (4, 4, 3)"),
+        (np.zeros((4, 4, 3), np.uint16), "got uint16 array of shape (4, 4, 3)"),
+        (np.zeros((4, 4), bool), "got bool array of shape (4, 4)"),
+        (np.zeros((4, 4), complex), "got complex128 array of shape (4, 4)"),
+        ([[0, 1]], "got list"),
+        (b"image.png", "got bytes"),
+        (None, "got NoneType"),
+        (7, "got int"),
+    ],
+)
+def test_anything_else_is_refused_with_what_was_got_and_what_is_taken(image: object, reason: str) -> None:
+    with pytest.raises(ImageError) as raised:
+        as_image(image)
+    message = str(raised.value)
+    assert reason in message and "\n" not in message
+    assert (
+        message.startswith("an image is a path, a PIL image, or an array, uint8 or float in 0..1") or "pixel" in reason
+    )
+
+
+def test_torch_tensors_are_arrays() -> None:
+    whole = torch.from_numpy(PIXELS)
+    assert (as_image(whole) == PIXELS).all()
+    assert (as_image((whole / 255).requires_grad_()) == PIXELS).all()
+    with pytest.raises(ImageError, match=r"channels-first shape \(3, 48, 64\)"):
+        as_image(torch.zeros(3, 48, 64))
+    with pytest.raises(ImageError, match=r"got a tensor of torch\.bfloat16 that NumPy cannot hold"):
+        as_image(torch.zeros(4, 4, 3, dtype=torch.bfloat16))
+
+
+@settings(max_examples=60)
+@given(
+    shape=st.lists(st.integers(0, 5), max_size=4),
+    dtype=st.sampled_from(["u1", "u2", "i8", "f2", "f4", "f8", "?", "c8"]),
+    scale=st.sampled_from([1, 255, -1]),
+)
+def test_every_array_is_rgb_afterwards_or_an_image_error(shape: list[int], dtype: str, scale: int) -> None:
+    image = (np.random.default_rng(0).random(shape) * scale).astype(dtype)
+    try:
+        taken = as_image(image)
+    except ImageError:
+        return
+    check_array(taken)
+    assert taken.shape[:2] == image.shape[:2]

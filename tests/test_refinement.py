@@ -104,7 +104,11 @@ def test_with_names_it_is_a_segmentation_that_saves_itself(tmp_path: Path) -> No
     refined = refine(np.array([[0, 0, 1, 1]]), np.array([[[0.75, 0.25]], [[0.25, 0.75]]]))
     result = refined.named(["cat", "dog"])
     np.testing.assert_array_equal(result.labels, [[0, 0, 1, 1]])
-    np.testing.assert_allclose(result.scores, 0.6875)  # 7/8 of one cell, 1/8 of the other
+    np.testing.assert_allclose(result.confidence, 0.6875)  # 7/8 of one cell, 1/8 of the other
+    assert result.masks is not None and result.masks.tolist() == [[0, 0, 1, 1]]
+    assert result["dog"].tolist() == [[False, False, True, True]]
+    assert repr(result) == "Segmentation(1x4, 2 names: cat 50%, dog 50%)"
+    assert repr(refined) == "Refined(1x4, 2 masks, 2 classes, scores from 0.3125 to 0.6875)"
     result.save(tmp_path, "scene")
     np.testing.assert_array_equal(read_index_png(tmp_path / "scene.png"), refined.labels)
 

@@ -8,7 +8,9 @@ import struct
 import subprocess
 import sys
 import zlib
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,14 +32,22 @@ def example() -> Segmentation:
         labels=np.array([[1, 1, 0, 0], [1, 1, 0, 255]], np.uint8),
         names=names,
         colours=class_colours(names),
-        segments=np.array([[0, 0, 1, 1], [0, 0, 1, 2]], np.int32),
+        masks=np.array([[0, 0, 1, 1], [0, 0, 1, 2]], np.int32),
         mask_scores=np.array([[0.1, 0.8, 0.1], [0.5, 0.25, 0.25], [0.2, 0.2, 0.2]], np.float32),
     )
 
 
-def test_scores_are_those_of_the_label_each_pixel_got() -> None:
+def by_pixels() -> Segmentation:
+    """The same labels, every pixel by itself; the last one's score counts for nothing, for it has no label."""
+    scores = np.array([[0.9, 0.7, 0.5, 0.5], [0.8, 0.8, 0.8, 0.3]], np.float32)
+    good = example()
+    return Segmentation(good.labels, good.names, good.colours, None, None, pixel_scores=scores)
+
+
+def test_confidence_is_that_of_the_label_each_pixel_got() -> None:
     result = example()
-    assert np.allclose(result.scores, [[0.8, 0.8, 0.5, 0.5], [0.8, 0.8, 0.5, 0]])
+    assert result.confidence.dtype == np.float32
+    assert np.allclose(result.confidence, [[0.8, 0.8, 0.5, 0.5], [0.8, 0.8, 0.5, 0]])
     assert np.allclose(result.class_scores("dog"), [[0.1, 0.1, 0.25, 0.25], [0.1, 0.1, 0.25, 0.2]])
     with pytest.raises(ValueError, match="no class 'cow'"):
         result.class_scores("cow")
@@ -57,12 +67,73 @@ def test_summary_counts_pixels() -> None:
     ]
 
 
-def test_parts_that_do_not_fit_are_refused() -> None:
-    good = example()
-    with pytest.raises(ValueError, match="differ in size"):
-        Segmentation(good.labels[:1], good.names, good.colours, good.segments, good.mask_scores)
-    with pytest.raises(ValueError, match="2 names, but 3 colours"):
-        Segmentation(good.labels, good.names[:2], good.colours, good.segments, good.mask_scores)
+def test_pixels_by_themselves_have_a_score_each_and_no_masks(tmp_path: Path) -> None:
+    result = by_pixels()
+    assert result.confidence.dtype == np.float32
+    assert np.allclose(result.confidence, [[0.9, 0.7, 0.5, 0.5], [0.8, 0.8, 0.8, 0]])
+    assert [row["score"] for row in result.summary()] == [0.6, 0.8, None]
+    assert result.mask_rows() == []
+    with pytest.raises(ValueError, match="class_scores needs masks"):
+        result.class_scores("cat")
+    with pytest.raises(ValueError, match="no class 'cow'"):
+        result.class_scores("cow")
+    example().save(tmp_path, "scene")
+    result.save(tmp_path, "scene")  # the former mask numbers go
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["scene.json", "scene.png"]
+    facts = json.loads((tmp_path / "scene.json").read_text())
+    assert facts["masks"] == [] and facts["classes"] == result.summary()
+    assert (read_index_png(tmp_path / "scene.png") == result.labels).all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"labels": np.zeros((1, 4), np.uint8)}, r"labels \(1, 4\) and masks \(2, 4\) differ in size"),
+        ({"names": ("background", "cat")}, "2 names, but 3 colours"),
+        ({"mask_scores": np.zeros((3, 2), np.float32)}, r"3 names, but mask_scores of shape \(3, 2\)"),
+        ({"names": ("cat", "dog", "cat")}, "names: 'cat' is there twice"),
+        ({"masks": None}, "expected masks and mask_scores, or pixel_scores alone"),
+        ({"mask_scores": None}, "expected masks and mask_scores, or pixel_scores alone"),
+        ({"masks": None, "mask_scores": None}, "expected masks and mask_scores, or pixel_scores alone"),
+        ({"pixel_scores": np.zeros((2, 4), np.float32)}, "expected masks and mask_scores, or pixel_scores alone"),
+        (
+            {"masks": None, "mask_scores": None, "pixel_scores": np.zeros((2, 4, 1), np.float32)},
+            r"labels \(2, 4\) and pixel_scores \(2, 4, 1\)",
+        ),
+        ({"image": IMAGE[:, :3]}, r"labels \(2, 4\) and image \(2, 3\) differ"),
+        ({"image": IMAGE[..., 0]}, r"an image must be a \(H, W, 3\) uint8 array"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused(changes: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        replace(example(), **changes)
+
+
+def test_a_class_is_asked_for_by_its_name() -> None:
+    result = example()
+    assert result["cat"].dtype == bool
+    assert result["cat"].tolist() == [[True, True, False, False], [True, True, False, False]]
+    assert result["background"].tolist() == [[False, False, True, True], [False, False, True, False]]
+    assert not result["dog"].any()
+    assert "cat" in result and "cow" not in result and 0 not in result
+    assert list(result) == ["background", "cat", "dog"]
+    for name in ("cow", 0, 255):
+        with pytest.raises(ValueError, match=f"no class {name!r} here; the names are background, cat, dog"):
+            result[name]  # type: ignore[index]
+
+
+def test_a_result_saves_its_own_image_or_another(tmp_path: Path) -> None:
+    replace(example(), image=IMAGE).save(tmp_path, "own")
+    example().save(tmp_path, "given", IMAGE)
+    assert (tmp_path / "own.overlay.png").read_bytes() == (tmp_path / "given.overlay.png").read_bytes()
+    Image.fromarray(255 - IMAGE).save(tmp_path / "photo.png")
+    replace(example(), image=IMAGE).save(tmp_path, "other", tmp_path / "photo.png")
+    example().save(tmp_path, "same", 255 - IMAGE)
+    assert (tmp_path / "other.overlay.png").read_bytes() == (tmp_path / "same.overlay.png").read_bytes()
+    assert (tmp_path / "other.overlay.png").read_bytes() != (tmp_path / "own.overlay.png").read_bytes()
+    with pytest.raises(ValueError, match=r"absent\.png: no such file"):
+        example().save(tmp_path, "nothing", tmp_path / "absent.png")
+    assert not list(tmp_path.glob("nothing*"))
 
 
 def test_saved_files_hold_the_result_and_have_the_same_bytes_twice(tmp_path: Path) -> None:
@@ -73,7 +144,7 @@ def test_saved_files_hold_the_result_and_have_the_same_bytes_twice(tmp_path: Pat
     for name in names:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
     assert (read_index_png(tmp_path / "one/sub/scene.png") == example().labels).all()
-    assert (read_index_png(tmp_path / "one/sub/scene.masks.png") == example().segments).all()
+    assert (read_index_png(tmp_path / "one/sub/scene.masks.png") == example().masks).all()
     facts = json.loads((tmp_path / "one/sub/scene.json").read_text())
     assert (facts["id"], facts["width"], facts["height"], facts["no_label_pixels"]) == ("sub/scene", 4, 2, 1)
     assert facts["classes"] == example().summary()
@@ -109,7 +180,7 @@ def test_confidence_comes_back_from_the_mask_numbers_and_rows(
         here = kept == row["mask"]
         confidence[here] = row["score"]
         assert (result.labels[here] == row["class"]).all() and here.sum() == row["pixels"]
-    assert np.abs(confidence - result.scores).max() < 1e-6
+    assert np.abs(confidence - result.confidence).max() < 1e-6
 
 
 def test_the_palette_shows_the_colours(tmp_path: Path) -> None:
