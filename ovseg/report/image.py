@@ -77,12 +77,7 @@ def read_report_image(run: RunFolder, id: str) -> ReportImage:
         "rows": mask_rows,
         "differences": None if differences is None else pack(differences),
     }
-    if legend is None:
-        files = {".png": _tint(index_map.astype(np.int64) % MASK_COLOURS, mask_colours())}
-    else:
-        files = {".png": _tint(index_map, legend.colours)}
-    if photo is not None:
-        files |= _photo_files(photo, size)
+    files = {".png": _painted(index_map, legend), **({} if photo is None else _photo_files(photo, size))}
     return ReportImage(row | {"pictures": sorted(files)}, maps, files)
 
 
@@ -134,6 +129,13 @@ def _reduce(index_map: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         ((np.arange(new) + 0.5) * old / new).astype(int) for new, old in zip(size, index_map.shape, strict=True)
     )
     return index_map[rows[:, None], columns[None, :]]
+
+
+def _painted(index_map: np.ndarray, legend: Legend | None) -> bytes:
+    """The gallery picture of labels in their colours, or of masks, whose colours repeat."""
+    if legend is None:
+        return _tint(index_map.astype(np.int64) % MASK_COLOURS, mask_colours())
+    return _tint(index_map, legend.colours)
 
 
 def _tint(index_map: np.ndarray, colours: Sequence[Sequence[int]]) -> bytes:
