@@ -7,7 +7,7 @@ measured.
 
 from __future__ import annotations
 
-from argparse import Namespace
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,16 +17,14 @@ from emerdiff.options import Options, Setting, settings
 from emerdiff.options import read_layer as read_layer
 from emerdiff.options import show_layer as show_layer
 from ovseg.eval.ablation_table import NOTES, Row, measure, plot, sheet
-from ovseg.eval.datasets import Dataset, open_dataset
-from ovseg.eval.methods import Predictor
-from ovseg.eval.predict import choose_vocabulary, load_predictor, predict, undertaken, written
-from ovseg.eval.protocols import protocol
-from ovseg.eval.score import check_images
+from ovseg.eval.datasets import Dataset
+from ovseg.eval.prediction import PredictJob, PredictWorker
+from ovseg.eval.scoring import check_images
 from ovseg.files import json_bytes, write_atomically
-from ovseg.run.batch import AGAIN, Run
+from ovseg.masks import DiffusionSource
+from ovseg.run.batch import run_started
 from ovseg.run.folder import read_run, record_files
-from ovseg.run.inputs import Item, prepare
-from ovseg.run.launch import launched
+from ovseg.run.inputs import AGAIN, Item, prepare
 from ovseg.run.terminal import say
 
 SETTINGS: dict[str, Setting] = {setting.name: setting for setting in settings()}  # what can be varied
@@ -98,35 +96,33 @@ def plan(over: dict[str, list[Any]], base: Options, snap: Callable[[Options], Op
     return variations
 
 
-def run(given: Namespace) -> int:
-    """`ovseg eval ablate`; returns the exit code."""
-    if launched():
-        raise ValueError("ablate runs as one process; start it without accelerate or torchrun")
-    over = read_over(given.over)
-    dataset = open_dataset(given.name, given.root, ignore=given.ignore, part=given.limit is not None)
-    rules = protocol(given.protocol, dataset.name, dataset.background)
-    vocabulary = choose_vocabulary(dataset, rules, given.vocabulary)
-    items, files, out = undertaken(dataset, given.limit), written(given.method, keep_analysis=True), Path(given.out)
-    predictor, seconds = load_predictor(given, dataset, rules, vocabulary)
-    if predictor.segmenter is None:
-        raise ValueError(f"{given.method} uses no diffusion model, whose settings are varied here")
-    variations = plan(over, predictor.options, predictor.segmenter.emerdiff.snap)
-    runs = {one.folder: with_options(predictor, one.options) for found in variations.values() for one in found}
-    for name in runs:
-        prepare(out / name, items, files, overwrite=given.overwrite)
-        if not given.overwrite:
+def ablate(job: PredictJob, over: dict[str, list[Any]], *, overwrite: bool = False) -> None:
+    """Vary settings of a job one at a time, below its folder, measure what comes of it, and write and show the tables.
+
+    over: the values of every setting, as `read_over` reads them. What is finished is left alone.
+    Raises ValueError for a job without a diffusion model, two values that come to the same, and an image that fails.
+    """
+    start = time.perf_counter()
+    worker = job.start()
+    if not isinstance(worker.source, DiffusionSource):
+        raise ValueError(f"by: {job.by} uses no diffusion model, whose settings are varied here")
+    seconds = time.perf_counter() - start
+    variations = plan(over, worker.source.options, worker.source.model.snap)
+    items, out, dataset = job.items, job.out, job.dataset
+    workers = {one.folder: with_options(worker, one) for found in variations.values() for one in found}
+    for name, one in workers.items():
+        prepare(out / name, items, one.job.files, overwrite=overwrite)
+        if not overwrite:
             check_same_images(out / name, items)
-    for number, (name, one) in enumerate(runs.items(), 1):
-        say(f"{name} ({number} of {len(runs)})")
-        folder = Run(out / name, one.facts, files, loading_seconds=seconds, overwrite=given.overwrite)
-        if predict(one, dataset, items, folder):
+    for number, (name, one) in enumerate(workers.items(), 1):
+        say(f"{name} ({number} of {len(workers)})")
+        if run_started(one, items, seconds, overwrite=overwrite):
             check_images(read_run(out / name), dataset)  # raises, for the image that failed: the rest would be in vain
-    measured = {name: measure(out / name, dataset) for name in runs}
+    measured = {name: measure(out / name, dataset) for name in workers}
     settings = {
         name: [Row(one.value, one.default, measured[one.folder]) for one in found] for name, found in variations.items()
     }
-    write(out, dataset, settings, predictor.facts)
-    return 0
+    write(out, dataset, settings, worker.facts)
 
 
 def check_same_images(folder: Path, items: Sequence[Item]) -> None:
@@ -136,11 +132,15 @@ def check_same_images(folder: Path, items: Sequence[Item]) -> None:
         raise ValueError(f"{folder}: holds {others[0]}, which is not among the first {len(items)} images; {AGAIN}")
 
 
-def with_options(predictor: Predictor, options: Options) -> Predictor:
-    """The same models with other options of the masks."""
-    segmenter = replace(predictor.segmenter, options=options) if predictor.segmenter else None
-    facts = predictor.facts | {"options": asdict(options)}
-    return replace(predictor, segmenter=segmenter, options=options, facts=facts)
+def with_options(worker: PredictWorker, variation: Variation) -> PredictWorker:
+    """The same models with a variation's options of the masks, and its run folder."""
+    source = replace(worker.source, options=variation.options)  # type: ignore[type-var]
+    return replace(
+        worker,
+        job=replace(worker.job, out=worker.job.out / variation.folder, keep_analysis=True),
+        segmenter=replace(worker.segmenter, source=source),
+        facts=worker.facts | {"options": asdict(variation.options)},
+    )
 
 
 def write(out: Path, dataset: Dataset, settings: dict[str, list[Row]], facts: dict[str, Any]) -> None:
@@ -162,7 +162,7 @@ def write(out: Path, dataset: Dataset, settings: dict[str, list[Row]], facts: di
             for name, rows in settings.items()
         },
         "notes": NOTES,
-        **{key: facts[key] for key in ("method", "protocol", "vocabulary_sha256", "models", "options", "view")},
+        **{key: facts[key] for key in ("by", "protocol", "vocabulary_sha256", "models", "options", "view")},
     }
     write_atomically(out / "ablation.json", json_bytes(results))
     write_atomically(out / "ablation.md", shown.markdown().encode())

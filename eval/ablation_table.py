@@ -17,8 +17,8 @@ import numpy as np
 
 from ovseg.eval.boundaries import boundary_f
 from ovseg.eval.embeddings import SOURCES, Outcome, assign, best_label, read_analyses, read_masks
-from ovseg.eval.score import progress, score_run
 from ovseg.eval.scored import json_number
+from ovseg.eval.scoring import progress, score_run
 from ovseg.eval.tables import Sheet, number, with_interval
 from ovseg.eval.unsupervised import modified
 from ovseg.run.folder import RunFolder, read_run

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
+from pathlib import Path
 
 from ovseg.eval.datasets import Dataset, from_survey, look, open_dataset
 from ovseg.eval.layouts import expected_tree
@@ -11,29 +11,29 @@ from ovseg.eval.survey import Survey
 SAMPLE = 16  # label files whose values are looked at
 
 
-def run(given: Namespace) -> int:
-    """The command. given: name, root, ignore (None is 255). Returns 0 when all is there, 1 when not.
+def check(name: str, root: str | Path | None, ignore: int | None = None) -> bool:
+    """Look whether a data set is whole, and print what was found. name, root, ignore: as in `open_dataset`.
 
     Raises ValueError for an unknown name or a root that is no folder.
     """
-    if given.name == "pocket":
-        scenes = open_dataset("pocket", given.root)
+    if name == "pocket":
+        scenes = open_dataset("pocket", root)
         print(f"pocket: complete: {len(scenes.ids)} scenes of {scenes.root}, painted when they are asked for")
-        return 0
-    found, classes = look(given.name, given.root, ignore=given.ignore)
-    dataset = from_survey(given.name, found, classes)
+        return True
+    found, classes = look(name, root, ignore=ignore)
+    dataset = from_survey(name, found, classes)
     sample = dataset.ids[:: max(len(dataset.ids) // SAMPLE, 1)][:SAMPLE]
     wrong = wrong_labels(dataset, sample)
     problems = [*found.problems, *wrong]
     if not problems and not found.miscount:
         count = f"{len(dataset.ids)} images with labels ({found.form.pattern})"
-        print(f"{given.name}: complete: {count} in {found.root}; {len(sample)} label files looked into")
-        return 0
-    print(f"{given.name}: incomplete or wrong, in {found.root}")
+        print(f"{name}: complete: {count} in {found.root}; {len(sample)} label files looked into")
+        return True
+    print(f"{name}: incomplete or wrong, in {found.root}")
     for line in [*_counts(found), *problems]:
         print(f"  {line}")
     print(expected_tree(found.layout))
-    return 1
+    return False
 
 
 def wrong_labels(dataset: Dataset, ids: tuple[str, ...]) -> list[str]:

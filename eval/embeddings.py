@@ -21,8 +21,8 @@ from emerdiff import naive_segments
 from ovseg.analysis import Analysis
 from ovseg.compare import differences
 from ovseg.eval.confusion import class_iou, interval, mean_iou
-from ovseg.eval.score import Track
 from ovseg.eval.scored import json_number
+from ovseg.eval.scoring import Track
 from ovseg.labels import grid_weights
 from ovseg.run.folder import RunFolder
 from ovseg.run.images import ANALYSIS, RunImage
@@ -93,7 +93,7 @@ def emerdiff_segments(analysis: Analysis) -> np.ndarray:
 def upsampled_naively(analysis: Analysis) -> np.ndarray:
     """The low-resolution masks, bilinearly upsampled, (H, W) int32."""
     height, width = analysis.segments.shape
-    return naive_segments(analysis.low_resolution_masks, analysis.network_size, (height, width))
+    return naive_segments(analysis.evidence["low_resolution_masks"], analysis.facts["network_size"], (height, width))
 
 
 SOURCES: dict[str, Callable[[Analysis], np.ndarray]] = {
@@ -104,7 +104,7 @@ SOURCES: dict[str, Callable[[Analysis], np.ndarray]] = {
 
 def image_masks(analysis: Analysis, segments: np.ndarray, truth: np.ndarray, classes: int, number: int = 0) -> Masks:
     """The masks of one image, its `number`: segments (H, W) int and truth (H, W) uint8, 255 where there is no label."""
-    height, width = analysis.low_resolution_masks.shape
+    height, width = analysis.evidence["low_resolution_masks"].shape
     weights = grid_weights(segments, (height, width)).reshape(-1, height * width)
     labelled = truth != 255
     pairs = segments[labelled].astype(np.int64) * classes + truth[labelled]
@@ -112,7 +112,7 @@ def image_masks(analysis: Analysis, segments: np.ndarray, truth: np.ndarray, cla
     pixels = np.bincount(segments.ravel(), minlength=len(weights))
     used = np.flatnonzero(pixels)
     return Masks(
-        embeddings=(weights[used] @ analysis.queries.astype(np.float64)).astype(np.float32),
+        embeddings=(weights[used] @ analysis.evidence["queries"].astype(np.float64)).astype(np.float32),
         pixels=pixels[used],
         truth=counts[used].astype(np.int32),
         image=np.full(len(used), number),

@@ -12,7 +12,6 @@ Euclidean distance. Two protocols (EmerDiff, arXiv 2401.11739) differ in what a 
 from __future__ import annotations
 
 import warnings
-from argparse import Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,9 +24,9 @@ from sklearn.metrics import pairwise_distances_argmin
 from sklearn.utils import gen_batches
 from threadpoolctl import threadpool_limits
 
-from ovseg.eval.datasets import Dataset, open_dataset
+from ovseg.eval.datasets import Dataset
 from ovseg.eval.embeddings import SOURCES, Masks, Outcome, assign, read_masks
-from ovseg.eval.score import check_images, progress
+from ovseg.eval.scoring import check_images, progress
 from ovseg.eval.tables import Sheet, with_interval
 from ovseg.files import json_bytes, write_atomically
 from ovseg.run.folder import RunFolder, read_run
@@ -95,27 +94,37 @@ def modified(masks: Masks, seed: int = 0) -> np.ndarray:
 PROTOCOLS: dict[str, Callable[[Masks, int], np.ndarray]] = {"traditional": traditional, "modified": modified}
 
 
-def run(given: Namespace) -> int:
-    """`ovseg eval unsupervised`; returns the exit code."""
-    if not 0 <= given.seed < 2**32:
-        raise ValueError(f"--seed: expected a number from 0 to {2**32 - 1}, got {given.seed}")
-    dataset = open_dataset(given.name, given.root, ignore=given.ignore, part=True)
-    folder = read_run(given.predictions)
+def unsupervised(
+    dataset: Dataset,
+    predictions: str | Path,
+    protocols: Sequence[str] = tuple(PROTOCOLS),
+    *,
+    seed: int = 0,
+    out: str | Path | None = None,
+) -> None:
+    """Evaluate a run's kept analyses by these protocols, write unsupervised.json and .md, and show the table.
+
+    seed: of k-means. out: a folder; None: the run's own. Raises ValueError and OSError for a run that cannot be
+    evaluated so.
+    """
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed: expected a number from 0 to {2**32 - 1}, got {seed}")
+    folder = read_run(predictions)
     check_images(folder, dataset)
-    out = Path(given.out or given.predictions)
+    out = Path(out or predictions)
     if out.resolve() == folder.path.resolve() and "unsupervised" in folder.ids:
         raise ValueError(f"{out}/unsupervised.json is the file of an image called 'unsupervised'; choose another --out")
-    outcomes: dict[str, dict[str, Outcome]] = {name: {} for name in PROTOCOLS if given.protocol in (name, "both")}
+    outcomes: dict[str, dict[str, Outcome]] = {name: {} for name in protocols}
     for source in SOURCES:
         masks = read_masks(folder, dataset, source, progress(folder.path))
         for name, found in outcomes.items():
-            found[source] = assign(masks, PROTOCOLS[name](masks, given.seed))
+            found[source] = assign(masks, PROTOCOLS[name](masks, seed))
     shown = sheet(folder, dataset, outcomes)
     results = {
         "dataset": dataset.name,
         "run": str(folder.path),
         "counts": {"scored": len(folder.ids), "dataset": dataset.expected or len(dataset.ids)},
-        "seed": given.seed,
+        "seed": seed,
         "protocols": {name: _results(name, found, dataset.names) for name, found in outcomes.items()},
         "notes": shown.notes,
         **{key: folder.facts.get(key) for key in ("models", "options")},
@@ -124,7 +133,6 @@ def run(given: Namespace) -> int:
     write_atomically(out / "unsupervised.json", json_bytes(results))
     write_atomically(out / "unsupervised.md", shown.markdown().encode())
     shown.show()
-    return 0
 
 
 def _results(protocol: str, found: dict[str, Outcome], names: Sequence[str]) -> dict[str, Any]:

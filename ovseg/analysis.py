@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +16,18 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from ovseg.compare import differences
 from ovseg.files import write_atomically
 
-FORMAT = "ovseg analysis 1"
-ARRAYS = {
-    "segments": ("int32", 2),  # in the file as few bytes as the numbers need
-    "low_resolution_masks": ("int32", 2),
-    "queries": ("float16", 2),
-    "features": ("float16", 3),
-    "difference_maps": ("uint8", 3),
+FORMAT = "ovseg analysis 2"
+FORMER = "ovseg analysis 1"  # of EmerDiff's masks alone
+AXES = {  # of the arrays that readers rely on, and their kind of numbers: u unsigned, i signed, f floating point
+    "segments": (2, "ui"),
+    "features": (3, "f"),
+    "low_resolution_masks": (2, "i"),
+    "queries": (2, "f"),
+    "difference_maps": (3, "u"),
 }
-MAP_SIDE = 128  # the longer side of kept difference maps is at most this, pixels
 
 
 class AnalysisMismatch(ValueError):
@@ -40,65 +41,51 @@ class Origin:
     image_sha256: str  # of the pixels, see `image_sha256`
     height: int  # of the image, pixels
     width: int
-    diffusion: str  # which weights, see `presets.identity`
-    clip: str
+    clip: str  # which weights, see `weights.identity`
     dtype: str  # in which the networks ran, such as "float32"
-    options: Mapping[str, Any]  # emerdiff.Options as a dict, with the timesteps of the grid that were used
     view: Mapping[str, Any]  # ovseg.dense.View as a dict
+    masks: Mapping[str, Any]  # the mask source's identity: "by", "options" and, with one, "diffusion"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Analysis:
     """One image's masks and CLIP features.
 
-    segments: (H, W) int32 at the image's own size, ids 0..K-1.
-    low_resolution_masks: (h', w') int32, the clusters the segments came from.
-    queries: (h'*w', D) float16, the diffusion model's query vectors that were clustered, row by row.
+    segments: (H, W) int32 at the image's own size, ids 0..K-1; None where every pixel is by itself.
     features: (C, h, w) float16, dense CLIP features in the text space.
-    difference_maps: (K, h", w") uint8, small and on a common scale, to look at; K = 0 with naive upsampling.
-    network_size: (H', W') of the image in the diffusion model, pixels.
-    layer_rms: RMS of the modulated layer's output, the unit of `strength`; None with naive upsampling.
     origin: what it was made from.
+    evidence: what the mask source left, by name; see `masks.Masks`. Of EmerDiff: "low_resolution_masks" (h', w') int32,
+        the clusters the segments came from; "queries" (h'*w', D) float16, the query vectors that were clustered, row by
+        row; "difference_maps" (K, h", w") uint8, small and on a common scale, to look at.
+    facts: JSON values likewise. Of EmerDiff: "network_size", (H', W') of the image in the diffusion model, pixels;
+        "layer_rms", RMS of the modulated layer's output, the unit of `strength`.
     """
 
-    segments: np.ndarray
-    low_resolution_masks: np.ndarray
-    queries: np.ndarray
+    segments: np.ndarray | None
     features: np.ndarray
-    difference_maps: np.ndarray
-    network_size: tuple[int, int]
-    layer_rms: float | None
     origin: Origin
+    evidence: Mapping[str, np.ndarray] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        masks = "no masks" if self.segments is None else f"{int(self.segments.max()) + 1} masks"
+        return f"Analysis({self.origin.height}x{self.origin.width}, {masks} by {self.origin.masks['by']})"
 
     def check(self, expected: Origin) -> None:
         """Raise `AnalysisMismatch`, naming every difference, unless this was made from what is expected."""
-        differences = []
-        for field in fields(Origin):
-            mine, theirs = getattr(self.origin, field.name), getattr(expected, field.name)
-            if isinstance(mine, Mapping):
-                differences += [
-                    f"{field.name}.{key} {mine.get(key)!r} instead of {theirs.get(key)!r}"
-                    for key in sorted({*mine, *theirs})
-                    if mine.get(key) != theirs.get(key)
-                ]
-            elif mine != theirs:
-                differences.append(f"{field.name} {mine!r} instead of {theirs!r}")
-        if differences:
-            raise AnalysisMismatch(f"the kept analysis does not fit: {'; '.join(differences)}")
+        if found := differences(asdict(self.origin), asdict(expected)):
+            raise AnalysisMismatch(f"the kept analysis does not fit: {'; '.join(found)}")
 
     def save(self, path: str | Path) -> None:
         """Write it as a safetensors file, whole or not at all."""
-        arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in ARRAYS}
-        arrays["segments"] = arrays["segments"].astype(np.min_scalar_type(int(self.segments.max())))
-        facts = {
-            "format": FORMAT,
-            "network_size": self.network_size,
-            "layer_rms": self.layer_rms,
-            "origin": asdict(self.origin),
-        }
-        content = json.dumps(facts, sort_keys=True)
+        arrays = {"features": self.features, **self.evidence}
+        if self.segments is not None:  # in as few bytes as the numbers need
+            arrays["segments"] = self.segments.astype(np.min_scalar_type(int(self.segments.max())))
+        content = {"format": FORMAT, "origin": asdict(self.origin), "facts": dict(self.facts)}
         # One entry only: safetensors writes several in an order that changes from call to call.
-        write_atomically(Path(path), save(arrays, metadata={"ovseg": content}))
+        metadata = {"ovseg": json.dumps(content, sort_keys=True)}
+        ordered = {name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)}
+        write_atomically(Path(path), save(ordered, metadata=metadata))
 
     @classmethod
     def load(cls, path: str | Path) -> Analysis:
@@ -110,32 +97,36 @@ class Analysis:
             raise FileNotFoundError(f"{path}: no such file")
         try:
             with safe_open(path, framework="numpy") as file:
-                metadata = json.loads((file.metadata() or {}).get("ovseg", "{}"))
-                if metadata.get("format") != FORMAT:
-                    raise ValueError(f"expected the format {FORMAT!r}, got {metadata.get('format')!r}")
-                arrays = {name: file.get_tensor(name) for name in ARRAYS}
-                if arrays["segments"].dtype.kind == "u":
-                    arrays["segments"] = arrays["segments"].astype(np.int32)
-                layer_rms, origin = metadata["layer_rms"], Origin(**metadata["origin"])
-                height, width = metadata["network_size"]
-            for name, (dtype, axes) in ARRAYS.items():
-                if arrays[name].dtype != dtype or arrays[name].ndim != axes:
-                    raise ValueError(f"{name}: expected {axes} axes of {dtype}, got {arrays[name].dtype}")
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+                content = json.loads((file.metadata() or {}).get("ovseg", "{}"))
+                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+            if not isinstance(content, dict) or content.get("format") not in (FORMAT, FORMER):
+                raise ValueError(f"expected the format {FORMAT!r}")
+            for name, array in arrays.items():
+                axes, kinds = AXES.get(name, (array.ndim, array.dtype.kind))
+                if array.ndim != axes or array.dtype.kind not in kinds:
+                    raise ValueError(f"{name}: expected {axes} axes, got {array.dtype} of shape {array.shape}")
+            origin, facts = _upgraded(content) if content["format"] == FORMER else (content["origin"], content["facts"])
+            segments, features = arrays.pop("segments", None), arrays.pop("features")
+            if arrays.get("difference_maps", np.ones(1)).shape[0] == 0:
+                del arrays["difference_maps"]  # the former format's word for none
+            return cls(
+                segments=None if segments is None else segments.astype(np.int32),
+                features=features,
+                origin=Origin(**origin),
+                evidence=arrays,
+                facts=dict(facts),
+            )
+        except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"{path}: not a saved analysis ({error})") from error
-        return cls(**arrays, network_size=(height, width), layer_rms=layer_rms, origin=origin)
 
 
-def small_maps(maps: np.ndarray | None) -> np.ndarray:
-    """Difference maps (K, H', W') float as they are kept: uint8, the largest value 255, at most `MAP_SIDE` wide.
-
-    None (naive upsampling has none) gives (0, 1, 1).
-    """
-    if maps is None:
-        return np.zeros((0, 1, 1), np.uint8)
-    step = -(-max(maps.shape[1:]) // MAP_SIDE)
-    kept = maps[:, ::step, ::step]
-    return np.round(kept * (255 / max(float(kept.max()), 1e-12))).astype(np.uint8)
+def _upgraded(content: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Origin and facts of the former format, whose masks were always EmerDiff's."""
+    origin = dict(content["origin"])
+    options = origin.pop("options")
+    by = "naive" if options["upsampling"] == "naive" else "emerdiff"
+    masks = {"by": by, "options": options, "diffusion": origin.pop("diffusion")}
+    return {**origin, "masks": masks}, {key: content[key] for key in ("network_size", "layer_rms")}
 
 
 def image_sha256(image: np.ndarray) -> str:

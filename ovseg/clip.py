@@ -1,4 +1,4 @@
-"""The one wrapper round open_clip: load a CLIP from a folder or the hub, embed text, see an image densely.
+"""The one wrapper round open_clip: load a CLIP from a folder, embed text, see an image densely.
 
 Weights are read from safetensors alone, and what open_clip would do silently (random weights for a folder without
 any, the wrong activation for OpenAI's weights, the wrong tokenizer for a small vocabulary) is an error here. It does
@@ -16,8 +16,6 @@ from typing import Any
 import numpy as np
 import open_clip
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from PIL import Image
 from safetensors import SafetensorError
@@ -27,41 +25,43 @@ from torch.nn import functional as F
 from emerdiff.configs import check_configs
 from emerdiff.memory import is_out_of_memory
 from ovseg.clip_config import check_tokenizer, read_clip_config
-from ovseg.dense import View, cell_size, view_features
-from ovseg.presets import CLIP_CONFIG, CLIP_WEIGHTS, FETCHED, is_hub_id, local_folder
+from ovseg.dense import View, view_features
+from ovseg.labels import Scoring
+from ovseg.towers import cell_size
+from ovseg.weights import KINDS
 
+CLIP_CONFIG, CLIP_WEIGHTS = KINDS["clip"].configs[0], KINDS["clip"].weights[0]
 PRECISIONS = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 FROM_FILES_ALONE = {"trust_remote_code": False, "local_files_only": True}  # for transformers' tokenizers
 TEXT_BATCH = 256  # prompts per forward pass; fixed, so that results on the CPU are bit-equal
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Clip:
     """A CLIP in eval mode. Methods take and give NumPy arrays and keep no state between calls."""
 
     model: Any  # open_clip's CLIP or CustomTextCLIP
     tokenizer: Callable[[list[str]], Tensor]  # texts -> (n, context length) int64
-    name: str  # the hub id or folder it came from
     mean: tuple[float, ...] = OPENAI_DATASET_MEAN  # of RGB in 0..1, CLIP's own
     deviation: tuple[float, ...] = OPENAI_DATASET_STD  # of RGB in 0..1, CLIP's own
 
     @classmethod
     def from_pretrained(
-        cls, id_or_folder: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+        cls, folder: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
     ) -> Clip:
-        """Load an open_clip folder (open_clip_config.json, open_clip_model.safetensors, tokenizer files if its
-        vocabulary is not OpenAI's), or a hub repository of that layout such as "timm/vit_base_patch16_clip_224.openai".
+        """Load an open_clip folder: open_clip_config.json, open_clip_model.safetensors, and tokenizer files if its
+        vocabulary is not OpenAI's. `weights.fetch` gets such a folder from the hub.
 
         Raises:
-            OSError: folder, file or hub repository not there (says which), or weights that do not load.
+            OSError: a file that is not there (says which), or weights that do not load.
             ValueError: a config that would compute wrong features (activation, tokenizer) or asks for code
                 (`emerdiff.configs`), an image tower without dense features, or an unsupported dtype.
         """
         if dtype not in PRECISIONS:
             raise ValueError(f"dtype must be one of {', '.join(map(str, PRECISIONS))}, got {dtype}")
-        folder = _find_folder(str(id_or_folder))
+        folder = Path(folder)
         weights = _find_weights(folder)
-        config = read_clip_config(folder, str(id_or_folder))
+        config = read_clip_config(folder)
         check_configs(folder)
         source = f"{open_clip.factory.LOCAL_DIR_PREFIX}{folder}"
         try:
@@ -74,13 +74,9 @@ class Clip:
         except (TypeError, KeyError, AssertionError) as error:
             raise ValueError(f"{folder / CLIP_CONFIG}: open_clip cannot build this model ({error})") from error
         cell_size(model.visual)  # a tower without dense features is refused now, not after minutes of diffusion
-        plain = (
-            {"trust_remote_code": False, "local_files_only": True}
-            if config["text_cfg"].get("hf_tokenizer_name")
-            else {}
-        )
+        from_files = bool(config["text_cfg"].get("hf_tokenizer_name"))
         try:
-            tokenizer = open_clip.get_tokenizer(source, **plain)
+            tokenizer = open_clip.get_tokenizer(source, **(FROM_FILES_ALONE if from_files else {}))
         except Exception as error:  # the tokenizers library raises plain Exception
             raise ValueError(f"{folder}: not a tokenizer that can be read ({error})") from error
         check_tokenizer(tokenizer, config, folder)
@@ -88,15 +84,19 @@ class Clip:
         return cls(
             model=model.eval().requires_grad_(False),
             tokenizer=tokenizer,
-            name=str(id_or_folder),
             mean=tuple(preprocessing["mean"]),
             deviation=tuple(preprocessing["std"]),
         )
 
     @property
-    def logit_scale(self) -> float:
-        """The learned factor between cosine and logit (1 / temperature; 100 for OpenAI's models)."""
-        return float(self.model.logit_scale.detach().float().exp())
+    def scoring(self) -> Scoring:
+        """How its cosines become probabilities, as it learned it: the factor is 100 for OpenAI's models."""
+        scale = float(self.model.logit_scale.detach().float().exp())
+        bias = self.model.logit_bias  # of CLIPs with a sigmoid for every pair, such as SigLIP
+        return Scoring(scale) if bias is None else Scoring(scale, float(bias.detach().float()), "sigmoid")
+
+    def __repr__(self) -> str:
+        return f"Clip({type(self.model.visual).__name__}, {self.device})"
 
     @property
     def device(self) -> torch.device:
@@ -162,23 +162,6 @@ def resized_sides(sides: tuple[int, int], view: View, cell: tuple[int, int]) -> 
         scale = min(scale, view.long_side / max(sides))
     height, width = (max(1, round(side * scale / unit)) * unit for side, unit in zip(sides, cell, strict=True))
     return height, width
-
-
-def _find_folder(id_or_folder: str) -> Path:
-    """The local folder of a model: itself, or the hub's copy (the cache first, so no network is needed)."""
-    if Path(id_or_folder).is_dir():
-        return Path(id_or_folder)
-    if not is_hub_id(id_or_folder):
-        raise FileNotFoundError(f"{id_or_folder}: no such folder, and not a hub id of the form owner/name")
-    if cached := local_folder("clip", id_or_folder):
-        return cached
-    try:
-        return Path(snapshot_download(id_or_folder, allow_patterns=list(FETCHED["clip"])))
-    except (HfHubHTTPError, OSError) as error:
-        raise OSError(
-            f"{id_or_folder}: no such folder, not in the hub's local cache, and not fetched from the hub "
-            f"({type(error).__name__}); give a folder with {CLIP_CONFIG} and {CLIP_WEIGHTS[0]}, or go online once"
-        ) from error
 
 
 def _find_weights(folder: Path) -> Path:

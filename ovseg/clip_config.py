@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from emerdiff.configs import read_config
-from ovseg.presets import CLIP_CONFIG
+from ovseg.weights import KINDS
 
+CLIP_CONFIG = KINDS["clip"].configs[0]
 OPENAI_VOCABULARY = 49408  # entries of the tokenizer that open_clip carries with it
 # What an open_clip config may say; whatever else is there is refused, because open_clip would act on it.
 BLOCK_KEYS = {
@@ -34,7 +35,7 @@ POOLER_KEYS = {"dim_head", "n_queries", "attn_pooler_heads"}  # of a multimodal 
 TOKENIZER_KEYS = {"clean", "strip_sep_token"}  # of open_clip's own wrapper; others would reach transformers
 
 
-def read_clip_config(folder: Path, name: str) -> dict[str, Any]:
+def read_clip_config(folder: Path) -> dict[str, Any]:
     """The `model_cfg` of the folder's config, refused where open_clip would go on with wrong features."""
     path = folder / CLIP_CONFIG
     if not path.is_file():
@@ -50,7 +51,7 @@ def read_clip_config(folder: Path, name: str) -> dict[str, Any]:
     if not (isinstance(text, dict) and isinstance(image, dict)):
         raise ValueError(f"{path}: expected text_cfg and vision_cfg to be objects, got {text!r} and {image!r}")
     _check_keys(path, config)
-    if "openai" in Path(name).name.lower() and not config.get("quick_gelu", False):
+    if _is_openai(folder) and not config.get("quick_gelu", False):
         raise ValueError(
             f'{path}: OpenAI\'s weights were trained with QuickGELU; set "quick_gelu": true in model_cfg '
             "(open_clip's ...-quickgelu models), otherwise every feature is wrong"
@@ -64,6 +65,12 @@ def read_clip_config(folder: Path, name: str) -> dict[str, Any]:
             f"and put the tokenizer's files in the folder; otherwise the {OPENAI_VOCABULARY}-token one is used"
         )
     return config
+
+
+def _is_openai(folder: Path) -> bool:
+    """Whether a folder, or the repository of a hub's cache that it is a copy of, is named after OpenAI."""
+    repository = folder.parent.parent.name
+    return "openai" in (repository if repository.startswith("models--") else folder.name).lower()
 
 
 def _check_keys(path: Path, config: dict[str, Any]) -> None:

@@ -4,26 +4,23 @@ The tower runs as it is up to its last block. What takes that block's place keep
 over the image (see `ovseg.variants`); the final norm and projection then put each patch where the text embeddings are.
 With MaskCLIP a ResNet's attention pool becomes two 1x1 convolutions.
 
-`dense_features` knows open_clip's VisionTransformer (class token, average pool, attentional pool) and ModifiedResNet at
-any size. It does not resize or normalise images (see `ovseg.clip`), does not smooth keys and does not denoise prompts
-(both optional in the paper), and never changes the tower: no hook stays, no weight is written.
+`dense_features` takes the towers that `ovseg.towers` knows, at any size. It does not resize or normalise images (see
+`ovseg.clip`), does not smooth keys and does not denoise prompts (both optional in the paper), and never changes the
+tower: no hook stays, no weight is written.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import singledispatch
 
+import numpy as np
 import torch
-from open_clip.modified_resnet import ModifiedResNet
-from open_clip.timm_model import TimmModel
-from open_clip.transformer import AttentionalPooler, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ovseg.variants import VARIANTS, own_value
+from ovseg.towers import cell_size, readout
+from ovseg.variants import check_variant
 
-RESNET_STRIDE = 32  # pixels per cell of ModifiedResNet's last feature map
 WINDOW_BATCH = 8  # windows per forward pass; fixed, so that results on the CPU are bit-equal
 
 
@@ -55,7 +52,7 @@ class View:
                 "View.long_side must be at least short_side, or 0 for no limit, "
                 f"got long_side={self.long_side}, short_side={self.short_side}"
             )
-        _check_variant(self.variant)
+        check_variant(self.variant)
 
 
 def dense_features(tower: nn.Module, images: Tensor, variant: str = "maskclip") -> Tensor:
@@ -73,7 +70,7 @@ def dense_features(tower: nn.Module, images: Tensor, variant: str = "maskclip") 
         ValueError: unknown variant or one that the tower cannot do, unsupported tower, tower in training mode, wrong
             shape or size of `images`.
     """
-    _check_variant(variant)
+    check_variant(variant)
     height, width = cell_size(tower)
     if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] % height or images.shape[3] % width:
         raise ValueError(
@@ -81,7 +78,7 @@ def dense_features(tower: nn.Module, images: Tensor, variant: str = "maskclip") 
         )
     if tower.training:
         raise ValueError("dense_features needs the tower in eval mode (call .eval()): batch norms must not be updated")
-    return _features(tower, images, variant).float()
+    return readout(tower, images, variant).float()
 
 
 def view_features(tower: nn.Module, image: Tensor, view: View) -> Tensor:
@@ -128,120 +125,10 @@ def window_starts(side: int, window: int, stride: int) -> list[int]:
     return starts
 
 
-@singledispatch
-def cell_size(tower: nn.Module) -> tuple[int, int]:
-    """(height, width) in pixels of one cell of the tower's feature grid: the patch size, or a ResNet's stride."""
-    raise ValueError(
-        f"dense features are known for open_clip's VisionTransformer and ModifiedResNet, got {type(tower).__name__}"
-    )
+def native_view(tower: nn.Module) -> View:
+    """Windows of the size a tower was trained at, half overlapping, over an image 1.5 times that: SCLIP's 224 and 336.
 
-
-@cell_size.register
-def _(tower: VisionTransformer) -> tuple[int, int]:
-    return tower.patch_size
-
-
-@cell_size.register
-def _(tower: ModifiedResNet) -> tuple[int, int]:
-    return RESNET_STRIDE, RESNET_STRIDE
-
-
-@cell_size.register
-def _(tower: TimmModel) -> tuple[int, int]:
-    raise ValueError(
-        f"this CLIP's image tower is timm's {type(tower.trunk).__name__}; dense features are implemented for "
-        "open_clip's own ViT and ResNet towers: choose a CLIP whose open_clip_config.json has no timm_model_name"
-    )
-
-
-@singledispatch
-def _features(tower: nn.Module, images: Tensor, variant: str) -> Tensor:
-    """Image -> dense features by tower type; arguments were checked by the caller."""
-    raise NotImplementedError(type(tower).__name__)
-
-
-@_features.register
-def _(tower: VisionTransformer, images: Tensor, variant: str) -> Tensor:
-    tokens, (h, w) = _embed_patches(tower, images)
-    *blocks, last = tower.transformer.resblocks
-    for block in blocks:
-        tokens = block(tokens)
-    if tower.attn_pool is not None:
-        # Here the pool, not the last block, is what mixes the image into one vector.
-        _check_pool(tower.attn_pool, variant)
-        tokens = tower.ln_post(_pool_value_path(tower, last(tokens)))
-    else:
-        # With final_ln_after_pool the tower norms the mean token; a patch standing for itself is its own mean.
-        tokens = tower.ln_post(VARIANTS[variant].run(last, tokens, (h, w)))
-    if tower.proj is not None:
-        tokens = tokens @ tower.proj.to(tokens.dtype)
-    return tokens[:, 1:].transpose(1, 2).unflatten(2, (h, w))
-
-
-@_features.register
-def _(tower: ModifiedResNet, images: Tensor, variant: str) -> Tensor:
-    _check_pool(tower.attnpool, variant)
-    x = tower.stem(images.to(tower.conv1.weight.dtype))
-    for layer in (tower.layer1, tower.layer2, tower.layer3, tower.layer4):
-        x = layer(x)
-    pool = tower.attnpool  # its positional embedding belongs to queries and keys: the paper leaves it out
-    return pool.c_proj(pool.v_proj(x.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
-
-
-def _embed_patches(tower: VisionTransformer, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
-    """Class token and patches with positional embeddings, (B, 1+N, D), and the grid (h, w). No patch dropout."""
-    patches = tower.conv1(images.to(tower.conv1.weight.dtype))
-    grid = (patches.shape[2], patches.shape[3])
-    tokens = patches.flatten(2).transpose(1, 2)
-    class_token = tower.class_embedding.to(tokens.dtype).expand(tokens.shape[0], 1, -1)
-    positions = _positions(tower, grid).to(tokens.dtype)
-    return tower.ln_pre(torch.cat([class_token, tokens], dim=1) + positions), grid
-
-
-def _positions(tower: VisionTransformer, grid: tuple[int, int]) -> Tensor:
-    """The tower's positional embedding for another grid, (1+N, D) float32: bicubic, class token's own kept."""
-    positions = tower.positional_embedding.float()
-    if grid == tuple(tower.grid_size):
-        return positions
-    own, patches = positions[:1], positions[1:]
-    square = patches.unflatten(0, tower.grid_size).permute(2, 0, 1)[None]
-    resized = F.interpolate(square, size=grid, mode="bicubic", align_corners=False)
-    return torch.cat([own, resized[0].flatten(1).T])
-
-
-def _identity_attention(tokens: Tensor) -> Tensor:
-    """Additive attention mask (N, N), 0 on the diagonal and -inf elsewhere. Float: open_clip adds a boolean as 0/1."""
-    count = tokens.shape[1]
-    mask = torch.full((count, count), float("-inf"), device=tokens.device, dtype=tokens.dtype)
-    return mask.fill_diagonal_(0)
-
-
-def _pool_value_path(tower: VisionTransformer, tokens: Tensor) -> Tensor:
-    """Attentional pool with every token seen alone, out_proj(v_proj(ln_k(x))): (B, 1+N, D) -> (B, 1+N, C).
-
-    The pool's query only decides how tokens are mixed, so it has no part in the result.
+    Raises ValueError as `cell_size`.
     """
-    pool = tower.attn_pool
-    if not isinstance(pool, AttentionalPooler) or tower.attn_pool_contrastive is not None:
-        raise ValueError(
-            "dense features of an attentional pool are known for open_clip's single pooler "
-            f"(attentional_pool: true), got {tower.attn_pool_type or type(pool).__name__!r}"
-        )
-    normed = pool.ln_k(tokens)
-    query = pool.ln_q(pool.query[:1]).to(normed.dtype).expand(normed.shape[0], normed.shape[1], -1)
-    return pool.attn(query, normed, normed, need_weights=False, attn_mask=_identity_attention(normed))[0]
-
-
-def _check_variant(variant: str) -> None:
-    if variant not in VARIANTS:
-        raise ValueError(f"unknown dense variant {variant!r}, expected one of {', '.join(VARIANTS)}")
-
-
-def _check_pool(pool: nn.Module, variant: str) -> None:
-    """An attention pool has one query for the whole image: there is no self-attention among patches to change."""
-    if VARIANTS[variant].mix is not own_value:
-        known = " and ".join(name for name, one in VARIANTS.items() if one.mix is own_value)
-        raise ValueError(
-            f"dense variant {variant!r} changes the self-attention of a ViT's last block, but this tower ends in "
-            f"an attention pool ({type(pool).__name__}), for which only {known} are defined"
-        )
+    size, cell = int(np.max(tower.image_size)), max(cell_size(tower))
+    return View(short_side=size * 3 // 2, window=size, stride=max(1, size // 2 // cell) * cell)

@@ -1,38 +1,39 @@
 """The main path: an image and class names -> every pixel labelled.
 
-    image -- emerdiff --> segments -----+
-      |                                 +-- pool, cosine, softmax, best class per mask --> Segmentation
+    image -- mask source --> segments --+
+      |                                 +-- pool, cosine, probability, best class per mask --> Segmentation
       +---- dense CLIP --> features ----+
     class names -- CLIP text -----------+
 
 The work on the image (`analyze`) is apart from the work on the names (`encode`): asking the same analysis about other
-classes runs no diffusion model. Joins EmerDiff (arXiv 2401.11739) with MaskCLIP (arXiv 2112.01071) as the former does.
+classes makes no masks again. Joins EmerDiff (arXiv 2401.11739) with MaskCLIP (arXiv 2112.01071) as the former does.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
-import torch
 
-from emerdiff import EmerDiff, Options
-from ovseg import presets, prompts
-from ovseg.analysis import Analysis, Origin, image_sha256, small_maps
+from ovseg import prompts, weights
+from ovseg.analysis import Analysis, Origin, image_sha256
 from ovseg.classes import Background, ClassList, Vocabulary, build_vocabulary
 from ovseg.clip import Clip
-from ovseg.dense import View, cell_size
+from ovseg.dense import View
 from ovseg.draw import class_colours
-from ovseg.images import check_array
-from ovseg.labels import label_masks, pool
-from ovseg.refinement import Refined, refine_image
+from ovseg.images import ImageLike, as_image
+from ovseg.labels import Scoring, label_masks, label_pixels
+from ovseg.masks import SOURCES, Masks, MaskSource, Progress
+from ovseg.presets import DEFAULT, Preset, get_preset
+from ovseg.refinement import Refined, refine
+from ovseg.regions import pool
 from ovseg.result import Segmentation, no_label
+from ovseg.setup import Setup
 
-Progress = Callable[[int, int], None]
+Classes = ClassList | str | Sequence[str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,217 +44,200 @@ class Text:
     embeddings: np.ndarray
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Segmenter:
-    """A diffusion model and a CLIP, loaded. Holds no state between calls: same input, same output."""
+    """A mask source and a CLIP, loaded. Holds no state between calls: same input, same output.
 
-    emerdiff: EmerDiff
+    An image is a path, a PIL image or an array, see `images.as_image`; a list of them gives a list of results.
+    """
+
+    source: MaskSource
     clip: Clip
-    options: Options  # of the masks, unless a call brings its own
     view: View  # how CLIP sees images
+    scoring: Scoring  # how cosines become probabilities
     templates: tuple[str, ...]  # sentences with "{}" for the class name
-    models: dict[str, str]  # "diffusion" and "clip": which weights, see presets.identity
+    models: dict[str, str]  # "diffusion" and "clip": which weights, see `weights.identity`
+    dtype: str  # of the numbers in the networks, such as "float32"
 
     @classmethod
-    def from_preset(
-        cls, name: str = presets.DEFAULT, *, device: str = "auto", dtype: torch.dtype = torch.float32
-    ) -> Segmenter:
+    def load(cls, setup: Setup, source: MaskSource | None = None) -> Segmenter:
+        """Load what a set-up names; its weights are on this machine. The diffusion model waits for its first image.
+
+        source: takes the place of the set-up's own. Raises ValueError for settings that do not fit the models,
+        `WeightsMissing` (an OSError) for weights that are not there.
+        """
+        source = source or SOURCES[setup.by].make(setup)
+        [folder] = weights.fetch(setup.sources("clip"))
+        clip = Clip.from_pretrained(folder, device=setup.find_device(), dtype=setup.torch_dtype())
+        models = {"diffusion": source.identity["diffusion"]} if "diffusion" in source.identity else {}
+        return cls(
+            source=source,
+            clip=clip,
+            view=setup.view(clip),
+            scoring=clip.scoring,
+            templates=prompts.templates(setup.preset.templates),
+            models=models | {"clip": weights.identity("clip", setup.preset.clip)},
+            dtype=setup.dtype,
+        )
+
+    @classmethod
+    def from_preset(cls, preset: str | Preset = DEFAULT, *, by: str = "emerdiff", **options: Any) -> Segmenter:
         """Load a preset's models, fetching them first if need be (see `ovseg models`).
 
-        Raises ValueError for an unknown preset or device, `presets.WeightsMissing` (an OSError) within some seconds if
-        the weights are neither here nor to be had.
+        by: a mask source, see `ovseg.masks`. options: fields of `Setup` (device, dtype, dense, masks_from) and of
+        `emerdiff.Options` (masks, speed, seed, ...). Raises ValueError for an unknown preset, option or device,
+        `WeightsMissing` (an OSError) within some seconds if the weights are neither here nor to be had.
         """
-        preset = presets.get_preset(name)
-        presets.fetch(preset)
-        return cls.from_pretrained(
-            preset.diffusion,
-            preset.clip,
-            options=preset.options,
-            view=preset.view,
-            templates=preset.templates,
-            device=device,
-            dtype=dtype,
-        )
+        fields = {name: options.pop(name) for name in ("device", "dtype", "dense", "masks_from") if name in options}
+        chosen = get_preset(preset) if isinstance(preset, str) else preset
+        setup = Setup(preset=chosen, by=by, settings=options, **fields)
+        weights.fetch(setup.sources(*SOURCES[by].needs, "clip"), chosen.name)
+        return cls.load(setup)
 
     @classmethod
-    def from_pretrained(
-        cls,
-        diffusion: str | Path,
-        clip: str | Path,
-        *,
-        options: Options | None = None,
-        view: View | None = None,
-        templates: str = "imagenet80",
-        device: str = "auto",
-        dtype: torch.dtype = torch.float32,
-    ) -> Segmenter:
+    def from_pretrained(cls, diffusion: str | Path, clip: str | Path, **options: Any) -> Segmenter:
         """Load a diffusers latent diffusion model and an open_clip model, each from a hub id or a folder.
 
-        options, view: by default what fits the models' own sizes, see `native_options` and `native_view`.
-        templates: a name that `prompts.templates` knows. device: "auto" takes a CUDA GPU if there is one, else the CPU.
+        ImageLike sizes are what fits the models' own. options: as in `from_preset`.
         Raises OSError for files that are missing, ValueError for ones that do not fit.
         """
-        sentences = prompts.templates(templates)
-        place = find_device(device)
-        model = EmerDiff.from_pretrained(diffusion, device=place, dtype=dtype)
-        seer = Clip.from_pretrained(clip, device=place, dtype=dtype)
-        return cls(
-            emerdiff=model,
-            clip=seer,
-            options=options or native_options(model),
-            view=view or native_view(seer),
-            templates=sentences,
-            models={
-                "diffusion": presets.identity("diffusion", str(diffusion)),
-                "clip": presets.identity("clip", str(clip)),
-            },
-        )
+        return cls.from_preset(Preset(name="", diffusion=str(diffusion), clip=str(clip)), **options)
+
+    def __repr__(self) -> str:
+        return f"Segmenter(by {self.source.identity['by']}, {', '.join(self.models.values())}, {self.clip.device})"
 
     def analyze(
-        self, image: np.ndarray, options: Options | None = None, *, progress: Progress | None = None
+        self, image: ImageLike, *, id: str = "", kept: Analysis | None = None, progress: Progress | None = None
     ) -> Analysis:
-        """The work that needs no class names: masks by the diffusion model, dense features by CLIP.
+        """The work that needs no class names: masks by the source, dense features by CLIP.
 
-        image: (H, W, 3) uint8 RGB. options: instead of the segmenter's own. progress: called with (UNet evaluations
-        done, in all). Raises ValueError for an image of another kind or one the models cannot take.
+        id: of the image, for sources that look it up. kept: an earlier analysis of this image that `check` let pass,
+        of which is used what can be. progress: called with (steps done, in all).
+        Raises ValueError for an image of another kind or one that the source or CLIP cannot take.
         """
-        origin = self.origin(image, options)
-        options = options or self.options
-        self.emerdiff.cost(image.shape[:2], options)  # refuses sides beyond 4:1 and too many masks
-        features = self.clip.dense_features(image, self.view)  # first: it takes seconds, and refuses a bad view
-        keeping = replace(options, keep_difference_maps=options.upsampling != "naive")
-        segments = self.emerdiff.segment(image, keeping, progress=progress)
-        return Analysis(
-            segments=segments.labels,
-            low_resolution_masks=segments.low_resolution_masks,
-            queries=segments.queries.astype(np.float16),
-            features=features.astype(np.float16),
-            difference_maps=small_maps(segments.difference_maps),
-            network_size=segments.network_size,
-            layer_rms=segments.layer_rms,
-            origin=origin,
-        )
+        image = as_image(image)
+        origin = self.origin(image)
+        masks = self.source.reuse(kept) if kept else None
+        if masks is None:
+            self.source.check(image.shape[:2])  # refuses sides beyond 4:1 and too many masks
+        # CLIP first: it takes seconds, and refuses a bad view.
+        features = kept.features if kept else self.clip.dense_features(image, self.view).astype(np.float16)
+        if masks is None:
+            masks = self.source.segment(image, id, progress)
+        return Analysis(masks.labels, features, origin, masks.evidence, masks.facts)
 
-    def origin(self, image: np.ndarray, options: Options | None = None) -> Origin:
-        """What an analysis of this image would be made from, for `Analysis.check` of a kept one."""
-        check_array(image)
+    def check(self, kept: Analysis, image: np.ndarray) -> None:
+        """Raise `AnalysisMismatch`, naming every difference, unless a kept analysis of this image can be used here."""
+        expected = self.origin(image)
+        if not self.source.differences(kept.origin.masks):
+            expected = replace(expected, masks=kept.origin.masks)
+        kept.check(expected)
+
+    def origin(self, image: np.ndarray) -> Origin:
+        """What an analysis of this image is made from."""
         return Origin(
             image_sha256=image_sha256(image),
             height=image.shape[0],
             width=image.shape[1],
-            options=asdict(self.emerdiff.snap(options or self.options)),
-            **self._made_with(),
+            **self.features_origin,
+            masks=self.source.identity,
         )
 
-    def _made_with(self) -> dict[str, Any]:
-        """The part of an analysis' origin that is neither the image nor the masks' options."""
-        return {
-            "diffusion": self.models["diffusion"],
-            "clip": self.models["clip"],
-            "dtype": str(self.emerdiff.diffusion.empty_prompt.dtype).removeprefix("torch."),
-            "view": asdict(self.view),
-        }
+    @property
+    def features_origin(self) -> dict[str, Any]:
+        """What decides an image's features: CLIP, the numbers it ran in, and its view."""
+        return {"clip": self.models["clip"], "dtype": self.dtype, "view": asdict(self.view)}
 
-    def encode(self, classes: ClassList | str | Sequence[str], background: Background | str = "words") -> Text:
+    def encode(self, classes: Classes, background: Background | str = "words") -> Text:
         """Class names as CLIP sees them; `classes` and `background` as in `classes.build_vocabulary`."""
         vocabulary = build_vocabulary(classes, background)
         return Text(vocabulary, self.clip.encode_text(vocabulary.prompts, self.templates))
 
+    @overload
+    def label(
+        self, what: Analysis | ImageLike, classes: Classes, background: Background | str = "words"
+    ) -> Segmentation: ...
+
+    @overload
+    def label(
+        self, what: list[Analysis | ImageLike], classes: Classes, background: Background | str = "words"
+    ) -> list[Segmentation]: ...
+
     def label(
         self,
-        what: Analysis | np.ndarray,
-        classes: ClassList | str | Sequence[str],
+        what: Analysis | ImageLike | list[Analysis | ImageLike],
+        classes: Classes,
         background: Background | str = "words",
-    ) -> Segmentation:
-        """Label every pixel of an image, or of a kept analysis (which runs no diffusion model).
+    ) -> Segmentation | list[Segmentation]:
+        """Label every pixel of an image, or of a kept analysis (for which no mask is made again); or of several.
 
         classes: "cat;kitten,dog", a sequence of such entries, or a parsed list. background: "words" (default stuff
         words compete), "none", "threshold=T", or your own words.
         Raises ValueError for classes that clash, and as `analyze` and `label_analysis`.
         """
         text = self.encode(classes, background)
-        return self.label_analysis(what if isinstance(what, Analysis) else self.analyze(what), text)
+        if isinstance(what, list):
+            return [self._label(one, text) for one in what]
+        return self._label(what, text)
 
-    def label_analysis(self, analysis: Analysis, text: Text) -> Segmentation:
-        """Give every mask its best class.
+    def _label(self, what: Analysis | ImageLike, text: Text) -> Segmentation:
+        if isinstance(what, Analysis):
+            return self.label_analysis(what, text)
+        image = as_image(what)
+        return self.label_analysis(self.analyze(image), text, image)
 
-        Raises `AnalysisMismatch` for an analysis made with other models, in another dtype or by another view; its
-        image and options may be any.
+    def label_analysis(self, analysis: Analysis, text: Text, image: np.ndarray | None = None) -> Segmentation:
+        """Give every mask its best class, or every pixel where there are no masks. image: to be shown with the result.
+
+        Raises `AnalysisMismatch` for an analysis made with another CLIP, in another dtype or by another view; its
+        image and masks may be any.
         """
-        analysis.check(replace(analysis.origin, **self._made_with()))
-        return self.label_segments(analysis.segments, analysis.features, text)
+        analysis.check(replace(analysis.origin, **self.features_origin))
+        if analysis.segments is None:
+            return self.label_each_pixel(
+                analysis.features, (analysis.origin.height, analysis.origin.width), text, image
+            )
+        return self.label_segments(analysis.segments, analysis.features, text, image)
 
-    def refine(self, image: np.ndarray, dense: np.ndarray, *, progress: Progress | None = None) -> Refined:
-        """Let an image's masks take the mean of anyone's dense prediction of it, (L, h, w); see `refine_image`."""
-        return refine_image(image, dense, self.emerdiff, self.options, progress=progress)
-
-    def label_segments(self, segments: np.ndarray, features: np.ndarray, text: Text) -> Segmentation:
+    def label_segments(
+        self, masks: np.ndarray, features: np.ndarray, text: Text, image: np.ndarray | None = None
+    ) -> Segmentation:
         """Give any masks (H, W) int32, ids from 0, their best classes, by dense features (C, h, w) of this CLIP."""
-        vocabulary = text.vocabulary
-        pooled = pool(features, segments)
-        scores, best = label_masks(pooled, text.embeddings, vocabulary, self.clip.logit_scale)
-        index_type = np.uint8 if no_label(len(vocabulary.names)) == 255 else np.uint16
+        scores, best = label_masks(pool(features, masks), text.embeddings, text.vocabulary, self.scoring)
+        labels = best.astype(_index_type(text))[masks]
+        return Segmentation(labels=labels, masks=masks, mask_scores=scores, image=image, **_shown(text))
+
+    def label_each_pixel(
+        self, features: np.ndarray, size: tuple[int, int], text: Text, image: np.ndarray | None = None
+    ) -> Segmentation:
+        """Give every pixel of an image of (H, W) its best class, by dense features (C, h, w) of this CLIP."""
+        words = text.embeddings, text.vocabulary
+        labels, scores = label_pixels(features.astype(np.float32), *words, self.scoring, size)
+        labels = labels.astype(_index_type(text))
         return Segmentation(
-            labels=best.astype(index_type)[segments],
-            names=vocabulary.names,
-            colours=class_colours(vocabulary.names),
-            segments=segments,
-            mask_scores=scores,
-            notes=vocabulary.notes,
+            labels=labels, masks=None, mask_scores=None, pixel_scores=scores, image=image, **_shown(text)
         )
 
+    def masks(self, image: ImageLike, *, id: str = "", progress: Progress | None = None) -> Masks:
+        """The class-agnostic masks alone. Raises ValueError as `analyze`."""
+        return self.source.segment(as_image(image), id, progress)
 
-def native_options(model: EmerDiff) -> Options:
-    """The paper's settings at the size the model was trained at (unet/config.json: sample_size).
+    def refine(self, image: ImageLike, dense: np.ndarray, *, progress: Progress | None = None) -> Refined:
+        """Let an image's masks take the mean of anyone's dense prediction of it, (L, h, w); see `refinement.refine`.
 
-    Raises ValueError where that is not one number.
-    """
-    diffusion = model.diffusion
-    side = diffusion.unet.config.sample_size
-    if not isinstance(side, int):
-        raise ValueError(f"unet/config.json: sample_size: expected the latents' side as one whole number, got {side}")
-    return Options(base_size=side * diffusion.latent_factor)
-
-
-def native_view(clip: Clip) -> View:
-    """Windows of the size CLIP was trained at, half overlapping, over an image 1.5 times that: SCLIP's 224 and 336."""
-    tower = clip.model.visual
-    size, cell = int(np.max(tower.image_size)), max(cell_size(tower))
-    return View(short_side=size * 3 // 2, window=size, stride=max(1, size // 2 // cell) * cell)
+        Raises ValueError as `analyze` and `refine`, and for a source without masks.
+        """
+        masks = self.masks(image, progress=progress).labels
+        if masks is None:
+            raise ValueError("refine needs masks, but this segmenter labels every pixel by itself")
+        return refine(masks, dense)
 
 
-def find_device(name: str) -> torch.device:
-    """ "auto" is a CUDA GPU if there is one, else the CPU; anything else as torch names it. ValueError if unusable."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"device {name!r} cannot be used here ({reason}); try auto or cpu") from error
-    return device
+def _index_type(text: Text) -> type[np.unsignedinteger[Any]]:
+    return np.uint8 if no_label(len(text.vocabulary.names)) == 255 else np.uint16
 
 
-@torch.inference_mode()
-def expected_seconds(model: EmerDiff, image_size: tuple[int, int], options: Options) -> float:
-    """About how long `EmerDiff.segment` takes for an image of (H, W), from timing one UNet row and one decode."""
-    diffusion, cost = model.diffusion, model.cost(image_size, options)
-    sides = (side // diffusion.latent_factor for side in (cost.height, cost.width))
-    latent = torch.zeros(1, int(diffusion.unet.config.in_channels), *sides, device=diffusion.device)
-    step = diffusion.grid(options.steps)[-1]
-    row = _seconds(lambda: diffusion.predict_noise(latent, step))
-    return cost.unet_rows * row + cost.decodes * (_seconds(lambda: diffusion.decode(latent)) if cost.decodes else 0)
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    """How long `work` takes; done twice where the first time is short, because it includes warming up."""
-    for _ in range(2):
-        start = time.perf_counter()
-        work()
-        if torch.cuda.is_initialized():
-            torch.cuda.synchronize()  # a GPU's work goes on when the call has returned
-        seconds = time.perf_counter() - start
-        if seconds > 1:
-            break
-    return seconds
+def _shown(text: Text) -> dict[str, Any]:
+    """What a result tells of its names."""
+    names = text.vocabulary.names
+    return {"names": names, "colours": class_colours(names), "notes": text.vocabulary.notes}

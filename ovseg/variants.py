@@ -10,23 +10,22 @@ pass. Q, K and V are the block's own projections of its normed input, s = 1/sqrt
     clearclip       softmax(s QQ^T) V                          dropped   ClearCLIP (arXiv 2407.12442)
     naclip          softmax(s KK^T + w) V                      dropped   NACLIP (arXiv 2404.08181)
 
-Knows open_clip's two kinds of block; which towers can use a variant is `ovseg.dense`'s matter.
+Knows open_clip's two kinds of block; which towers can use a variant is `ovseg.towers`' matter. Importing it loads no
+torch, so that the command line knows the names. A new variant is a function and an entry in `VARIANTS`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from open_clip.transformer import ResidualAttentionBlock
-from torch import Tensor
-from torch.nn import functional as F
+if TYPE_CHECKING:
+    from torch import Tensor
 
 NEIGHBOURHOOD = 5.0  # patches: standard deviation of NACLIP's Gaussian
 
-Mix = Callable[[Tensor, Tensor, Tensor, tuple[int, int]], Tensor]
+Mix = Callable[["Tensor", "Tensor", "Tensor", tuple[int, int]], "Tensor"]
 
 
 @dataclass(frozen=True)
@@ -52,18 +51,17 @@ def own_value(query: Tensor, key: Tensor, value: Tensor, grid: tuple[int, int]) 
 
 def like_queries_and_keys(query: Tensor, key: Tensor, value: Tensor, grid: tuple[int, int]) -> Tensor:
     """To tokens with a like query, and to tokens with a like key; the two sums are added, not averaged."""
-    attention = F.scaled_dot_product_attention
-    return attention(query, query, value) + attention(key, key, value)
+    return _attention(query, query, value) + _attention(key, key, value)
 
 
 def like_queries(query: Tensor, key: Tensor, value: Tensor, grid: tuple[int, int]) -> Tensor:
     """To tokens with a like query."""
-    return F.scaled_dot_product_attention(query, query, value)
+    return _attention(query, query, value)
 
 
 def like_keys_nearby(query: Tensor, key: Tensor, value: Tensor, grid: tuple[int, int]) -> Tensor:
     """To tokens with a like key, near ones before others."""
-    return F.scaled_dot_product_attention(key, key, value, attn_mask=nearness(grid).to(key))
+    return _attention(key, key, value, nearness(grid).to(key))
 
 
 VARIANTS: dict[str, Variant] = {
@@ -75,20 +73,38 @@ VARIANTS: dict[str, Variant] = {
 }
 
 
+def check_variant(name: str) -> None:
+    """Raise ValueError for a name that is not in `VARIANTS`."""
+    if name not in VARIANTS:
+        raise ValueError(f"dense: no variant {name!r}, expected one of {', '.join(VARIANTS)}")
+
+
 def nearness(grid: tuple[int, int]) -> Tensor:
     """NACLIP's w, (1+N, 1+N) float32: exp(-distance^2 / (2 * 5^2)) between patches of the grid, row by row.
 
     Distances are in patches. The class token has no place on the grid: its row and column are 0.
     """
+    import torch
+    from torch.nn import functional
+
     rows, columns = (torch.arange(length, dtype=torch.float32) for length in grid)
     down, across = (torch.exp(-(place[:, None] - place).square() / (2 * NEIGHBOURHOOD**2)) for place in (rows, columns))
-    return F.pad(torch.kron(down, across), (1, 0, 1, 0))
+    return functional.pad(torch.kron(down, across), (1, 0, 1, 0))
+
+
+def _attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+    from torch.nn import functional
+
+    return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
 
 
 def _attend(block: Any, tokens: Tensor, mix: Mix, grid: tuple[int, int]) -> Tensor:
     """The block's attention branch with `mix` for the attention itself, as it would be added to the residual."""
+    from open_clip.transformer import ResidualAttentionBlock
+    from torch.nn import functional
+
     attention = block.attn
-    projected = F.linear(block.ln_1(tokens), attention.in_proj_weight, attention.in_proj_bias)
+    projected = functional.linear(block.ln_1(tokens), attention.in_proj_weight, attention.in_proj_bias)
     query, key, value = projected.unflatten(2, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
     if isinstance(block, ResidualAttentionBlock):
         return block.ls_1(attention.out_proj(mix(query, key, value, grid).transpose(1, 2).flatten(2)))

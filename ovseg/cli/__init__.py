@@ -6,9 +6,11 @@ memory (one line says which).
 
 from __future__ import annotations
 
+import io
 import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 
 
@@ -16,26 +18,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     from ovseg.cli.grammar import parser
 
-    for stream in (sys.stdout, sys.stderr):  # a file name may hold bytes that no encoding has
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    options = parser().parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # it may be closed (None), or a notebook's own
+            stream.reconfigure(errors="backslashreplace")  # a file name may hold bytes that no encoding has
+    given = parser().parse_args(arguments)
     # Their loading bars and advice would bury our own lines.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    # Threads that wait for the next piece of work otherwise spin, and take the cores from whatever else runs here.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        module, function = options.run.split(":")
-        return int(getattr(import_module(module), function)(options))
+        module, function = given.run.split(":")
+        return int(getattr(import_module(module), function)(given))
     except (ValueError, OSError) as error:
-        print(f"ovseg: error: {error}", file=sys.stderr)
+        print(f"ovseg: error: {in_flags(str(error), given.flags)}", file=sys.stderr)
         return 2
     except (MemoryError, RuntimeError) as error:
         from emerdiff.memory import is_out_of_memory
-        from ovseg.run.batch import OUT_OF_MEMORY
+        from ovseg.run.work import OUT_OF_MEMORY
 
         if not is_out_of_memory(error):
             raise
-        print(f"ovseg: error: {OUT_OF_MEMORY if 'dtype' in options else 'out of memory'}", file=sys.stderr)
+        print(f"ovseg: error: {OUT_OF_MEMORY if 'dtype' in given else 'out of memory'}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("ovseg: interrupted", file=sys.stderr)
         return 130
+
+
+def in_flags(message: str, flags: Mapping[str, str]) -> str:
+    """A library's message about a setting as the command line's: "t_m: ..." -> "--t-m: ...".
+
+    flags: field -> flag.
+    """
+    field = re.match(r"(\w+): ", message)
+    return flags[field[1]] + message[field.end(1) :] if field and field[1] in flags else message

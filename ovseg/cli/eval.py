@@ -9,27 +9,29 @@ import argparse
 from typing import Any
 
 from ovseg.cli import flags
+from ovseg.run.folder import FORMER_METHODS
 
 EVAL_EXAMPLES = """\
 examples:
   ovseg eval check voc21 --root data/VOCdevkit/VOC2012
-  ovseg eval predict voc21 --root data/VOCdevkit/VOC2012 --method maskclip+emerdiff --out runs/voc21
+  ovseg eval predict voc21 --root data/VOCdevkit/VOC2012 --by emerdiff --out runs/voc21
   ovseg eval score voc21 --root data/VOCdevkit/VOC2012 --predictions runs/voc21
   ovseg eval predict pocket --preset pocket --limit 20 --out runs/pocket                (works offline)"""
 PREDICT_EXAMPLES = """\
 examples:
-  ovseg eval predict ade20k --root data/ade/ADEChallengeData2016 --method maskclip --out runs/ade-maskclip
+  ovseg eval predict ade20k --root data/ade/ADEChallengeData2016 --by none --out runs/ade-maskclip
   ovseg eval predict custom --root my-data --preset pocket --limit 50 --out runs/mine
   ovseg eval predict voc20 --root R --out runs/e --keep-analysis
-  ovseg eval predict voc20 --root R --out runs/n --method maskclip+naive --analyses runs/e      (no diffusion again)
+  ovseg eval predict voc20 --root R --out runs/n --by naive --analyses runs/e      (no diffusion again)
   accelerate launch -m ovseg eval predict voc20 --root R --out runs/e --score                (every GPU a part)
 
-methods:
-  maskclip            the dense features alone, every pixel by itself
-  maskclip+naive      pooled over the low-resolution masks, naively upsampled
-  maskclip+slic       pooled over SLIC superpixels, as many as masks
-  maskclip+emerdiff   pooled over EmerDiff's masks (default)
-  maskclip+truth      pooled over the true masks: an oracle, reads labels
+masks (--by) over which CLIP's dense features are pooled:
+  none       no masks: every pixel by itself
+  naive      the low-resolution masks, naively upsampled
+  slic       SLIC superpixels, as many as masks
+  emerdiff   EmerDiff's masks (default)
+  files      anyone's, from --masks-from DIR
+  truth      the true masks: an oracle, reads labels
 protocols (image size, windows, logit scale, background rule; the published rows of one are never set beside another's):
   sclip, tcl, maskclip   of these papers;   native   as `ovseg label` does it (default for pocket, camvid, custom)
 
@@ -65,8 +67,6 @@ settings, one varied at a time (several --over: several tables):
 
 OUT gets a run folder for each value (`masks=10`, and `default`), ablation.json, ablation.md and ablation.png. The same
 command once more does only what is left."""
-DENSE = ("maskclip", "maskclip-plain", "sclip", "clearclip", "naclip")
-METHODS = ("maskclip", "maskclip+naive", "maskclip+slic", "maskclip+emerdiff", "maskclip+truth")
 
 
 def add_eval(commands: Any) -> None:
@@ -79,7 +79,7 @@ def add_eval(commands: Any) -> None:
 
     check = actions.add_parser("check", help="is a data set complete on this disk?")
     _add_dataset(check)
-    check.set_defaults(run="ovseg.eval.check:run")
+    check.set_defaults(run="ovseg.eval.commands:check")
 
     predict = actions.add_parser(
         "predict", help="label a data set's images", epilog=PREDICT_EXAMPLES, formatter_class=plain
@@ -90,16 +90,16 @@ def add_eval(commands: Any) -> None:
     flags.add_run(predict, None)
     flags.add_analyses(predict)
     flags.add_models(predict)
-    flags.add_method(predict, upsampling=False)
+    flags.add_method(predict)
     predict.add_argument("--score", action="store_true", help="score when all is done (on the first process)")
-    predict.set_defaults(run="ovseg.eval.predict:run")
+    predict.set_defaults(run="ovseg.eval.commands:predict")
 
     score = actions.add_parser("score", help="score run folders", epilog=SCORE_EXAMPLES, formatter_class=plain)
     _add_dataset(score)
     score.add_argument("--predictions", nargs="+", required=True, metavar="RUN", help="folders that predict wrote")
     score.add_argument("--best-label", action="store_true", help="give every mask its majority class first (an oracle)")
     score.add_argument("--out", metavar="DIR", help="folder for results (default: in each RUN, the table in the first)")
-    score.set_defaults(run="ovseg.eval.score:run")
+    score.set_defaults(run="ovseg.eval.commands:score")
     _add_unsupervised(actions)
     _add_ablate(actions)
 
@@ -116,7 +116,7 @@ def _add_unsupervised(actions: Any) -> None:
     parser.add_argument("--protocol", choices=("traditional", "modified", "both"), default="both", help="see below")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of k-means (0)")
     parser.add_argument("--out", metavar="DIR", help="folder for the table (default: RUN)")
-    parser.set_defaults(run="ovseg.eval.unsupervised:run")
+    parser.set_defaults(run="ovseg.eval.commands:unsupervised")
 
 
 def _add_ablate(actions: Any) -> None:
@@ -133,8 +133,8 @@ def _add_ablate(actions: Any) -> None:
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for the runs and the tables")
     parser.add_argument("--overwrite", action="store_true", help="replace what --out holds, instead of going on there")
     flags.add_models(parser)
-    flags.add_method(parser, upsampling=False)
-    parser.set_defaults(run="ovseg.eval.ablate:run", method="maskclip+emerdiff")
+    flags.add_method(parser)
+    parser.set_defaults(run="ovseg.eval.commands:ablate")
 
 
 def _add_dataset(parser: argparse.ArgumentParser) -> None:
@@ -154,13 +154,12 @@ def _add_limit(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_approach(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--method", choices=METHODS, default="maskclip+emerdiff", help="see below")
+    flags.add_masks(parser, "truth")
+    parser.add_argument("--method", choices=FORMER_METHODS, help="former spelling: maskclip+slic is --by slic")
     _add_rules(parser)
 
 
 def _add_rules(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--dense", choices=DENSE, metavar="V", help=f"dense CLIP: {', '.join(DENSE)} (default maskclip)"
-    )
+    flags.add_dense(parser)
     parser.add_argument("--protocol", metavar="P", help="sclip, tcl, maskclip or native")
     parser.add_argument("--vocabulary", metavar="LIST", help="another list of class names, such as voc20-sclip")

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser
+from argparse import ArgumentParser, ArgumentTypeError, BooleanOptionalAction
+from collections.abc import Callable
+from typing import Any
+
+from emerdiff.options import Setting, settings
+from ovseg.variants import VARIANTS
 
 DTYPES = ("float32", "float16", "bfloat16")
 
@@ -38,24 +43,45 @@ def add_models(parser: ArgumentParser, *, clip: bool = True) -> None:
     else:
         parser.set_defaults(clip=None)
     models.add_argument("--device", default="auto", help="auto (a CUDA GPU, else the CPU), cpu, cuda, cuda:1, mps")
-    models.add_argument("--dtype", default="float32", choices=DTYPES, help="numbers in the networks (default float32)")
+    models.add_argument("--dtype", choices=DTYPES, help="numbers in the networks (default float32)")
 
 
-def add_method(parser: ArgumentParser, *, upsampling: bool = True) -> None:
-    """The settings of EmerDiff. upsampling: False where the command chooses it by other means."""
-    method = parser.add_argument_group("method (defaults: the preset's, and those of the EmerDiff paper)")
-    method.add_argument(
-        "--speed", choices=("fast", "exact"), help="exact: the paper's own procedure, 3 to 10 times slower"
+def add_masks(parser: ArgumentParser, *more: str) -> None:
+    """Where masks come from. more: sources beside those of `ovseg.masks`."""
+    known = ", ".join(("emerdiff", "naive", "slic", "none", "files", *more))
+    parser.add_argument("--by", metavar="SOURCE", help=f"where masks come from: {known} (default emerdiff); see below")
+    parser.add_argument("--masks-from", metavar="DIR", help="with --by files: ID.png, ID.npz or run-length ID.json")
+
+
+def add_dense(parser: ArgumentParser) -> None:
+    """Which dense readout of CLIP."""
+    parser.add_argument(
+        "--dense", choices=tuple(VARIANTS), metavar="V", help=f"dense CLIP: {', '.join(VARIANTS)} (default maskclip)"
     )
-    method.add_argument("--masks", type=int, metavar="K", help="masks per image (30; pocket: 20)")
-    method.add_argument("--steps", type=int, metavar="N", help="denoising steps of the whole schedule (50)")
-    method.add_argument("--t-f", type=int, metavar="T", help="timestep whose queries are clustered (1)")
-    method.add_argument("--t-m", type=int, metavar="T", help="timestep at which a mask is nudged (281)")
-    method.add_argument("--strength", type=float, metavar="X", help="lambda, how strongly it is nudged (10)")
-    method.add_argument("--no-injection", action="store_true", help="do not keep the attention maps while nudging")
-    method.add_argument("--sigma", type=float, metavar="PX", help="Gaussian smoothing of the difference maps")
-    if upsampling:
-        method.add_argument("--upsampling", choices=("modulated", "naive"), help="naive: the quick, blocky baseline")
-    else:
-        parser.set_defaults(upsampling=None)
-    method.add_argument("--seed", type=int, metavar="S", help="of the noise and the clustering (0)")
+
+
+def add_method(parser: ArgumentParser) -> None:
+    """The settings of EmerDiff, as `emerdiff.options` states them; None where a flag is not given."""
+    method = parser.add_argument_group("method (defaults: the preset's, and those of the EmerDiff paper)")
+    for setting in settings():
+        default = "the model's own" if setting.default is None else setting.show(setting.default)
+        shared = {"dest": setting.field, "default": None, "help": f"{setting.help} ({default})"}
+        if isinstance(setting.default, bool):
+            method.add_argument(setting.flag, action=BooleanOptionalAction, **shared)
+        else:
+            method.add_argument(setting.flag, type=_reader(setting), metavar=setting.metavar, **shared)
+
+
+def _reader(setting: Setting) -> Callable[[str], Any]:
+    """The setting's own reader, whose errors argparse shows."""
+
+    def read(text: str) -> Any:
+        try:
+            value = setting.read(text)
+        except ValueError as error:
+            raise ArgumentTypeError(f"expected {setting.expected}, got {text!r}") from error
+        if value is None:  # which here would mean that the flag was not given
+            raise ArgumentTypeError(f"expected {setting.expected} by its name, got {text!r}")
+        return value
+
+    return read

@@ -40,7 +40,7 @@ MASKS_EXAMPLES = """\
 examples:
   ovseg masks photo.jpg
   ovseg masks photos/ --masks 15 --out masks --device cuda
-  ovseg masks scene.png --preset pocket --upsampling naive
+  ovseg masks scene.png --preset pocket --by naive
 
 OUT gets run.json and, for each image: ID.png (mask numbers from 0; 16-bit where there are over 254) and
 ID.overlay.png."""
@@ -90,10 +90,16 @@ as well. Difference maps show where the run kept its analyses (--keep-analysis).
 
 
 class Parser(argparse.ArgumentParser):
-    """Takes flags in full alone: `--over` must not pass for --overwrite."""
+    """Takes flags in full alone: `--over` must not pass for --overwrite. What it parses knows its `flags` by field."""
 
     def __init__(self, **more: Any) -> None:
         super().__init__(allow_abbrev=False, **more)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        given, rest = super().parse_known_args(args, namespace)
+        own = {action.dest: action.option_strings[0] for action in self._actions if action.option_strings}
+        given.flags = own | getattr(given, "flags", {})
+        return given, rest
 
 
 def parser() -> argparse.ArgumentParser:
@@ -117,12 +123,14 @@ def parser() -> argparse.ArgumentParser:
     flags.add_inputs(label)
     flags.add_run(label, "ovseg-labels")
     flags.add_models(label)
+    flags.add_masks(label)
+    flags.add_dense(label)
     flags.add_method(label)
     flags.add_analyses(label)
     label.add_argument(
         "--format", action="append", default=[], metavar="F", help="also `ovseg export` it to --out/exports"
     )
-    label.set_defaults(run="ovseg.cli.label:run_label")
+    label.set_defaults(run="ovseg.cli.label:run")
 
     masks = commands.add_parser(
         "masks", help="masks alone, without class names", epilog=MASKS_EXAMPLES, formatter_class=plain
@@ -130,17 +138,18 @@ def parser() -> argparse.ArgumentParser:
     flags.add_inputs(masks)
     flags.add_run(masks, "ovseg-masks")
     flags.add_models(masks, clip=False)
+    flags.add_masks(masks)
     flags.add_method(masks)
-    masks.set_defaults(run="ovseg.cli.label:run_masks", clip=None)
+    masks.set_defaults(run="ovseg.cli.masks:run", clip=None)
 
     models = commands.add_parser(
         "models", help="list the presets, fetch weights", epilog=MODELS_EXAMPLES, formatter_class=plain
     )
-    models.set_defaults(run="ovseg.cli.label:run_models")
+    models.set_defaults(run="ovseg.cli.models:run")
     actions = models.add_subparsers(metavar="")
     fetch = actions.add_parser("fetch", help="download a preset's weights into the hub's cache")
-    fetch.add_argument("preset", metavar="PRESET", help="a name that `ovseg models` lists")
-    fetch.set_defaults(run="ovseg.cli.label:run_fetch")
+    fetch.add_argument("name", metavar="PRESET", help="a name that `ovseg models` lists")
+    fetch.set_defaults(run="ovseg.cli.models:run_fetch")
     _add_explain(commands)
     _add_export(commands)
     _add_report(commands)
@@ -165,7 +174,7 @@ def _add_explain(commands: argparse._SubParsersAction[Parser]) -> None:
     )
     explain.add_argument("--overwrite", action="store_true", help="replace the figure if it is there")
     flags.add_models(explain)
-    flags.add_method(explain, upsampling=False)
+    flags.add_method(explain)
     explain.set_defaults(run="ovseg.cli.explain:run")
 
 
@@ -193,4 +202,4 @@ def _add_report(commands: argparse._SubParsersAction[Parser]) -> None:
     report.add_argument("--out", metavar="FILE", help="the page (default RUN/report.html)")
     report.add_argument("--title", metavar="TEXT", help="its heading (default the run folder's name)")
     report.add_argument("--overwrite", action="store_true", help="replace an earlier report")
-    report.set_defaults(run="ovseg.report:run")
+    report.set_defaults(run="ovseg.cli.report:run")

@@ -1,245 +1,114 @@
-"""Many images into one run folder, one after the other: what is finished is skipped, a bad image is reported.
-
-An image is finished when all its files are there: each is written whole or not at all, so a run that was killed goes
-on where it stopped. Its record (`ovseg.run.folder`) is written when it starts, every few seconds, and when it ends.
-Memory does not grow with the number of images, but for a line of the record each.
-"""
+"""Many images into one run folder, one after the other: what is finished is skipped, a bad image is reported."""
 
 from __future__ import annotations
 
-import os
-import platform
-import re
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import cache
-from importlib.metadata import version
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-from ovseg import __version__
-from ovseg.files import json_bytes, write_atomically
-from ovseg.run.folder import (
-    FORMAT,
-    RUN_FILE,
-    Shard,
-    differences,
-    division,
-    facts_of,
-    is_record,
-    read_record,
-    record_files,
-)
-from ovseg.run.inputs import AGAIN, Item
-from ovseg.run.terminal import say
+from ovseg.images import read_size
+from ovseg.run.folder import Shard
+from ovseg.run.inputs import Item
+from ovseg.run.launch import sum_over_processes
+from ovseg.run.record import Run
+from ovseg.run.terminal import duration, make_report, say
+from ovseg.run.work import Job, Outcome, Worker, attempt
 
-LABEL_FILES = (".json", ".masks.png", ".overlay.png", ".png")  # what `ovseg label` writes for an id
-MASK_FILES = (".overlay.png", ".png")  # what `ovseg masks` writes for an id
-ANALYSIS_FILE = ".safetensors"  # and, with --keep-analysis, for an id
-RECORD_SECONDS = 2.0  # the least time between two writings of the record, unless writing it is slow itself
-OUT_OF_MEMORY = "out of memory; --dtype float16 takes half of it, and a smaller or less elongated image takes less"
-LIBRARIES = ("torch", "diffusers", "open_clip_torch", "transformers", "numpy", "pillow")
-
-Progress = Callable[[int, int], None]
+LONG_RUN_SECONDS = 60  # a run on a CPU that will take longer says so before it starts
+LOOKED_AT = 100  # images whose size is looked at beforehand
 
 
 class Report(Protocol):
-    """Who is told how a run goes."""
+    """Callbacks that report a run's progress and failures."""
 
     def image_started(self, item: Item) -> None: ...
 
     def rows(self, done: int, total: int) -> None: ...
 
-    def image_done(self, item: Item, summary: str, seconds: float) -> None: ...
-
-    def image_failed(self, item: Item, error: str) -> None: ...
+    def image_ended(self, outcome: Outcome) -> None: ...
 
     def stopping(self) -> None: ...
 
 
-@dataclass
-class Run:
-    """A run, or one shard of it: does the work and keeps the record."""
+def run_job(job: Job, items: Sequence[Item], *, shard: Shard | None = None, overwrite: bool = False) -> int:
+    """Start a job and do it for all items that are not finished, with a report that fits the terminal.
 
-    out: Path
-    facts: dict[str, Any]  # of this run: command, names, colours, options, models, ...
-    suffixes: Sequence[str]  # the files that make an image finished
-    loading_seconds: float = 0.0  # until the models were ready
-    shard: Shard | None = None
-    overwrite: bool = False
-    ids: dict[str, dict[str, Any]] = field(default_factory=dict)  # id -> file, state, and seconds or error
+    Returns the exit code, the same in all processes launched together: 1 if any image of any of them failed.
+    Raises ValueError where nothing can be done: other settings than the folder's, or ones that no image can meet.
+    """
+    start = time.perf_counter()
+    worker = job.start()
+    new = [item for item in items if not job.kept.has(item)]
+    if new:
+        worker.source.load()
+    return run_started(worker, items, time.perf_counter() - start, shard=shard, overwrite=overwrite)
 
-    @property
-    def record(self) -> Path:
-        """The file of the record."""
-        return self.out / (self.shard.file if self.shard else RUN_FILE)
 
-    def open(self, items: Sequence[Item]) -> list[Item]:
-        """Take up the record there is, or begin one; returns the items that are not finished.
+def run_started(
+    worker: Worker, items: Sequence[Item], seconds: float, *, shard: Shard | None = None, overwrite: bool = False
+) -> int:
+    """As `run_job`, with a worker that took so many seconds to start."""
+    job = worker.job
+    run = Run(job.out, worker.facts, job.files, loading_seconds=seconds, shard=shard, overwrite=overwrite)
+    todo = run.open(items)
+    announce(worker, [item for item in todo if not job.kept.has(item)])
+    with make_report(len(items) - len(todo), len(items)) as report:
+        failed = process(run, todo, worker, report)
+    say(f"results in {run.out}" + (f"; {failed} of {len(items)} images failed" if failed else ""))
+    return 1 if sum_over_processes(failed) else 0
 
-        Raises ValueError if the folder's records are of another run, or a result is of another file.
-        """
-        before, mine = ({}, self._replace(items)) if self.overwrite else self._earlier()
-        # What earlier calls with other inputs did stays in the record.
-        self.ids = {id: entry for id, entry in mine.items() if entry["state"] == "done"}
-        todo = []
+
+def process(run: Run, items: Sequence[Item], worker: Worker, report: Report) -> int:
+    """Let the worker do every item, as `Run.open` returned them; returns how many failed.
+
+    Ctrl-C ends it with KeyboardInterrupt after the image at hand, a second one at once.
+    """
+    failed = 0
+    with run.recording(), finishing_the_image(report) as asked_to_stop:
         for item in items:
-            file, entry = str(item.path), before.get(item.id)
-            if entry is None or not all(map(os.path.exists, self._files(item))):
-                self.ids[item.id] = {"file": file, "state": "pending"}
-                todo.append(item)
-            elif entry["file"] != file:
-                raise ValueError(f"{self.out}: {item.id!r} was labelled from {entry['file']}, not {file}; {AGAIN}")
-            else:  # perhaps just before a process was killed that had not yet written so into its record
-                self.ids[item.id] = entry if entry["state"] == "done" else {"file": file, "state": "done"}
-        self._sweep(todo)
-        if self.overwrite:  # the record was removed, and there may be others' results in it
-            self._write()
-        return todo
+            if asked_to_stop.is_set():
+                raise KeyboardInterrupt
+            report.image_started(item)
+            outcome = attempt(worker, item, report.rows)
+            run.note(outcome)
+            report.image_ended(outcome)
+            failed += outcome.error is not None
+    return failed
 
-    def process(self, items: Sequence[Item], work: Callable[[Item, Progress], str], report: Report) -> int:
-        """Do `work` for every image, as `open` returned them; returns how many failed.
 
-        work: writes the item's files, gets a progress callback, returns a line about the result. A ValueError or
-        OSError of one image, or one too large for the memory, is reported and recorded, and the next one follows;
-        anything else ends the run. Ctrl-C ends it with KeyboardInterrupt after the image at hand, a second one at once.
-        """
-        with self._recording() as record, _finishing_the_image(report) as asked_to_stop:
-            for item in items:
-                if asked_to_stop.is_set():
-                    raise KeyboardInterrupt
-                report.image_started(item)
-                start, entry = time.perf_counter(), self.ids[item.id]
-                try:
-                    summary = work(item, report.rows)
-                except (ValueError, OSError, MemoryError, RuntimeError) as error:
-                    from emerdiff.memory import is_out_of_memory  # torch is loaded by now, if the work needs it
+def announce(worker: Worker, items: Sequence[Item]) -> None:
+    """Say how long masks for these images will take, where that is long: as if each had the size of the first.
 
-                    too_large = is_out_of_memory(error)
-                    if isinstance(error, RuntimeError) and not too_large:
-                        raise
-                    reason = f"{item.path}: {OUT_OF_MEMORY}" if too_large else str(error)
-                    entry |= {"state": "failed", "error": reason}
-                    report.image_failed(item, reason)
-                else:
-                    seconds = time.perf_counter() - start
-                    entry |= {"state": "done", "seconds": round(seconds, 3)}
-                    report.image_done(item, summary, seconds)
-                record()
-        return sum(self.ids[item.id]["state"] == "failed" for item in items)
-
-    def _earlier(self) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
-        """The ids that the folder's records hold, and those of this shard's; ValueError for one of another run.
-
-        All shards' count, because images that are added move others to another shard.
-        """
-        records = {path: read_record(path) for path in record_files(self.out)}
-        for path, record in list(records.items()):
-            if not (found := differences(facts_of(record), self.facts)):
-                continue
-            if any(entry["state"] == "done" for entry in record["ids"].values()):
-                raise ValueError(f"{path} was made with other settings ({'; '.join(found)}); {AGAIN}")
-            del records[path]  # nothing came of it, so nothing hangs on its settings
-        every = {id: entry for record in records.values() for id, entry in record["ids"].items()}
-        return every, records[self.record]["ids"] if self.record in records else {}
-
-    def _replace(self, items: Iterable[Item]) -> dict[str, dict[str, Any]]:
-        """Remove the records that are overwritten and the files of these images; returns what they hold of others.
-
-        Nothing, and said, if by other settings, or if a shard replaces a run that was divided otherwise: it does not
-        know which of those images the other shards are asked for.
-        """
-        asked, lost = {item.id for item in items}, 0
-        known: set[str] = set()
-        others: dict[str, dict[str, Any]] = {}
-        for path in sorted(path for path in self.out.iterdir() if is_record(path.name)) if self.out.is_dir() else ():
-            divided_otherwise = division(path.name) != division(self.record.name)
-            if path != self.record and not divided_otherwise:
-                continue  # another shard's
-            try:
-                record = read_record(path)
-            except (OSError, ValueError):
-                record = {"ids": {}}
-            known |= record["ids"].keys()
-            found = {id: entry for id, entry in record["ids"].items() if id not in asked and entry["state"] == "done"}
-            if found and (differences(facts_of(record), self.facts) or self.shard and divided_otherwise):
-                lost += len(found)
-            else:
-                others |= found
-            path.unlink(missing_ok=True)  # another shard may have done it
-        if lost:
-            say(
-                f"{self.out}: {lost} results of other images, by other settings or parts, are no longer part of the run"
-            )
-        self._clear(items, known)
-        return others
-
-    def _sweep(self, items: Iterable[Item]) -> None:
-        """Remove what a killed process left half-written of these items and of the record."""
-        files = {self.record, *(file for item in items for file in self._files(item))}
-        for path in self.out.rglob(".*.tmp"):
-            match = re.fullmatch(r"\.(.+)\.\d+\.tmp", path.name, re.DOTALL)
-            if match and path.with_name(match[1]) in files:
-                path.unlink(missing_ok=True)
-
-    def _clear(self, items: Iterable[Item], known: set[str]) -> None:
-        """Remove what is to be replaced: this command's files, and those of another that `known` ids have.
-
-        The records are gone by then, so that no old file passes for a finished one.
-        """
-        for item in items:
-            endings = {*self.suffixes, *LABEL_FILES, *MASK_FILES} if item.id in known else set(self.suffixes)
-            for ending in endings - {ANALYSIS_FILE}:  # a kept analysis is checked before it is used
-                if os.path.exists(file := self.out / f"{item.id}{ending}"):
-                    file.unlink()
-
-    def _files(self, item: Item) -> list[Path]:
-        return [self.out / f"{item.id}{suffix}" for suffix in self.suffixes]
-
-    @contextmanager
-    def _recording(self) -> Iterator[Callable[[], None]]:
-        """Write the record now and at the end, and now and then as the callable that is yielded is called."""
-        due = self._write()
-
-        def record() -> None:
-            nonlocal due
-            if time.monotonic() >= due:
-                due = self._write()
-
+    Raises ValueError, with the first one's reason, where the source refuses every image that is looked at.
+    """
+    sizes, refused = [], []
+    for item in items[:LOOKED_AT]:
         try:
-            yield record
-        finally:
-            self._write()
-
-    def _write(self) -> float:
-        """Write the record, whole or not at all; returns when it may be written again."""
-        start = time.monotonic()
-        seconds = sum(entry.get("seconds", 0.0) for entry in self.ids.values())
-        content = {
-            "format": FORMAT,
-            **self.facts,
-            "shard": [self.shard.number, self.shard.count] if self.shard else None,
-            "versions": _versions(),
-            "timings": {"loading_seconds": round(self.loading_seconds, 3), "image_seconds": round(seconds, 3)},
-            "ids": self.ids,
-        }
-        write_atomically(self.record, json_bytes(content))
-        end = time.monotonic()
-        return end + max(RECORD_SECONDS, 50 * (end - start))
+            size = read_size(item.path)
+        except (ValueError, OSError):
+            continue  # its own turn will come to be reported
+        try:
+            worker.source.check(size)
+            sizes.append(size)
+        except ValueError as error:
+            refused.append(error)
+    if refused and not sizes:
+        raise refused[0]
+    if sizes:
+        announce_seconds(worker.source.seconds(sizes[0]), len(items))
 
 
-@cache
-def _versions() -> dict[str, str]:
-    own = {"ovseg": __version__, "python": platform.python_version()}
-    return own | {library: version(library) for library in LIBRARIES}
+def announce_seconds(each: float | None, images: int) -> None:
+    """Say how long so many images will take, where that is long."""
+    if each is not None and each * images > LONG_RUN_SECONDS:
+        say(f"this takes about {duration(each)} an image on this CPU, {duration(each * images)} in all")
 
 
 @contextmanager
-def _finishing_the_image(report: Report) -> Iterator[threading.Event]:
+def finishing_the_image(report: Report) -> Iterator[threading.Event]:
     """While this is entered the first Ctrl-C sets the event that is yielded, and the second one interrupts."""
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():

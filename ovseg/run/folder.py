@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ovseg.compare import differences
+
 FORMAT = "ovseg run 1"
 RUN_FILE = "run.json"
 SHARD_FILE = re.compile(r"run-(\d+)-of-(\d+)\.json")
@@ -21,6 +23,15 @@ RECORD_KEYS = {"format", "shard", "versions", "timings", "ids"}  # of a record, 
 # Facts that do not count when runs are compared: where it ran does not say what was computed, and what follows from the
 # names is told by them.
 FREE_FACTS = {"device", "sources", "root", "colours", "no_label"}
+
+# What `ovseg eval predict` recorded as its method -> the mask source.
+FORMER_METHODS = {
+    "maskclip": "none",
+    "maskclip+naive": "naive",
+    "maskclip+slic": "slic",
+    "maskclip+emerdiff": "emerdiff",
+    "maskclip+truth": "truth",
+}
 
 T = TypeVar("T")
 
@@ -81,7 +92,7 @@ def read_run(folder: str | Path) -> RunFolder:
         raise ValueError(f"{folder}: not a run folder, it holds no {RUN_FILE}")
     first, record = next(iter(records.items()))
     for path, other in list(records.items())[1:]:
-        if found := differences(facts_of(record), facts_of(other)):
+        if found := differing(facts_of(record), facts_of(other)):
             raise ValueError(f"{first} and {path} are not of one run: {'; '.join(found)}")
     if match := SHARD_FILE.fullmatch(first.name):
         expected = [Shard(number, int(match[2])).file for number in range(1, int(match[2]) + 1)]
@@ -115,25 +126,21 @@ def division(name: str) -> str:
 
 
 def facts_of(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What a record says of the run as a whole."""
-    return {key: value for key, value in record.items() if key not in RECORD_KEYS}
+    """What a record says of the run as a whole; of a former one, in today's words."""
+    facts = {key: value for key, value in record.items() if key not in RECORD_KEYS}
+    if "by" not in facts and "command" in facts:
+        options = facts.get("options") or {}
+        former = "maskclip+naive" if options.get("upsampling") == "naive" else "maskclip+emerdiff"
+        facts["by"] = FORMER_METHODS.get(facts.pop("method", former))
+        if facts["by"] == "naive":
+            facts["options"] = {**options, "upsampling": "naive"}
+    return facts
 
 
-def differences(facts: Mapping[str, Any], others: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Where two runs' facts differ, "options.masks 20 and 30"; `FREE_FACTS` and the JSON spelling do not count."""
-    found = []
-    for key in sorted({*facts, *others} - (FREE_FACTS if not prefix else set())):
-        one, two = (json.loads(json.dumps(side.get(key))) for side in (facts, others))
-        if isinstance(one, dict) and isinstance(two, dict):
-            found += differences(one, two, f"{prefix}{key}.")
-        elif one != two:
-            found.append(f"{prefix}{key} {_short(one)} and {_short(two)}")
-    return found
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+def differing(facts: Mapping[str, Any], others: Mapping[str, Any]) -> list[str]:
+    """Where two runs' facts differ, "options.masks 20 and 30"; `FREE_FACTS` do not count."""
+    counted = ({key: value for key, value in side.items() if key not in FREE_FACTS} for side in (facts, others))
+    return differences(*counted, words="and")
 
 
 def read_record(path: Path) -> dict[str, Any]:

@@ -29,13 +29,11 @@ def choose_shard(flag: str | None) -> Shard | None:
             "launch with torchrun or accelerate, or unset them"
         )
     if flag and mine:
-        raise ValueError(
-            f"--shard {flag}: the processes launched together share the images by themselves; leave it out"
-        )
+        raise ValueError(f"shard: {flag}: the processes launched together share the images by themselves; leave it out")
     return Shard.parse(flag) if flag else mine
 
 
-def place(device: str) -> str:
+def device_of_process(device: str) -> str:
     """The device of this process: "auto" and "cuda" are the GPU with its number where several were launched."""
     return (
         f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if launched() and device in ("cuda", "auto") and _gpus() else device
@@ -48,7 +46,7 @@ def _gpus() -> int:
     return torch.cuda.device_count()
 
 
-def total(number: int) -> int:
+def sum_over_processes(number: int) -> int:
     """The sum of a number over all processes launched together, once each has come here; alone, the number itself.
 
     They wait for each other: a launcher ends all processes when one of them exits with an error. Once a process: the
@@ -60,15 +58,15 @@ def total(number: int) -> int:
 
     store, rank, count = next(rendezvous("env://", timeout=PATIENCE))
 
-    def come(place: str) -> None:
-        if store.add(f"{place} by", 1) == count:
-            store.set(place, "all")
+    def arrive(key: str) -> None:
+        if store.add(f"{key} by", 1) == count:
+            store.set(key, "all")
 
     store.add("sum", number)
-    come("given")
+    arrive("given")
     store.wait(["given"])
     found = store.add("sum", 0)
-    come("read")
+    arrive("read")
     if rank == 0:  # the store may be a part of this process
         store.wait(["read"])
     return found

@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import sys
 import time
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from ovseg.run.inputs import Item
+
+if TYPE_CHECKING:
+    from ovseg.run.work import Outcome
 
 STOPPING = "stopping after this image; the same command goes on from there (Ctrl-C once more stops at once)"
 
@@ -57,15 +61,16 @@ class PlainReport:
     def rows(self, done: int, total: int) -> None:
         pass
 
-    def image_done(self, item: Item, summary: str, seconds: float) -> None:
+    def image_ended(self, outcome: Outcome) -> None:
+        head = f"[{self._done}/{self._total}] {one_line(outcome.item.id)}"
+        if outcome.error is not None:
+            say(f"{head}: failed: {one_line(outcome.error)}")
+            return
         left = ""
         if self._done < self._total:
             each = (time.monotonic() - self._begin) / (self._done - self._first)
             left = f", {duration(each * (self._total - self._done))} left"
-        print(f"[{self._done}/{self._total}] {one_line(item.id)}: {summary} ({duration(seconds)}{left})", flush=True)
-
-    def image_failed(self, item: Item, error: str) -> None:
-        say(f"[{self._done}/{self._total}] {one_line(item.id)}: failed: {one_line(error)}")
+        print(f"{head}: {outcome.summary} ({duration(outcome.seconds)}{left})", flush=True)
 
     def stopping(self) -> None:
         say(STOPPING)
@@ -97,11 +102,12 @@ class RichReport:
     def rows(self, done: int, total: int) -> None:
         self._bars.update(self._steps, completed=done, total=total)
 
-    def image_done(self, item: Item, summary: str, seconds: float) -> None:
-        self._end(f"{escape(one_line(item.id))}: {escape(summary)} ({duration(seconds)})")
-
-    def image_failed(self, item: Item, error: str) -> None:
-        self._end(f"{escape(one_line(item.id))}: [red]failed:[/red] {escape(one_line(error))}")
+    def image_ended(self, outcome: Outcome) -> None:
+        head = escape(one_line(outcome.item.id))
+        if outcome.error is None:
+            self._end(f"{head}: {escape(outcome.summary)} ({duration(outcome.seconds)})")
+        else:
+            self._end(f"{head}: [red]failed:[/red] {escape(one_line(outcome.error))}")
 
     def stopping(self) -> None:
         self._console.print(STOPPING)
@@ -115,4 +121,9 @@ class RichReport:
 
 def make_report(finished: int, total: int) -> PlainReport | RichReport:
     """Progress bars where standard output is a terminal, else plain lines; `finished` of `total` images are already."""
-    return RichReport(finished, total) if sys.stdout.isatty() else PlainReport(finished, total)
+    return RichReport(finished, total) if is_terminal(sys.stdout) else PlainReport(finished, total)
+
+
+def is_terminal(stream: Any) -> bool:
+    """Whether a stream is a terminal. A stream may be closed (None), or a notebook's own."""
+    return bool(getattr(stream, "isatty", lambda: False)())

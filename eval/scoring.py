@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import sys
-from argparse import Namespace
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from rich.progress import track as rich_track
 
 from ovseg.eval.boundaries import boundary_counts, boundary_f
 from ovseg.eval.confusion import best_labels, class_counts, confusion_matrix
-from ovseg.eval.datasets import Dataset, open_dataset
+from ovseg.eval.datasets import Dataset
 from ovseg.eval.scored import Scored
 from ovseg.eval.tables import classes_csv, run_sheet
 from ovseg.files import json_bytes, write_atomically
@@ -68,13 +67,6 @@ def score_run(run: str | Path, dataset: Dataset, best_label: bool = False, *, tr
         boundaries=boundaries,
         image_boundary_f=np.array(boundary_fs if best_label else [math.nan] * len(image_counts)),
     )
-
-
-def run(given: Namespace) -> int:
-    """`ovseg eval score`; returns the exit code."""
-    dataset = open_dataset(given.name, given.root, ignore=given.ignore, part=True)
-    score_and_show(dataset, given.predictions, given.out, given.best_label)
-    return 0
 
 
 def score_and_show(

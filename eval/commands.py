@@ -1,0 +1,100 @@
+"""`ovseg eval ...`: each command's flags to the library's functions."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from dataclasses import replace
+from pathlib import Path
+
+from ovseg.cli.setup import analyses_folder, make_ready, read_setup
+from ovseg.eval.prediction import TRUTH, PredictJob
+from ovseg.run.batch import run_job
+from ovseg.run.folder import FORMER_METHODS
+from ovseg.run.inputs import prepare
+from ovseg.run.launch import choose_shard, launched
+from ovseg.run.terminal import say
+
+
+def predict(given: Namespace) -> int:
+    """`ovseg eval predict`; returns the exit code."""
+    from ovseg.eval.scoring import score_and_show
+
+    if given.by and given.method:
+        raise ValueError("by: given with --method, which is its former spelling; leave one out")
+    job = read_job(given, given.by or FORMER_METHODS.get(given.method))
+    if given.score and given.shard:
+        raise ValueError("score: a shard alone cannot be scored; when all are done, `ovseg eval score`")
+    shard, items = choose_shard(given.shard), job.items
+    items = shard.take(items) if shard else items
+    prepare(job.out, items, job.files, overwrite=given.overwrite, shard=shard)
+    make_ready(job.setup, items, job.kept, "clip")
+    code = run_job(job, items, shard=shard, overwrite=given.overwrite)
+    if given.score and code:
+        say(f"not scored, because images failed: when all are done, `ovseg eval score {job.name}`")
+    elif given.score and (shard is None or shard.number == 1):
+        score_and_show(job.dataset, [job.out])
+    return code
+
+
+def ablate(given: Namespace) -> int:
+    """`ovseg eval ablate`; returns the exit code."""
+    from ovseg.eval.ablate import ablate, read_over
+
+    if launched():
+        raise ValueError("ablate runs as one process; start it without accelerate or torchrun")
+    over = read_over(given.over)
+    job = replace(read_job(given, "emerdiff"), keep_analysis=True)
+    make_ready(job.setup, job.items, None, "clip")
+    ablate(job, over, overwrite=given.overwrite)
+    return 0
+
+
+def score(given: Namespace) -> int:
+    """`ovseg eval score`; returns the exit code."""
+    from ovseg.eval.datasets import open_dataset
+    from ovseg.eval.scoring import score_and_show
+
+    dataset = open_dataset(given.name, given.root, ignore=given.ignore, part=True)
+    score_and_show(dataset, given.predictions, given.out, given.best_label)
+    return 0
+
+
+def unsupervised(given: Namespace) -> int:
+    """`ovseg eval unsupervised`; returns the exit code."""
+    from ovseg.eval.datasets import open_dataset
+    from ovseg.eval.unsupervised import PROTOCOLS, unsupervised
+
+    dataset = open_dataset(given.name, given.root, ignore=given.ignore, part=True)
+    protocols = tuple(PROTOCOLS) if given.protocol == "both" else (given.protocol,)
+    unsupervised(dataset, given.predictions, protocols, seed=given.seed, out=given.out)
+    return 0
+
+
+def check(given: Namespace) -> int:
+    """`ovseg eval check`; returns the exit code."""
+    from ovseg.eval.check import check
+
+    return 0 if check(given.name, given.root, given.ignore) else 1
+
+
+def read_job(given: Namespace, by: str | None) -> PredictJob:
+    """The job that the flags ask for. Mistakes in the data set, its protocol and vocabulary show now.
+
+    by: the mask source, or "truth"; None: the set-up's own.
+    """
+    job = PredictJob(
+        setup=read_setup(given, "clip", by="none" if by == TRUTH else by),
+        name=given.name,
+        root=given.root,
+        out=Path(given.out),
+        ignore=given.ignore,
+        limit=given.limit,
+        protocol=given.protocol,
+        vocabulary=given.vocabulary,
+        truth=by == TRUTH,
+        analyses=analyses_folder(given.analyses) if getattr(given, "analyses", None) else None,
+        keep_analysis=getattr(given, "keep_analysis", False),
+    )
+    for note in job.words.notes:
+        say(f"note: {note}")
+    return job

@@ -1,0 +1,39 @@
+"""`ovseg models` and `ovseg models fetch`: which presets there are, and getting their weights."""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+
+from rich.console import Console
+from rich.table import Table
+
+from ovseg import weights
+from ovseg.presets import DEFAULT, PRESETS, get_preset
+from ovseg.run.terminal import is_terminal
+
+
+def run(given: Namespace) -> int:
+    """`ovseg models`; returns the exit code."""
+    rows = []
+    for preset in PRESETS.values():
+        here = all(weights.find(kind, source) for kind, source in preset.sources.items())
+        name = f"{preset.name} (default)" if preset.name == DEFAULT else preset.name
+        rows.append((name, "yes" if here else "no", f"{preset.megabytes} MB", preset.note))
+    if not is_terminal(sys.stdout):
+        print("\n".join("\t".join(row) for row in rows))
+        return 0
+    table = Table("preset", "at hand", "size", "what it is")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+    return 0
+
+
+def run_fetch(given: Namespace) -> int:
+    """`ovseg models fetch`; returns the exit code."""
+    preset = get_preset(given.name)
+    print(f"{preset.name}: {preset.megabytes} MB in all; what is here already is not fetched again", flush=True)
+    for folder in weights.fetch(preset.sources, preset.name):
+        print(f"at hand: {folder}")
+    return 0

@@ -1,0 +1,256 @@
+"""Where masks come from: one dict of sources. A source turns an image into class-agnostic masks.
+
+    emerdiff   clusters of a diffusion model's queries, carried to the pixels by modulated denoising (arXiv 2401.11739)
+    naive      the same clusters, upsampled bilinearly: the paper's baseline
+    slic       SLIC superpixels (Achanta et al., 2012)
+    none       every pixel by itself
+    files      anyone's masks from a folder, see `ovseg.mask_files`
+
+A new source is a function here and an entry in `SOURCES`; the command line, evaluation and Python choose from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache, cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from ovseg import weights
+from ovseg.compare import differences
+from ovseg.mask_files import read_mask_file
+
+if TYPE_CHECKING:
+    from emerdiff import EmerDiff, Options
+    from ovseg.analysis import Analysis
+    from ovseg.presets import Setup
+
+SLIC_COMPACTNESS = 10.0  # scikit-image's default balance of colour and place
+SLIC_TRIES = 6  # SLIC gives fewer superpixels than asked for; it is asked again until the number fits
+MAP_SIDE = 128  # the longer side of kept difference maps is at most this, pixels
+
+Progress = Callable[[int, int], None]  # steps done, steps in all
+
+
+@dataclass(frozen=True, eq=False)
+class Masks:
+    """The masks of one image, and what led to them.
+
+    labels: (H, W) int32 at the image's own size, ids 0..K-1; None: every pixel by itself.
+    evidence: small arrays that are kept with them, by name: "low_resolution_masks", "queries", "difference_maps".
+    facts: JSON values likewise: "network_size", "layer_rms".
+    """
+
+    labels: np.ndarray | None
+    evidence: Mapping[str, np.ndarray] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+class MaskSource(Protocol):
+    """What a source is to the rest of the house. `PlainSource` makes one of a function."""
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """All that decides its masks beside the image, JSON values: "by", "options" and, with one, "diffusion"."""
+
+    def check(self, size: tuple[int, int]) -> None:
+        """ValueError for an image of (H, W) that it cannot take with its settings."""
+
+    def seconds(self, size: tuple[int, int]) -> float | None:
+        """About how long it takes for an image of (H, W) on a CPU; None where that is not known or not long.
+
+        Raises ValueError as `check`.
+        """
+
+    def segment(self, image: np.ndarray, id: str = "", progress: Progress | None = None) -> Masks:
+        """The masks of an image (H, W, 3) uint8 with this id."""
+
+    def load(self) -> None:
+        """Load what it needs now, instead of when the first image asks for it."""
+
+    def differences(self, identity: Mapping[str, Any]) -> list[str]:
+        """Why masks of a source of this identity are not its own, a line each; empty where they will do."""
+
+    def reuse(self, kept: Analysis) -> Masks | None:
+        """The masks out of a kept analysis without `differences`; None: they are made anew."""
+
+
+@dataclass(frozen=True)
+class PlainSource:
+    """A source that is a function of (image, id): quick, so that nothing of it is taken from kept analyses."""
+
+    by: str
+    work: Callable[[np.ndarray, str], np.ndarray | None]
+    options: Mapping[str, Any] | None = None  # what decides its masks
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return {"by": self.by, "options": self.options}
+
+    def check(self, size: tuple[int, int]) -> None:
+        pass
+
+    def seconds(self, size: tuple[int, int]) -> None:
+        return None
+
+    def segment(self, image: np.ndarray, id: str = "", progress: Progress | None = None) -> Masks:
+        return Masks(self.work(image, id))
+
+    def load(self) -> None:
+        pass
+
+    def differences(self, identity: Mapping[str, Any]) -> list[str]:
+        return []
+
+    def reuse(self, kept: Analysis) -> None:
+        return None
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class DiffusionSource:
+    """EmerDiff's masks, modulated or naively upsampled. The model is loaded when the first image asks for it.
+
+    options: as the model uses them (`EmerDiff.snap`).
+    """
+
+    diffusion: str  # which weights, see `weights.identity`
+    options: Options
+    make_model: Callable[[], EmerDiff]
+
+    @cached_property
+    def model(self) -> EmerDiff:
+        """The loaded model."""
+        return self.make_model()
+
+    @property
+    def by(self) -> str:
+        """Its name among `SOURCES`."""
+        return "naive" if self.options.upsampling == "naive" else "emerdiff"
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return {"by": self.by, "options": asdict(self.options), "diffusion": self.diffusion}
+
+    def check(self, size: tuple[int, int]) -> None:
+        self.model.cost(size, self.options)  # refuses sides beyond 4:1 and too many masks
+
+    def seconds(self, size: tuple[int, int]) -> float | None:
+        from ovseg.estimate import expected_seconds
+
+        if self.model.diffusion.device.type != "cpu":
+            return None
+        return expected_seconds(self.model, size, self.options)
+
+    def segment(self, image: np.ndarray, id: str = "", progress: Progress | None = None) -> Masks:
+        options = replace(self.options, keep_difference_maps=self.options.upsampling != "naive")
+        segments = self.model.segment(image, options, progress=progress)
+        evidence = {
+            "low_resolution_masks": segments.low_resolution_masks,
+            "queries": segments.queries.astype(np.float16),
+        }
+        if segments.difference_maps is not None:
+            evidence["difference_maps"] = small_maps(segments.difference_maps)
+        facts = {"network_size": list(segments.network_size), "layer_rms": segments.layer_rms}
+        return Masks(segments.labels, evidence, facts)
+
+    def load(self) -> None:
+        _ = self.model
+
+    def differences(self, identity: Mapping[str, Any]) -> list[str]:
+        mine, theirs = self.identity, dict(identity)
+        if self.by == "naive" and theirs.get("by") == "emerdiff":  # the same clusters
+            theirs |= {"by": "naive", "options": {**theirs["options"], "upsampling": "naive"}}
+        return differences(theirs, mine)
+
+    def reuse(self, kept: Analysis) -> Masks | None:
+        if self.by == "naive" and kept.origin.masks["by"] == "emerdiff":
+            from emerdiff import naive_segments
+
+            grid, network = kept.evidence["low_resolution_masks"], kept.facts["network_size"]
+            labels = naive_segments(grid, network, (kept.origin.height, kept.origin.width))
+            evidence = {name: array for name, array in kept.evidence.items() if name != "difference_maps"}
+            return Masks(labels, evidence, {**kept.facts, "layer_rms": None})
+        return Masks(kept.segments, kept.evidence, kept.facts)
+
+
+def small_maps(maps: np.ndarray) -> np.ndarray:
+    """Difference maps (K, H', W') float as they are kept: uint8, the largest value 255, at most `MAP_SIDE` wide."""
+    step = -(-max(maps.shape[1:]) // MAP_SIDE)
+    kept = maps[:, ::step, ::step]
+    return np.round(kept * (255 / max(float(kept.max()), 1e-12))).astype(np.uint8)
+
+
+def superpixels(image: np.ndarray, count: int, compactness: float = SLIC_COMPACTNESS) -> np.ndarray:
+    """SLIC superpixels by scikit-image: (H, W) int32 from 0, some `count` of them in fact."""
+    from skimage.segmentation import slic
+
+    tries, asked = [], float(count)
+    for _ in range(SLIC_TRIES):
+        tries.append(slic(image, round(asked), compactness, start_label=0, channel_axis=-1))
+        found = int(tries[-1].max()) + 1
+        if found == count:
+            break
+        asked = max(1.0, asked * count / found)
+    return min(tries, key=lambda segments: abs(int(segments.max()) + 1 - count)).astype(np.int32)
+
+
+@dataclass(frozen=True)
+class Source:
+    """An entry of `SOURCES`: what is known of a source before it is made."""
+
+    make: Callable[[Setup], MaskSource]
+    about: str  # a line for the help
+    needs: tuple[str, ...] = ()  # kinds of models beside CLIP
+    masks: bool = True  # whether it has masks to write, number and look at
+
+
+def by_diffusion(setup: Setup, upsampling: str) -> DiffusionSource:
+    """EmerDiff with the set-up's diffusion model. What an earlier run recorded of it is taken without a look at it."""
+    from emerdiff import EmerDiff, Options
+
+    @cache  # one model for a source and what is made of it with other options
+    def load() -> EmerDiff:
+        folder = weights.folder("diffusion", setup.preset.diffusion)
+        model = EmerDiff.from_pretrained(folder, device=setup.find_device(), dtype=setup.torch_dtype())
+        if (here := weights.identity("diffusion", setup.preset.diffusion)) != diffusion:
+            raise ValueError(f"{setup.preset.diffusion}: holds the weights {here}, expected {diffusion}")
+        return model
+
+    if setup.recorded is not None:
+        diffusion = setup.recorded["models"]["diffusion"]
+        return DiffusionSource(diffusion, Options(**{**setup.recorded["options"], "upsampling": upsampling}), load)
+    diffusion = weights.identity("diffusion", setup.preset.diffusion)
+    sketch = EmerDiff.sketch(weights.folder("diffusion", setup.preset.diffusion))
+    options = replace(setup.options(sketch), upsampling=upsampling)
+    return DiffusionSource(diffusion, sketch.snap(options), load)
+
+
+def by_superpixels(setup: Setup) -> PlainSource:
+    """SLIC, as many superpixels as there would be masks."""
+    count = setup.options(None).masks
+    options = {"masks": count, "slic_compactness": SLIC_COMPACTNESS}
+    return PlainSource("slic", lambda image, _id: superpixels(image, count), options)
+
+
+def by_files(setup: Setup) -> PlainSource:
+    """Masks out of the set-up's folder. Raises ValueError where it is not there."""
+    folder = Path(str(setup.masks_from))
+    if not folder.is_dir():
+        raise ValueError(f"masks_from: {folder}: no such folder")
+    return PlainSource(
+        "files",
+        lambda image, id: read_mask_file(folder, id, (image.shape[0], image.shape[1])),
+        {"masks_from": str(folder.resolve())},
+    )
+
+
+SOURCES: dict[str, Source] = {
+    "emerdiff": Source(partial(by_diffusion, upsampling="modulated"), "EmerDiff's masks", needs=("diffusion",)),
+    "naive": Source(partial(by_diffusion, upsampling="naive"), "its clusters, blown up", needs=("diffusion",)),
+    "slic": Source(by_superpixels, "SLIC superpixels, as many as --masks"),
+    "none": Source(lambda _setup: PlainSource("none", lambda *_: None), "every pixel by itself", masks=False),
+    "files": Source(by_files, "anyone's, from --masks-from DIR"),
+}

@@ -1,0 +1,217 @@
+"""The work on one image as a value: a job says what is to be done, the worker it starts does it for one image.
+
+    job = LabelJob(setup, classes, "words", Path("out"))      # frozen, can be pickled and sent to another process
+    worker = job.start()                                      # loads the models
+    outcome = attempt(worker, Item("cat", Path("cat.jpg")))   # writes cat.png, cat.json, ...; never raises for an image
+
+The command line does this for one image after the other (`batch`); anything else that has images can do the same.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from ovseg.classes import ClassList, build_vocabulary
+from ovseg.draw import class_colours
+from ovseg.images import read_image
+from ovseg.masks import SOURCES, MaskSource, Progress
+from ovseg.result import no_label, save_masks
+from ovseg.run.images import ANALYSIS, LABELS, MASKS, OVERLAY, SUMMARY
+from ovseg.run.inputs import Item
+from ovseg.run.kept import Kept
+from ovseg.setup import Setup
+
+if TYPE_CHECKING:
+    from ovseg.segmenter import Segmenter, Text
+
+OUT_OF_MEMORY = "out of memory; --dtype float16 takes half of it, and a smaller or less elongated image takes less"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one image. error: why it failed, in one line; None where it is done."""
+
+    item: Item
+    seconds: float
+    summary: str = ""  # a line about the result
+    error: str | None = None
+
+
+class Worker(Protocol):
+    """What a job starts."""
+
+    job: Job
+    source: MaskSource
+    facts: dict[str, Any]  # for the run's record: what decides the results
+
+    def __call__(self, item: Item, progress: Progress | None = None) -> str:
+        """Do the work for one image and write its files; returns a line about the result."""
+
+
+class Job(Protocol):
+    """What is to be done for each image of a run; frozen, and can be pickled."""
+
+    setup: Setup
+    out: Path
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The endings of the files that it writes for an id; all of them there: the image is finished."""
+
+    @property
+    def kept(self) -> Kept:
+        """Where kept analyses are looked for."""
+
+    def start(self) -> Worker:
+        """Load the models."""
+
+
+def attempt(worker: Worker, item: Item, progress: Progress | None = None) -> Outcome:
+    """Do the work for one image. What is wrong with the image, or too large for the memory, is part of the outcome.
+
+    Anything else is raised: it would be wrong for the next image as well.
+    """
+    start = time.perf_counter()
+    try:
+        summary = worker(item, progress)
+    except (ValueError, OSError, MemoryError, RuntimeError) as error:
+        from emerdiff.memory import is_out_of_memory  # torch is loaded by now, if the work needs it
+
+        too_large = is_out_of_memory(error)
+        if isinstance(error, RuntimeError) and not too_large:
+            raise
+        reason = f"{item.path}: {OUT_OF_MEMORY}" if too_large else str(error)
+        return Outcome(item, time.perf_counter() - start, error=reason)
+    return Outcome(item, time.perf_counter() - start, summary)
+
+
+@dataclass(frozen=True)
+class LabelJob:
+    """Label images with classes, as `ovseg label` does.
+
+    analyses: a run folder whose kept analyses are used; None: the job's own. keep_analysis: keep them.
+    """
+
+    setup: Setup
+    classes: ClassList
+    background: str
+    out: Path
+    analyses: Path | None = None
+    keep_analysis: bool = False
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        masks = (MASKS,) if SOURCES[self.setup.by].masks else ()
+        return (SUMMARY, *masks, OVERLAY, LABELS, *((ANALYSIS,) if self.keep_analysis else ()))
+
+    @property
+    def kept(self) -> Kept:
+        return Kept(self.analyses or self.out, own=self.analyses is None)
+
+    def start(self) -> LabelWorker:
+        from ovseg.segmenter import Segmenter
+
+        segmenter = Segmenter.load(self.setup)
+        vocabulary = build_vocabulary(self.classes, self.background)
+        facts = {
+            "command": "label",
+            "names": vocabulary.names,
+            "colours": class_colours(vocabulary.names),
+            "no_label": no_label(len(vocabulary.names)),
+            "vocabulary_sha256": vocabulary.sha256,
+            "background": self.background,
+            "protocol": None,
+            "templates": self.setup.preset.templates,
+            "view": asdict(segmenter.view),
+            **provenance(self.setup, segmenter.source, segmenter.models),
+        }
+        return LabelWorker(self, segmenter, segmenter.encode(self.classes, self.background), facts)
+
+
+@dataclass(frozen=True)
+class LabelWorker:
+    """A started `LabelJob`."""
+
+    job: LabelJob
+    segmenter: Segmenter
+    text: Text
+    facts: dict[str, Any]
+
+    @property
+    def source(self) -> MaskSource:
+        """Where the masks come from."""
+        return self.segmenter.source
+
+    def __call__(self, item: Item, progress: Progress | None = None) -> str:
+        image, job = read_image(item.path), self.job
+        kept = job.kept.load(item, lambda analysis: self.segmenter.check(analysis, image))
+        analysis = self.segmenter.analyze(image, id=item.id, kept=kept, progress=progress)
+        if job.keep_analysis and not (kept and job.kept.own and kept.origin == analysis.origin):
+            analysis.save(job.out / f"{item.id}{ANALYSIS}")
+        result = self.segmenter.label_analysis(analysis, self.text, image)
+        result.save(job.out, item.id)
+        return shares(result.labels, result.names)
+
+
+@dataclass(frozen=True)
+class MaskJob:
+    """Class-agnostic masks alone, as `ovseg masks` writes them."""
+
+    setup: Setup
+    out: Path
+
+    files = (OVERLAY, LABELS)
+
+    @property
+    def kept(self) -> Kept:
+        return Kept(self.out, own=True)
+
+    def start(self) -> MaskWorker:
+        entry = SOURCES[self.setup.by]
+        if not entry.masks:
+            raise ValueError(f"by: {self.setup.by} makes no masks")
+        source = entry.make(self.setup)
+        diffusion = source.identity.get("diffusion")
+        models = {"diffusion": diffusion} if diffusion else {}
+        return MaskWorker(self, source, {"command": "masks", **provenance(self.setup, source, models)})
+
+
+@dataclass(frozen=True)
+class MaskWorker:
+    """A started `MaskJob`."""
+
+    job: MaskJob
+    source: MaskSource
+    facts: dict[str, Any]
+
+    def __call__(self, item: Item, progress: Progress | None = None) -> str:
+        image = read_image(item.path)
+        masks = self.source.segment(image, item.id, progress)
+        return f"{save_masks(self.job.out, item.id, image, masks.labels)} masks"
+
+
+def provenance(setup: Setup, source: MaskSource, models: Mapping[str, str]) -> dict[str, Any]:
+    """What a record says of masks and models: source and settings, which weights and whence, device and numbers."""
+    identity = source.identity
+    return {
+        "by": identity["by"],
+        "options": identity["options"],
+        "preset": setup.preset.name or None,
+        "models": dict(models),
+        "sources": {kind: setup.preset.sources[kind] for kind in models},
+        "device": str(setup.find_device()),
+        "dtype": setup.dtype,
+    }
+
+
+def shares(labels: np.ndarray, names: Sequence[str]) -> str:
+    """One line about a labelled image: its largest classes and their shares."""
+    found, counts = np.unique(labels[labels < len(names)], return_counts=True)
+    largest = sorted(zip(-counts, found, strict=True))[:6]
+    return ", ".join(f"{names[index]} {-100 * count / labels.size:.0f}%" for count, index in largest)

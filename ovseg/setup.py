@@ -1,0 +1,131 @@
+"""What is loaded and how it runs, as a value: models, mask source, settings, device. It can be pickled and sent around.
+
+`Segmenter.load` takes it. Mistakes in it show when it is made, before anything heavy is loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from emerdiff.options import Options
+from ovseg.masks import SOURCES
+from ovseg.presets import DEFAULT, Preset, get_preset
+from ovseg.variants import check_variant
+
+if TYPE_CHECKING:
+    import torch
+
+    from emerdiff import EmerDiff
+    from ovseg.clip import Clip
+    from ovseg.dense import View
+
+DTYPES = ("float32", "float16", "bfloat16")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Models and how they are used.
+
+    preset: a named one, or a nameless one with a diffusion model and a CLIP of one's own.
+    by: the mask source, a name in `masks.SOURCES`; masks_from: its folder, for "files".
+    settings: of the method, by the names of `emerdiff.Options`' fields, where they are not the preset's.
+    dense: the dense variant of CLIP, a name in `variants.VARIANTS`; None: the preset's.
+    device: "auto" (a CUDA GPU if there is one, else the CPU) or as torch names it. dtype: one of `DTYPES`.
+    recorded: facts of an earlier run whose kept analyses are used: its models and options are expected, not looked up.
+    """
+
+    preset: Preset = field(default_factory=lambda: get_preset(DEFAULT))
+    by: str = "emerdiff"
+    masks_from: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    dense: str | None = None
+    device: str = "auto"
+    dtype: str = "float32"
+    recorded: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype: expected one of {', '.join(DTYPES)}, got {self.dtype!r}")
+        if self.masks_from is not None and self.by != "files":
+            raise ValueError(f"masks_from: is for by files, got by {self.by}")
+        if self.by not in SOURCES:
+            raise ValueError(f"by: no mask source {self.by!r}, expected one of {', '.join(SOURCES)}")
+        if self.by == "files" and self.masks_from is None:
+            raise ValueError("masks_from: missing; by files needs the folder that holds the masks")
+        if self.dense is not None:
+            check_variant(self.dense)
+        Options(**{**self.preset.method, **self.settings})
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The kinds of models that its mask source needs."""
+        return SOURCES[self.by].needs
+
+    def sources(self, *kinds: str) -> dict[str, str]:
+        """The hub id or folder of these kinds of models ("diffusion", "clip"); ValueError where one is not named."""
+        if absent := [kind for kind in kinds if not self.preset.sources[kind]]:
+            raise ValueError(f"{' and '.join(absent)}: missing; without a preset every model must be named")
+        return {kind: self.preset.sources[kind] for kind in kinds}
+
+    def options(self, model: EmerDiff | None) -> Options:
+        """The method's options: the preset's, or the paper's at the model's own size, and the settings over them."""
+        method: Mapping[str, Any] = self.preset.method
+        if not self.preset.name and model is not None:
+            method = {"base_size": model.diffusion.native_size}
+        return Options(**{**method, **self.settings})
+
+    def view(self, clip: Clip) -> View:
+        """How CLIP sees images."""
+        from ovseg.dense import View, native_view
+
+        if self.recorded is not None:
+            view = View(**self.recorded["view"])
+        else:
+            view = self.preset.view if self.preset.name else native_view(clip.model.visual)
+        return replace(view, variant=self.dense or view.variant)
+
+    def find_device(self) -> torch.device:
+        """The device; ValueError where it cannot be used here."""
+        return find_device(self.device)
+
+    def torch_dtype(self) -> torch.dtype:
+        """The numbers in the networks."""
+        import torch
+
+        found: torch.dtype = getattr(torch, self.dtype)
+        return found
+
+
+def setup_of(facts: Mapping[str, Any], **changes: Any) -> Setup:
+    """The set-up of an earlier run by its record's facts. changes: fields of `Setup` that are other.
+
+    What decides its masks and features is taken from the record, so that its kept analyses fit, and its diffusion
+    model is not looked for before an image needs it.
+    """
+    models, sources = facts["models"], facts["sources"]
+    preset = Preset(
+        name=facts.get("preset") or "", diffusion=sources.get("diffusion", ""), clip=sources.get("clip", "")
+    )
+    if preset.name:
+        preset = get_preset(preset.name)
+    names = {one.name for one in Options.__dataclass_fields__.values()}
+    settings = {name: value for name, value in (facts.get("options") or {}).items() if name in names - {"upsampling"}}
+    recorded = dict(facts) if "diffusion" in models else None
+    return Setup(**{"preset": preset, "settings": settings, "dtype": facts["dtype"], "recorded": recorded} | changes)
+
+
+def find_device(name: str) -> torch.device:
+    """ "auto" is a CUDA GPU if there is one, else the CPU; anything else as torch names it. ValueError if unusable."""
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0][:160]
+        raise ValueError(f"device: {name!r} cannot be used here ({reason}); try auto or cpu") from error
+    return device
