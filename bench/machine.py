@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from bench.clock import synchronize
-from ovseg.segmenter import find_device
+from ovseg.setup import find_device
 
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 SIDES = {"cpu": 2048, "cuda": 8192}  # of the matrices that are multiplied

@@ -21,8 +21,10 @@ CROSS_ATTENTION = "{}.attentions.{}.transformer_blocks.0.attn2"  # of a block su
 def read_layer(text: str) -> str | None:
     """A layer's full module name, from itself or a short name; None, the model's own layer, from "default".
 
-    "up1.0" -> "up_blocks.1.attentions.0.transformer_blocks.0.attn2"; likewise "down2.1" and "mid.0".
+    "up1.0" -> "up_blocks.1.attentions.0.transformer_blocks.0.attn2"; likewise "down2.1" and "mid.0". ValueError for "".
     """
+    if not text:
+        raise ValueError("layer: expected a name such as up1.0, got ''")
     if text == OWN_LAYER:
         return None
     if match := re.fullmatch(r"(up|down)(\d+)\.(\d+)", text):

@@ -24,7 +24,7 @@ from emerdiff.image import checked_size, nearest, network_size, to_tensor
 from emerdiff.inversion import Step, draw_noise, noisy_latent, thin
 from emerdiff.memory import measured, rows_that_fit
 from emerdiff.modulate import Modulation, difference_maps, finite, packed_difference_maps
-from emerdiff.options import OWN_LAYER, Options, read_layer
+from emerdiff.options import Options, read_layer, show_layer
 
 FAST_STEPS = 4  # of the grid's steps from t_m down, evenly spaced
 PACKED = 12  # latents that the responses of many masks are packed into, about
@@ -91,7 +91,7 @@ class EmerDiff:
         x_0 = self.diffusion.encode(to_tensor(image, cost.height, cost.width))
         feature_latent, path = self._noisy_path(x_0, feature_step, steps, options)
         with measured(self.diffusion.device) as row:
-            queries = self._queries(feature_latent, feature_step, options.feature_layer)
+            queries = self._queries(feature_latent, feature_step, self._layers(options)[0])
         count_rows(1)
         ids = cluster_queries(queries.numpy(), options.masks, options.seed)
         grid = self._grid((cost.height, cost.width), options)
@@ -123,22 +123,23 @@ class EmerDiff:
         model's own layer. Raises ValueError for more steps than the model has, layers that it does not have, or two of
         different levels.
         """
-        names = ("feature_layer", "modulated_layer")
-        layers = {
-            name: read_layer(getattr(options, name) or OWN_LAYER) or own
-            for name, own in zip(names, self.diffusion.default_layers, strict=True)
-        }
-        for layer in layers.values():
+        layers = self._layers(options)
+        for layer in layers:
             self.diffusion.attention(layer)
-        feature, modulated = (self.diffusion.level(layer) for layer in layers.values())
+        feature, modulated = (self.diffusion.level(layer) for layer in layers)
         if feature != modulated and options.upsampling == "modulated":
             raise ValueError(
-                f"feature_layer {layers['feature_layer']} sees latents halved {feature} times, modulated_layer "
-                f"{layers['modulated_layer']} {modulated} times: choose two layers of the same level"
+                f"feature_layer {layers[0]} sees latents halved {feature} times, modulated_layer "
+                f"{layers[1]} {modulated} times: choose two layers of the same level"
             )
         feature_step, steps = self._steps(options)
-        timesteps = {"feature_timestep": feature_step.timestep, "modulation_timestep": steps[0].timestep}
-        return replace(options, **layers, **timesteps)
+        return replace(
+            options,
+            feature_timestep=feature_step.timestep,
+            modulation_timestep=steps[0].timestep,
+            feature_layer=layers[0],
+            modulated_layer=layers[1],
+        )
 
     def cost(self, image_size: tuple[int, int], options: Options | None = None) -> Cost:
         """Return the work that `segment` will do for an image of (H, W); ValueError as `segment` raises."""
@@ -156,6 +157,12 @@ class EmerDiff:
         packed = min(masks, PACKED)
         rows = packed + ceil(packed / max(1, most - 1))
         return Cost(unet_rows=1 + pairs + (steps - 1) * rows, decodes=1 + packed, height=height, width=width)
+
+    def _layers(self, options: Options) -> tuple[str, str]:
+        """Full names of the attention whose queries are read, and of the one that is nudged."""
+        chosen = zip((options.feature_layer, options.modulated_layer), self.diffusion.default_layers, strict=True)
+        feature, modulated = (read_layer(show_layer(name)) or own for name, own in chosen)
+        return feature, modulated
 
     def _steps(self, options: Options) -> tuple[Step, list[Step]]:
         """Return the step at t_f, and those from t_m down; both timesteps snap to the nearest of the grid."""
@@ -198,7 +205,7 @@ class EmerDiff:
     ) -> tuple[np.ndarray, float]:
         """Return the smoothed difference maps (K, H', W') of masks (K, N), and the RMS of the modulated tensor."""
         modulation = Modulation(
-            layer=options.modulated_layer,
+            layer=self._layers(options)[1],
             strength=options.strength,
             placement=options.modulation,
             attention_injection=options.attention_injection,
@@ -210,7 +217,7 @@ class EmerDiff:
 
     def _grid(self, size: tuple[int, int], options: Options) -> tuple[int, int]:
         """Rows and columns of the feature layer's grid for images of (H', W')."""
-        cell = self.diffusion.latent_factor << self.diffusion.level(options.feature_layer)
+        cell = self.diffusion.latent_factor << self.diffusion.level(self._layers(options)[0])
         return size[0] // cell, size[1] // cell
 
     def _rows_per_call(self, size: Sequence[int], options: Options) -> int:

@@ -62,7 +62,9 @@ def test_every_setting_reads_what_it_shows():
         assert {name for name, left in asdict(Options()).items() if changed[name] != left} == {setting.field}
 
 
-@pytest.mark.parametrize(("name", "text"), [("masks", "2.5"), ("sigma", "x"), ("speed", "warp"), ("injection", "yes")])
+@pytest.mark.parametrize(
+    ("name", "text"), [("masks", "2.5"), ("feature_layer", ""), ("sigma", "x"), ("speed", "warp"), ("injection", "yes")]
+)
 def test_text_that_is_no_value_is_refused(name: str, text: str):
     (setting,) = (setting for setting in settings() if setting.name == name)
     with pytest.raises(ValueError, match=text):
