@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import shutil
 from dataclasses import replace
@@ -131,6 +132,17 @@ def test_a_size_that_is_not_one_number_is_named(folder: Path):
     loaded = LatentDiffusion.from_pretrained(folder)
     with pytest.raises(ValueError, match=r"unet/config.json: sample_size: .* got \[16, 24\]"):
         _ = loaded.native_size
+
+
+@pytest.mark.parametrize("room", ["ovseg", "eval"])
+def test_nobody_outside_reaches_into_the_model(room: str):
+    """The surface of `LatentDiffusion` is all that the other rooms use."""
+    inner = {"predictor", "unet", "vae", "scheduler", "empty_prompt"}
+    files = list((Path(__file__).parent.parent / room).rglob("*.py"))
+    assert len(files) > 10
+    for path in files:
+        names = {node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
+        assert not names & inner, path
 
 
 def test_levels_count_halvings(diffusion: LatentDiffusion):
