@@ -24,7 +24,7 @@ from ovseg.files import json_bytes, write_atomically
 from ovseg.masks import DiffusionSource
 from ovseg.run.batch import run_started
 from ovseg.run.folder import read_run, record_files
-from ovseg.run.inputs import AGAIN, Item, prepare
+from ovseg.run.inputs import AGAIN, Batch, Item, prepare
 from ovseg.run.terminal import say
 
 SETTINGS: dict[str, Setting] = {setting.name: setting for setting in settings()}  # what can be varied
@@ -116,7 +116,7 @@ def ablate(job: PredictJob, over: dict[str, list[Any]], *, overwrite: bool = Fal
             check_same_images(out / name, items)
     for number, (name, one) in enumerate(workers.items(), 1):
         say(f"{name} ({number} of {len(workers)})")
-        if run_started(one, items, seconds, overwrite=overwrite):
+        if run_started(one, Batch(tuple(items), overwrite=overwrite), seconds):
             check_images(read_run(out / name), dataset)  # raises, for the image that failed: the rest would be in vain
     measured = {name: measure(out / name, dataset) for name in workers}
     settings = {

@@ -6,12 +6,12 @@ from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 
-from ovseg.cli.setup import analyses_folder, make_ready, read_setup
+from ovseg.cli.setup import read_setup
 from ovseg.eval.prediction import TRUTH, PredictJob
-from ovseg.run.batch import run_job
+from ovseg.run.batch import make_ready, run_job
 from ovseg.run.folder import FORMER_METHODS
-from ovseg.run.inputs import prepare
-from ovseg.run.launch import choose_shard, launched
+from ovseg.run.inputs import batch_of
+from ovseg.run.launch import launched
 from ovseg.run.terminal import say
 
 
@@ -24,14 +24,11 @@ def predict(given: Namespace) -> int:
     job = read_job(given, given.by or FORMER_METHODS.get(given.method))
     if given.score and given.shard:
         raise ValueError("score: a shard alone cannot be scored; when all are done, `ovseg eval score`")
-    shard, items = choose_shard(given.shard), job.items
-    items = shard.take(items) if shard else items
-    prepare(job.out, items, job.files, overwrite=given.overwrite, shard=shard)
-    make_ready(job.setup, items, job.kept, "clip")
-    code = run_job(job, items, shard=shard, overwrite=given.overwrite)
+    batch = batch_of(job.items, job.out, job.files, given.shard, overwrite=given.overwrite)
+    code = run_job(job, batch)
     if given.score and code:
         say(f"not scored, because images failed: when all are done, `ovseg eval score {job.name}`")
-    elif given.score and (shard is None or shard.number == 1):
+    elif given.score and (batch.shard is None or batch.shard.number == 1):
         score_and_show(job.dataset, [job.out])
     return code
 
@@ -44,7 +41,7 @@ def ablate(given: Namespace) -> int:
         raise ValueError("ablate runs as one process; start it without accelerate or torchrun")
     over = read_over(given.over)
     job = replace(read_job(given, "emerdiff"), keep_analysis=True)
-    make_ready(job.setup, job.items, None, "clip")
+    make_ready(job.setup, "clip")
     ablate(job, over, overwrite=given.overwrite)
     return 0
 
@@ -92,7 +89,7 @@ def read_job(given: Namespace, by: str | None) -> PredictJob:
         protocol=given.protocol,
         vocabulary=given.vocabulary,
         truth=by == TRUTH,
-        analyses=analyses_folder(given.analyses) if getattr(given, "analyses", None) else None,
+        analyses=Path(given.analyses) if getattr(given, "analyses", None) else None,
         keep_analysis=getattr(given, "keep_analysis", False),
     )
     for note in job.words.notes:

@@ -23,7 +23,7 @@ from ovseg.compare import differences
 from ovseg.eval.confusion import class_iou, interval, mean_iou
 from ovseg.eval.scored import json_number
 from ovseg.eval.scoring import Track
-from ovseg.labels import grid_weights
+from ovseg.regions import grid_weights
 from ovseg.run.folder import RunFolder
 from ovseg.run.images import ANALYSIS, RunImage
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ovseg import prompts, weights
+from ovseg import prompts
 from ovseg.classes import Vocabulary, build_vocabulary
 from ovseg.draw import class_colours
 from ovseg.eval.datasets import Dataset, open_dataset
@@ -25,7 +25,7 @@ from ovseg.masks import SOURCES, MaskSource, PlainSource, Progress
 from ovseg.result import masks_png, no_label
 from ovseg.run.batch import run_job
 from ovseg.run.images import ANALYSIS, LABELS, MASKS
-from ovseg.run.inputs import Item, prepare
+from ovseg.run.inputs import Item, batch_of
 from ovseg.run.kept import Kept
 from ovseg.run.work import provenance, shares
 from ovseg.segmenter import Segmenter, Text
@@ -54,6 +54,10 @@ class PredictJob:
     truth: bool = False
     analyses: Path | None = None
     keep_analysis: bool = False
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return ("clip",)
 
     @property
     def by(self) -> str:
@@ -204,7 +208,4 @@ def predict(
     )  # fmt: skip
     for note in job.words.notes:
         (tell or (lambda _line: None))(f"note: {note}")
-    items = job.items
-    prepare(job.out, items, job.files, overwrite=overwrite)
-    weights.fetch(setup.sources(*setup.needs, "clip"), setup.preset.name)
-    return run_job(job, items, overwrite=overwrite)
+    return run_job(job, batch_of(job.items, job.out, job.files, overwrite=overwrite))

@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from emerdiff.options import Options
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from ovseg.clip import Clip
     from ovseg.dense import View
 
+MASK_FIELDS = {one.name for one in fields(Options)} - {"upsampling"}
 DTYPES = ("float32", "float16", "bfloat16")
 
 
@@ -98,30 +100,39 @@ class Setup:
         return found
 
 
-def setup_of(facts: Mapping[str, Any], **changes: Any) -> Setup:
-    """The set-up of an earlier run by its record's facts. changes: fields of `Setup` that are other.
+def setup_of(facts: Mapping[str, Any], asked: Mapping[str, Any], **changes: Any) -> Setup:
+    """The set-up of an earlier run by its record's facts, for using its kept analyses.
 
-    What decides its masks and features is taken from the record, so that its kept analyses fit, and its diffusion
-    model is not looked for before an image needs it.
+    asked: settings of the method; changes: fields of `Setup` that are other. Where no setting that is asked for differs
+    from the run's, its diffusion model is not looked for before an image needs it.
     """
+    if "view" not in facts:
+        raise ValueError(f"analyses: a run of `ovseg {facts.get('command')}` keeps none")
     models, sources = facts["models"], facts["sources"]
-    preset = Preset(
-        name=facts.get("preset") or "", diffusion=sources.get("diffusion", ""), clip=sources.get("clip", "")
-    )
-    if preset.name:
-        preset = get_preset(preset.name)
-    names = {one.name for one in Options.__dataclass_fields__.values()}
-    settings = {name: value for name, value in (facts.get("options") or {}).items() if name in names - {"upsampling"}}
-    recorded = dict(facts) if "diffusion" in models else None
-    return Setup(**{"preset": preset, "settings": settings, "dtype": facts["dtype"], "recorded": recorded} | changes)
+    own = Preset(name="", diffusion=sources.get("diffusion", ""), clip=sources.get("clip", ""))
+    recorded = {name: value for name, value in (facts.get("options") or {}).items() if name in MASK_FIELDS}
+    same = "diffusion" in models and all(recorded.get(name) == value for name, value in asked.items())
+    of_record = {
+        "preset": get_preset(facts["preset"]) if facts.get("preset") else own,
+        "settings": {**recorded, **asked},
+        "dtype": facts["dtype"],
+        "by": facts["by"] if facts["by"] in SOURCES else "none",
+        "recorded": dict(facts) if same else None,
+    }
+    return Setup(**of_record | changes)
 
 
 def find_device(name: str) -> torch.device:
-    """ "auto" is a CUDA GPU if there is one, else the CPU; anything else as torch names it. ValueError if unusable."""
+    """ "auto" is a CUDA GPU if there is one, else the CPU; anything else as torch names it. ValueError if unusable.
+
+    Of processes that were launched together each has the GPU with its own number.
+    """
     import torch
 
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and torch.cuda.is_available():
+        name = f"cuda:{os.environ.get('LOCAL_RANK', torch.cuda.current_device())}"
     try:
         device = torch.device(name)
         torch.empty(1, device=device).cpu()

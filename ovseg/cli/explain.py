@@ -9,12 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from ovseg.classes import ClassList, build_vocabulary
-from ovseg.cli.setup import make_ready, read_class_flags, read_setup
+from ovseg.cli.setup import read_class_flags, read_setup
 from ovseg.figure import explain_figure
 from ovseg.files import write_atomically
 from ovseg.images import read_image
 from ovseg.masks import SOURCES
-from ovseg.run.batch import announce_seconds
+from ovseg.run.batch import announce_seconds, make_ready
 from ovseg.run.inputs import Item
 from ovseg.run.terminal import make_report, say
 from ovseg.run.work import Outcome
@@ -30,7 +30,7 @@ def run(given: Namespace) -> int:
     image, item = read_image(path), Item(path.stem, path)
     kinds = ("clip",) if classes else ()
     setup = read_setup(given, *kinds)
-    make_ready(setup, [item], None, *kinds)
+    make_ready(setup, *kinds)
     segmenter, result = None, None
     if classes is not None:
         from ovseg.segmenter import Segmenter

@@ -9,13 +9,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
+from ovseg import weights
 from ovseg.images import read_size
-from ovseg.run.folder import Shard
-from ovseg.run.inputs import Item
+from ovseg.run.inputs import Batch, Item
 from ovseg.run.launch import sum_over_processes
 from ovseg.run.record import Run
 from ovseg.run.terminal import duration, make_report, say
 from ovseg.run.work import Job, Outcome, Worker, attempt
+from ovseg.setup import Setup
 
 LONG_RUN_SECONDS = 60  # a run on a CPU that will take longer says so before it starts
 LOOKED_AT = 100  # images whose size is looked at beforehand
@@ -33,26 +34,25 @@ class Report(Protocol):
     def stopping(self) -> None: ...
 
 
-def run_job(job: Job, items: Sequence[Item], *, shard: Shard | None = None, overwrite: bool = False) -> int:
-    """Start a job and do it for all items that are not finished, with a report that fits the terminal.
+def run_job(job: Job, batch: Batch) -> int:
+    """Start a job and do it for all images that are not finished, with a report that fits the terminal.
 
     Returns the exit code, the same in all processes launched together: 1 if any image of any of them failed.
     Raises ValueError where nothing can be done: other settings than the folder's, or ones that no image can meet.
     """
+    from_kept = job.kept.all(batch.items)
+    make_ready(job.setup, *job.needs, from_kept=from_kept)
     start = time.perf_counter()
     worker = job.start()
-    new = [item for item in items if not job.kept.has(item)]
-    if new:
+    if not from_kept:
         worker.source.load()
-    return run_started(worker, items, time.perf_counter() - start, shard=shard, overwrite=overwrite)
+    return run_started(worker, batch, time.perf_counter() - start)
 
 
-def run_started(
-    worker: Worker, items: Sequence[Item], seconds: float, *, shard: Shard | None = None, overwrite: bool = False
-) -> int:
+def run_started(worker: Worker, batch: Batch, seconds: float) -> int:
     """As `run_job`, with a worker that took so many seconds to start."""
-    job = worker.job
-    run = Run(job.out, worker.facts, job.files, loading_seconds=seconds, shard=shard, overwrite=overwrite)
+    job, items = worker.job, batch.items
+    run = Run(job.out, worker.facts, job.files, seconds, batch.shard, batch.overwrite)
     todo = run.open(items)
     announce(worker, [item for item in todo if not job.kept.has(item)])
     with make_report(len(items) - len(todo), len(items)) as report:
@@ -77,6 +77,32 @@ def process(run: Run, items: Sequence[Item], worker: Worker, report: Report) -> 
             report.image_ended(outcome)
             failed += outcome.error is not None
     return failed
+
+
+def make_ready(setup: Setup, *kinds: str, from_kept: bool = False) -> None:
+    """Fetch the weights that a set-up needs, and say where it will run.
+
+    kinds: models that are needed beside the mask source's. from_kept: all masks come from kept analyses.
+    """
+    sources = setup.sources(*(() if from_kept and setup.recorded else setup.needs), *kinds)
+    preset = setup.preset
+    if wanted := weights.require(sources, preset.name):
+        size = f" (up to {preset.megabytes} MB)" if preset.megabytes else ""
+        say(f"fetching {' and '.join(wanted)}{size}")
+        weights.fetch(sources, preset.name)
+    if preset.warning:
+        say(f"warning: {preset.warning}")
+    say(_device_line(setup))
+
+
+def _device_line(setup: Setup) -> str:
+    import torch
+
+    device = setup.find_device()
+    if device.type == "cuda":
+        return f"device: {device} ({torch.cuda.get_device_name(device)}), {setup.dtype}"
+    remark = ", no CUDA GPU found" if setup.device == "auto" else ""
+    return f"device: {device} ({torch.get_num_threads()} threads{remark}), {setup.dtype}"
 
 
 def announce(worker: Worker, items: Sequence[Item]) -> None:

@@ -8,17 +8,16 @@ model. The files of an id are named after it: `<id>.png`, `<id>.json`, `<id>.mas
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from ovseg.compare import differences
+from ovseg.run.launch import SHARD_FILE, Shard
 
 FORMAT = "ovseg run 1"
 RUN_FILE = "run.json"
-SHARD_FILE = re.compile(r"run-(\d+)-of-(\d+)\.json")
 RECORD_KEYS = {"format", "shard", "versions", "timings", "ids"}  # of a record, beside its facts
 # Facts that do not count when runs are compared: where it ran does not say what was computed, and what follows from the
 # names is told by them.
@@ -32,33 +31,6 @@ FORMER_METHODS = {
     "maskclip+emerdiff": "emerdiff",
     "maskclip+truth": "truth",
 }
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Shard:
-    """One part of a run that several processes share: every `count`-th image from the `number`-th (1-based) on."""
-
-    number: int
-    count: int
-
-    @classmethod
-    def parse(cls, text: str) -> Shard:
-        """Read "2/4". Raises ValueError for anything that is not i/n with 1 <= i <= n."""
-        match = re.fullmatch(r"(\d+)/(\d+)", text.strip())
-        if match is None or not 1 <= int(match[1]) <= int(match[2]):
-            raise ValueError(f"--shard {text}: expected i/n with i from 1 to n, such as 2/4")
-        return cls(int(match[1]), int(match[2]))
-
-    def take(self, items: Sequence[T]) -> list[T]:
-        """The items of this shard, in their order."""
-        return list(items[self.number - 1 :: self.count])
-
-    @property
-    def file(self) -> str:
-        """The name of its record."""
-        return f"run-{self.number}-of-{self.count}.json"
 
 
 @dataclass(frozen=True)
@@ -100,6 +72,17 @@ def read_run(folder: str | Path) -> RunFolder:
             raise ValueError(f"{folder}: {', '.join(missing)} missing; that shard has not been run, or not into here")
     ids = {id: entry for other in records.values() for id, entry in other["ids"].items()}
     return RunFolder(folder, facts_of(record), ids, record["versions"])
+
+
+def recorded_facts(folder: Path) -> dict[str, Any]:
+    """What the first record in a folder says of its run, whose other shards may not be there.
+
+    Raises ValueError for a folder that holds no run.
+    """
+    records = record_files(folder)
+    if not records:
+        raise ValueError(f"{folder}: no run folder, it holds no {RUN_FILE}")
+    return facts_of(read_record(records[0]))
 
 
 def record_files(folder: Path) -> list[Path]:

@@ -9,7 +9,8 @@ from functools import cache
 from pathlib import Path
 
 from ovseg.images import IMAGE_SUFFIXES
-from ovseg.run.folder import RUN_FILE, Shard, division, is_record, record_files
+from ovseg.run.folder import RUN_FILE, division, is_record, record_files
+from ovseg.run.launch import Shard, choose_shard
 
 AGAIN = "choose another --out, or --overwrite to replace it"
 
@@ -20,6 +21,18 @@ class Item:
 
     id: str
     path: Path  # absolute, where it is a file
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The images of a run, or of one shard of it, whose results have a checked place.
+
+    overwrite: replace what the run folder holds of them, instead of going on there.
+    """
+
+    items: tuple[Item, ...]
+    shard: Shard | None = None
+    overwrite: bool = False
 
 
 def collect(inputs: Sequence[str | Path], out: str | Path, *, tell: Callable[[str], None] | None = None) -> list[Item]:
@@ -103,6 +116,21 @@ def prepare(
     if not records and (there := next(filter(os.path.exists, targets), None)):
         raise ValueError(f"{there}: already there, without the record of its run; {AGAIN}")
     return out
+
+
+def batch_of(
+    items: Sequence[Item],
+    out: str | Path,
+    suffixes: Sequence[str],
+    shard: str | None = None,
+    *,
+    overwrite: bool = False,
+) -> Batch:
+    """This process' part of the images, checked as `prepare` does. shard: "2/4", or None for all of a process' own."""
+    part = choose_shard(shard)
+    mine = part.take(items) if part else items
+    prepare(out, mine, suffixes, overwrite=overwrite, shard=part)
+    return Batch(tuple(mine), part, overwrite)
 
 
 def _targets(out: Path, items: Sequence[Item], suffixes: Sequence[str]) -> list[Path]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,6 +32,10 @@ class Kept:
     def has(self, item: Item) -> bool:
         """Whether the analysis of an image is kept; False, too, for a name too long to be one."""
         return os.path.isfile(self.file(item))
+
+    def all(self, items: Iterable[Item]) -> bool:
+        """Whether the analyses of all images are kept."""
+        return all(map(self.has, items))
 
     def load(self, item: Item, check: Callable[[Analysis], None]) -> Analysis | None:
         """The kept analysis of an image; None if there is none, or if one in the run's own folder does not fit.

@@ -1,13 +1,43 @@
-"""One run in many processes: under `accelerate launch` or `torchrun` each takes a shard and a GPU of its own."""
+"""One run in many processes: each has a shard of the images, under `accelerate launch` or `torchrun` a GPU as well."""
 
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeVar
 
-from ovseg.run.folder import Shard
-
+SHARD_FILE = re.compile(r"run-(\d+)-of-(\d+)\.json")
 PATIENCE = timedelta(days=7)  # how long a process that is done waits for the others
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One part of a run that several processes share: every `count`-th image from the `number`-th (1-based) on."""
+
+    number: int
+    count: int
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """Read "2/4". Raises ValueError for anything that is not i/n with 1 <= i <= n."""
+        match = re.fullmatch(r"(\d+)/(\d+)", text.strip())
+        if match is None or not 1 <= int(match[1]) <= int(match[2]):
+            raise ValueError(f"shard: expected i/n with i from 1 to n, such as 2/4, got {text!r}")
+        return cls(int(match[1]), int(match[2]))
+
+    def take(self, items: Sequence[T]) -> list[T]:
+        """The items of this shard, in their order."""
+        return list(items[self.number - 1 :: self.count])
+
+    @property
+    def file(self) -> str:
+        """The name of its record."""
+        return f"run-{self.number}-of-{self.count}.json"
 
 
 def launched() -> Shard | None:
@@ -31,19 +61,6 @@ def choose_shard(flag: str | None) -> Shard | None:
     if flag and mine:
         raise ValueError(f"shard: {flag}: the processes launched together share the images by themselves; leave it out")
     return Shard.parse(flag) if flag else mine
-
-
-def device_of_process(device: str) -> str:
-    """The device of this process: "auto" and "cuda" are the GPU with its number where several were launched."""
-    return (
-        f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if launched() and device in ("cuda", "auto") and _gpus() else device
-    )
-
-
-def _gpus() -> int:
-    import torch
-
-    return torch.cuda.device_count()
 
 
 def sum_over_processes(number: int) -> int:

@@ -24,7 +24,6 @@ from ovseg.files import json_bytes, write_atomically
 from ovseg.run.folder import (
     FORMAT,
     RUN_FILE,
-    Shard,
     differing,
     division,
     facts_of,
@@ -34,6 +33,7 @@ from ovseg.run.folder import (
 )
 from ovseg.run.images import ANALYSIS, LABELS, MASKS, OVERLAY, SUMMARY
 from ovseg.run.inputs import AGAIN, Item
+from ovseg.run.launch import Shard
 from ovseg.run.terminal import say
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from ovseg.classes import ClassList, build_vocabulary
+from ovseg.classes import ClassList, Vocabulary, build_vocabulary
 from ovseg.draw import class_colours
 from ovseg.images import read_image
 from ovseg.masks import SOURCES, MaskSource, Progress
@@ -59,6 +59,7 @@ class Job(Protocol):
 
     setup: Setup
     out: Path
+    needs: tuple[str, ...]  # kinds of models beside the mask source's
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -95,7 +96,9 @@ def attempt(worker: Worker, item: Item, progress: Progress | None = None) -> Out
 class LabelJob:
     """Label images with classes, as `ovseg label` does.
 
-    analyses: a run folder whose kept analyses are used; None: the job's own. keep_analysis: keep them.
+    analyses: a run folder whose kept analyses are used; None: the job's own. keep_analysis: keep them. formats: what
+    the run is to be exported to when it is whole. Raises ValueError for classes that clash or are too many for a label
+    map, and for formats that there are not or that cannot hold the names.
     """
 
     setup: Setup
@@ -104,6 +107,25 @@ class LabelJob:
     out: Path
     analyses: Path | None = None
     keep_analysis: bool = False
+    formats: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        names = self.vocabulary.names
+        no_label(len(names))
+        if self.formats:  # otherwise what exports need is not loaded
+            from ovseg.export import check_names
+            from ovseg.export.write import check_formats
+
+            check_names(check_formats(self.formats), names)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return ("clip",)
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """Classes and background together."""
+        return build_vocabulary(self.classes, self.background)
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -118,7 +140,8 @@ class LabelJob:
         from ovseg.segmenter import Segmenter
 
         segmenter = Segmenter.load(self.setup)
-        vocabulary = build_vocabulary(self.classes, self.background)
+        text = segmenter.encode(self.classes, self.background)
+        vocabulary = text.vocabulary
         facts = {
             "command": "label",
             "names": vocabulary.names,
@@ -131,7 +154,7 @@ class LabelJob:
             "view": asdict(segmenter.view),
             **provenance(self.setup, segmenter.source, segmenter.models),
         }
-        return LabelWorker(self, segmenter, segmenter.encode(self.classes, self.background), facts)
+        return LabelWorker(self, segmenter, text, facts)
 
 
 @dataclass(frozen=True)
@@ -166,17 +189,24 @@ class MaskJob:
     setup: Setup
     out: Path
 
-    files = (OVERLAY, LABELS)
+    def __post_init__(self) -> None:
+        if not SOURCES[self.setup.by].masks:
+            raise ValueError(f"by: {self.setup.by} makes no masks")
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return ()
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        return (OVERLAY, LABELS)
 
     @property
     def kept(self) -> Kept:
         return Kept(self.out, own=True)
 
     def start(self) -> MaskWorker:
-        entry = SOURCES[self.setup.by]
-        if not entry.masks:
-            raise ValueError(f"by: {self.setup.by} makes no masks")
-        source = entry.make(self.setup)
+        source = SOURCES[self.setup.by].make(self.setup)
         diffusion = source.identity.get("diffusion")
         models = {"diffusion": diffusion} if diffusion else {}
         return MaskWorker(self, source, {"command": "masks", **provenance(self.setup, source, models)})
