@@ -1,10 +1,13 @@
 """Label every pixel of an image with the classes you name, from a diffusion model's masks and CLIP's features.
 
-    from ovseg import Segmenter, read_image
-    segmenter = Segmenter.from_preset("pocket")
-    result = segmenter.label(read_image("scene.png"), "cat, dog, grass")
+    import ovseg
+    result = ovseg.label("photo.jpg", "cat, dog, grass")     # shows itself in a notebook; result["cat"] is a mask
+
+    segmenter = ovseg.Segmenter.from_preset("pocket")        # loaded once, for many images
+    results = segmenter.label(["a.png", "b.png"], "cat, dog")
 
 The names below load on first use, so that `import ovseg` and `ovseg --help` do not wait for the networks' libraries.
+`ovseg.eval` evaluates on benchmarks, `ovseg.prompts` holds class lists and templates as data.
 """
 
 from __future__ import annotations
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
     from ovseg.refinement import refine_image as refine_image
     from ovseg.result import Segmentation as Segmentation
     from ovseg.segmenter import Segmenter as Segmenter
+    from ovseg.segmenter import label as label
+    from ovseg.setup import Setup as Setup
 
 try:
     __version__ = version("ovseg")
@@ -39,7 +44,9 @@ _HOMES = {
     "Refined": "ovseg.refinement",
     "Segmentation": "ovseg.result",
     "Segmenter": "ovseg.segmenter",
+    "Setup": "ovseg.setup",
     "explain_figure": "ovseg.figure",
+    "label": "ovseg.segmenter",
     "read_image": "ovseg.images",
     "refine": "ovseg.refinement",
     "refine_image": "ovseg.refinement",
@@ -48,10 +55,12 @@ __all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> object:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'ovseg' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    if name in ("eval", "prompts"):
+        return import_module(f"ovseg.{name}")
+    raise AttributeError(f"module 'ovseg' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return [*__all__, "__version__"]
+    return [*__all__, "__version__", "eval", "prompts"]

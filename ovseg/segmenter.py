@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, overload
 
@@ -231,6 +232,27 @@ class Segmenter:
         if masks is None:
             raise ValueError("refine needs masks, but this segmenter labels every pixel by itself")
         return refine(masks, dense)
+
+
+def label(
+    what: ImageLike | list[ImageLike],
+    classes: Classes,
+    background: Background | str = "words",
+    *,
+    preset: str | Preset = DEFAULT,
+    **options: Any,
+) -> Segmentation | list[Segmentation]:
+    """Label every pixel of an image, or of each of a list, in one call: `ovseg.label("photo.jpg", "cat, dog")`.
+
+    The models are loaded at the first call and kept for the next ones with the same preset and options.
+    what, classes, background: as in `Segmenter.label`. preset, options: as in `Segmenter.from_preset`.
+    """
+    return _loaded(preset, tuple(sorted(options.items()))).label(what, classes, background)
+
+
+@lru_cache(maxsize=1)
+def _loaded(preset: str | Preset, options: tuple[tuple[str, Any], ...]) -> Segmenter:
+    return Segmenter.from_preset(preset, **dict(options))
 
 
 def _index_type(text: Text) -> type[np.unsignedinteger[Any]]:
