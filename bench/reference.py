@@ -78,7 +78,8 @@ def reference_segment(
         with clock("queries"):
             attention.mode = "record"
             _predict_noise(diffusion, feature_latent, feature_step)
-            queries = attention.queries[diffusion.attention(options.feature_layer)][0].float().cpu().numpy()
+            feature_layer = diffusion.attention(model.layers(options)[0])
+            queries = attention.queries[feature_layer][0].float().cpu().numpy()
         with clock("clusters"):
             ids = cluster_queries(queries, options.masks, options.seed)
         masks, done = int(ids.max()) + 1, part or Part(options.masks, len(steps))

@@ -91,7 +91,7 @@ class EmerDiff:
         x_0 = self.diffusion.encode(to_tensor(image, cost.height, cost.width))
         feature_latent, path = self._noisy_path(x_0, feature_step, steps, options)
         with measured(self.diffusion.device) as row:
-            queries = self._queries(feature_latent, feature_step, self._layers(options)[0])
+            queries = self._queries(feature_latent, feature_step, self.layers(options)[0])
         count_rows(1)
         ids = cluster_queries(queries.numpy(), options.masks, options.seed)
         grid = self._grid((cost.height, cost.width), options)
@@ -123,7 +123,7 @@ class EmerDiff:
         model's own layer. Raises ValueError for more steps than the model has, layers that it does not have, or two of
         different levels.
         """
-        layers = self._layers(options)
+        layers = self.layers(options)
         for layer in layers:
             self.diffusion.attention(layer)
         feature, modulated = (self.diffusion.level(layer) for layer in layers)
@@ -158,7 +158,7 @@ class EmerDiff:
         rows = packed + ceil(packed / max(1, most - 1))
         return Cost(unet_rows=1 + pairs + (steps - 1) * rows, decodes=1 + packed, height=height, width=width)
 
-    def _layers(self, options: Options) -> tuple[str, str]:
+    def layers(self, options: Options) -> tuple[str, str]:
         """Full names of the attention whose queries are read, and of the one that is nudged."""
         chosen = zip((options.feature_layer, options.modulated_layer), self.diffusion.default_layers, strict=True)
         feature, modulated = (read_layer(show_layer(name)) or own for name, own in chosen)
@@ -205,7 +205,7 @@ class EmerDiff:
     ) -> tuple[np.ndarray, float]:
         """Return the smoothed difference maps (K, H', W') of masks (K, N), and the RMS of the modulated tensor."""
         modulation = Modulation(
-            layer=self._layers(options)[1],
+            layer=self.layers(options)[1],
             strength=options.strength,
             placement=options.modulation,
             attention_injection=options.attention_injection,
@@ -217,7 +217,7 @@ class EmerDiff:
 
     def _grid(self, size: tuple[int, int], options: Options) -> tuple[int, int]:
         """Rows and columns of the feature layer's grid for images of (H', W')."""
-        cell = self.diffusion.latent_factor << self.diffusion.level(self._layers(options)[0])
+        cell = self.diffusion.latent_factor << self.diffusion.level(self.layers(options)[0])
         return size[0] // cell, size[1] // cell
 
     def _rows_per_call(self, size: Sequence[int], options: Options) -> int:

@@ -219,9 +219,10 @@ def _percent(share: float) -> str:
 
 
 def _draw_footer(sheet: Sheet, segments: Segments, models: Mapping[str, str]) -> None:
-    timesteps = {"feature_timestep": segments.feature_timestep, "modulation_timestep": segments.modulation_timestep}
-    options, bottom = replace(segments.options, **timesteps), sheet.height - MARGIN
+    t_f, t_m = segments.feature_timestep, segments.modulation_timestep
+    options = replace(segments.options, feature_timestep=t_f, modulation_timestep=t_m)
     remarks = [setting.footer(getattr(options, setting.field)) for setting in settings()]
+    bottom = sheet.height - MARGIN
     sheet.box(MARGIN, bottom - 0.34, sheet.width - 2 * MARGIN, 0.006, RULE)
     sheet.text(MARGIN, bottom - 0.16, ", ".join(filter(None, remarks)))
     sheet.text(MARGIN, bottom, ", ".join(f"{kind} {name}" for kind, name in models.items()))

@@ -65,7 +65,7 @@ def add_method(parser: ArgumentParser) -> None:
     method = parser.add_argument_group("method (defaults: the preset's, and those of the EmerDiff paper)")
     for setting in settings():
         default = "the model's own" if setting.default is None else setting.show(setting.default)
-        shared = {"dest": setting.field, "default": None, "help": f"{setting.help} ({default})"}
+        shared: dict[str, Any] = {"dest": setting.field, "default": None, "help": f"{setting.help} ({default})"}
         if isinstance(setting.default, bool):
             method.add_argument(setting.flag, action=BooleanOptionalAction, **shared)
         else:
