@@ -38,11 +38,10 @@ PREDICT := $(BIN)/ovseg eval predict pocket --root $(ROOT) --preset pocket --lim
 	--masks $(MASKS) --speed $(SPEED)
 SCORE := $(BIN)/ovseg eval score pocket --root $(ROOT)
 measure: .venv/installed
-	$(PREDICT) --method maskclip+emerdiff --out $(RUNS)/emerdiff --keep-analysis
-	for method in naive slic truth; do \
-		$(PREDICT) --method maskclip+$$method --out $(RUNS)/$$method --analyses $(RUNS)/emerdiff || exit; done
-	$(PREDICT) --method maskclip --out $(RUNS)/maskclip --analyses $(RUNS)/emerdiff
-	$(SCORE) --predictions $(addprefix $(RUNS)/,maskclip slic naive emerdiff truth) --out $(RUNS)/labels
+	$(PREDICT) --by emerdiff --out $(RUNS)/emerdiff --keep-analysis
+	for source in none naive slic truth; do \
+		$(PREDICT) --by $$source --out $(RUNS)/$$source --analyses $(RUNS)/emerdiff || exit; done
+	$(SCORE) --predictions $(addprefix $(RUNS)/,none slic naive emerdiff truth) --out $(RUNS)/labels
 	for base in naive slic; do \
 		$(SCORE) --predictions $(RUNS)/$$base $(RUNS)/emerdiff --out $(RUNS)/labels-over-$$base || exit; \
 		$(SCORE) --predictions $(RUNS)/$$base $(RUNS)/emerdiff --out $(RUNS)/masks-over-$$base --best-label || exit; done

@@ -8,7 +8,7 @@ Here is the grammar and its help; what a command does is loaded once it is known
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import Any, NoReturn
 
 from ovseg import __version__
 from ovseg.cli import flags
@@ -23,10 +23,19 @@ examples:
   ovseg label photos/ --classes cat,dog --format coco --format cvat  (exports, too; see `ovseg export`)
   ovseg label photos/ --classes cat,dog --out run1 --keep-analysis
   ovseg label photos/ --classes cow,pig --out run2 --analyses run1   (other classes, in seconds)
+  ovseg label photos/ --classes cat,dog --by slic                    (other masks; see below)
+  ovseg label photos/ --classes cat,dog --by files --masks-from sam  (anyone's masks: sam/ID.png, .npz or .json)
   ovseg label photos/ --classes cat --out run1 --shard 1/4           (and 2/4, 3/4, 4/4 on other machines)
   ovseg label photo.jpg --classes cat --diffusion /models/sd21 --clip timm/vit_base_patch16_clip_224.openai
 
 A semicolon separates a class's name from its aliases; a class file has one class a line, `name; alias`, # comments.
+Two names are the same if they differ in upper and lower case, white space or Unicode spelling alone.
+--by says where masks come from:
+  emerdiff     clusters of the diffusion model's queries, carried to the pixels by modulated denoising (default)
+  naive        the same clusters, upsampled bilinearly: quick and blocky
+  slic         SLIC superpixels, as many as --masks
+  none         no masks: every pixel by itself
+  files        anyone's, from --masks-from DIR: index PNGs, npz, or JSON with run lengths as SAM's tools write it
 --background says what becomes of pixels that are none of your classes:
   words        a list of stuff words (sky, wall, ...) competes with your classes and wins as "background" (default)
   none         every pixel gets one of your classes
@@ -100,6 +109,10 @@ class Parser(argparse.ArgumentParser):
         own = {action.dest: action.option_strings[0] for action in self._actions if action.option_strings}
         given.flags = own | getattr(given, "flags", {})
         return given, rest
+
+    def error(self, message: str) -> NoReturn:
+        """One line, as for every other mistake in a call; argparse's own comes below a page of usage."""
+        self.exit(2, f"ovseg: error: {message.removeprefix('argument ')} (see `{self.prog} --help`)\n")
 
 
 def parser() -> argparse.ArgumentParser:
