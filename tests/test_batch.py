@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,29 @@ import pytest
 import torch
 
 from emerdiff.memory import is_out_of_memory
-from ovseg.run import batch
-from ovseg.run.batch import LABEL_FILES, MASK_FILES, Progress, Run
-from ovseg.run.folder import Shard, read_run
+from ovseg.masks import Progress
+from ovseg.run import record as records
+from ovseg.run.batch import process
+from ovseg.run.folder import read_run
+from ovseg.run.images import ANALYSIS, LABELS, MASKS, OVERLAY, SUMMARY
 from ovseg.run.inputs import Item, collect, prepare
+from ovseg.run.launch import Shard
+from ovseg.run.record import Run
 from ovseg.run.terminal import PlainReport, RichReport, duration, make_report
+from ovseg.run.work import Outcome
 
+LABEL_FILES = (SUMMARY, MASKS, OVERLAY, LABELS)
+MASK_FILES = (OVERLAY, LABELS)
 FILES = (".json", ".png")
-FACTS = {"command": "label", "names": ["cat"], "options": {"masks": 3}}
+FACTS = {"command": "label", "by": "emerdiff", "names": ["cat"], "options": {"masks": 3}}
+
+
+@pytest.fixture(autouse=True)
+def interrupts() -> Iterator[None]:
+    """Ctrl-C interrupts, even where the tests were started with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def touch(*paths: Path) -> None:
@@ -33,10 +48,10 @@ def images(*ids: str) -> list[Item]:
     return [Item(id, Path(f"/photos/{id}.jpg")) for id in ids]
 
 
-def writer(out: Path, *, bad: tuple[str, ...] = ()) -> Callable[[Item, Progress], str]:
+def writer(out: Path, *, bad: tuple[str, ...] = ()) -> Callable[[Item, Progress | None], str]:
     """Work that writes an image's files, and fails for the bad ones."""
 
-    def work(item: Item, progress: Progress) -> str:
+    def work(item: Item, progress: Progress | None = None) -> str:
         if item.id in bad:
             raise ValueError(f"{item.path}: truncated")
         for suffix in FILES:
@@ -54,11 +69,8 @@ class Silent(PlainReport):
         self.said: list[str] = []
         self.asked = 0
 
-    def image_done(self, item: Item, summary: str, seconds: float) -> None:
-        self.said.append(f"{item.id} {summary}")
-
-    def image_failed(self, item: Item, error: str) -> None:
-        self.said.append(f"{item.id} {error}")
+    def image_ended(self, outcome: Outcome) -> None:
+        self.said.append(f"{outcome.item.id} {outcome.error or outcome.summary}")
 
     def stopping(self) -> None:
         self.asked += 1
@@ -70,7 +82,7 @@ def go(out: Path, items: list[Item], *, bad: tuple[str, ...] = (), **settings: A
     prepare(out, items, FILES, overwrite=settings.get("overwrite", False), shard=shard)
     run = Run(out, **{"facts": FACTS, "suffixes": FILES} | settings)
     todo = run.open(items)
-    run.process(todo, writer(out, bad=bad), Silent())
+    process(run, todo, writer(out, bad=bad), Silent())
     return [item.id for item in todo]
 
 
@@ -113,13 +125,14 @@ def test_files_without_a_record_are_replaced_only_when_asked(tmp_path: Path) -> 
 
 def test_a_bad_image_is_reported_and_the_rest_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr(batch.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(records.time, "monotonic", lambda: now[0])
     items = images("a", "bad", "c")
     seen: list[list[str]] = []
 
-    def work(item: Item, progress: Progress) -> str:
+    def work(item: Item, progress: Progress | None = None) -> str:
         seen.append(list(states(tmp_path).values()))
         now[0] += 10  # seconds: time to write the record
+        assert progress is not None
         progress(1, 1)
         if item.id == "bad":
             raise ValueError("bad.jpg: truncated")
@@ -127,7 +140,7 @@ def test_a_bad_image_is_reported_and_the_rest_goes_on(tmp_path: Path, monkeypatc
 
     report = Silent()
     run = Run(tmp_path, FACTS, FILES, loading_seconds=1.5)
-    assert run.process(run.open(items), work, report) == 1
+    assert process(run, run.open(items), work, report) == 1
     assert report.said == ["a cat 50%", "bad bad.jpg: truncated", "c cat 50%"]
     assert seen == [["pending"] * 3, ["done", "pending", "pending"], ["done", "failed", "pending"]]
     record = json.loads((tmp_path / "run.json").read_text())
@@ -148,13 +161,13 @@ def test_a_bad_image_is_reported_and_the_rest_goes_on(tmp_path: Path, monkeypatc
     ],
 )
 def test_an_image_too_large_for_the_memory_is_one_images_error(tmp_path: Path, error: Exception) -> None:
-    def work(item: Item, progress: Progress) -> str:
+    def work(item: Item, progress: Progress | None = None) -> str:
         if item.id == "large":
             raise error
         return "fine"
 
     report, run = Silent(), Run(tmp_path, FACTS, FILES)
-    assert run.process(run.open(images("large", "small")), work, report) == 1
+    assert process(run, run.open(images("large", "small")), work, report) == 1
     assert report.said[0].startswith("large /photos/large.jpg: out of memory") and "--dtype float16" in report.said[0]
     assert report.said[1:] == ["small fine"]
 
@@ -167,12 +180,12 @@ def test_torch_says_so_where_an_array_is_beyond_all_memory() -> None:
 
 @pytest.mark.parametrize("error", [KeyError("bug"), RuntimeError("shapes differ")])
 def test_a_fault_of_ours_ends_the_run(tmp_path: Path, error: Exception) -> None:
-    def work(item: Item, progress: Progress) -> str:
+    def work(item: Item, progress: Progress | None = None) -> str:
         raise error
 
     run = Run(tmp_path, FACTS, FILES)
     with pytest.raises(type(error)):
-        run.process(run.open(images("a")), work, Silent())
+        process(run, run.open(images("a")), work, Silent())
     assert states(tmp_path) == {"a": "pending"}
 
 
@@ -195,12 +208,12 @@ def test_images_of_earlier_calls_stay_in_the_record(tmp_path: Path) -> None:
 
 
 def test_an_image_finished_just_before_a_kill_counts_though_the_record_does_not_say_so(tmp_path: Path) -> None:
-    def work(item: Item, progress: Progress) -> str:
+    def work(item: Item, progress: Progress | None = None) -> str:
         raise KeyError("killed")
 
     run = Run(tmp_path, FACTS, FILES)
     with pytest.raises(KeyError):
-        run.process(run.open(images("a", "b")), work, Silent())
+        process(run, run.open(images("a", "b")), work, Silent())
     assert states(tmp_path) == {"a": "pending", "b": "pending"}
     touch(*(tmp_path / f"a{suffix}" for suffix in FILES))
     assert go(tmp_path, images("a", "b")) == ["b"]
@@ -244,10 +257,14 @@ def test_a_bad_file_may_be_replaced_by_one_of_another_kind(tmp_path: Path) -> No
 def test_overwriting_begins_anew_but_keeps_analyses(tmp_path: Path) -> None:
     go(tmp_path, images("a"))
     touch(tmp_path / "a.safetensors")
-    keeping: dict[str, Any] = {"suffixes": (*FILES, batch.ANALYSIS_FILE), "overwrite": True}
+    keeping: dict[str, Any] = {"suffixes": (*FILES, ANALYSIS), "overwrite": True}
     run = Run(tmp_path, FACTS, **keeping)
-    assert [item.id for item in run.open(images("a"))] == ["a"]
-    assert {path.name for path in tmp_path.iterdir()} == {"a.safetensors", "run.json"}
+    before = {path.name for path in tmp_path.iterdir()}
+    todo = run.open(images("a"))
+    assert [item.id for item in todo] == ["a"]
+    assert {path.name for path in tmp_path.iterdir()} == before  # nothing is lost before the settings were looked at
+    with run.recording(todo):
+        assert {path.name for path in tmp_path.iterdir()} == {"a.safetensors", "run.json"}
 
 
 def test_overwriting_by_another_command_leaves_none_of_its_files(tmp_path: Path) -> None:
@@ -262,8 +279,10 @@ def test_a_whole_run_takes_over_what_shards_did_of_other_images(tmp_path: Path, 
     for number, id in enumerate("ab", 1):
         go(tmp_path, images(id), shard=Shard(number, 2))
     run = Run(tmp_path, FACTS, FILES, overwrite=True)
-    assert [item.id for item in run.open(images("c"))] == ["c"]
-    assert read_run(tmp_path).done == ["a", "b"]  # should the run be killed now, they are not lost
+    todo = run.open(images("c"))
+    assert [item.id for item in todo] == ["c"]
+    with run.recording(todo):
+        assert read_run(tmp_path).done == ["a", "b"]  # should the run be killed now, they are not lost
     assert go(tmp_path, images("c"), overwrite=True) == ["c"] and read_run(tmp_path).done == ["a", "b", "c"]
     changed = FACTS | {"options": {"masks": 4}}
     assert go(tmp_path, images("c"), facts=changed, overwrite=True) == ["c"] and read_run(tmp_path).done == ["c"]
@@ -320,15 +339,15 @@ def test_the_record_is_not_written_for_every_image(tmp_path: Path, monkeypatch: 
         written.append(now[0])
         now[0] += 0.5  # it takes half a second, as on a slow disk
 
-    monkeypatch.setattr(batch, "write_atomically", write)
-    monkeypatch.setattr(batch.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(records, "write_atomically", write)
+    monkeypatch.setattr(records.time, "monotonic", lambda: now[0])
 
-    def work(item: Item, progress: Progress) -> str:
+    def work(item: Item, progress: Progress | None = None) -> str:
         now[0] += 1
         return ""
 
     run = Run(tmp_path, FACTS, FILES)
-    run.process(run.open(images(*map(str, range(60)))), work, Silent())
+    process(run, run.open(images(*map(str, range(60)))), work, Silent())
     # At the start, then 50 times as long after each as writing took, then at the end: 60 seconds of work, 2 of writing.
     assert written == [0.0, 25.5, 51.0, 61.5]
 
@@ -336,37 +355,37 @@ def test_the_record_is_not_written_for_every_image(tmp_path: Path, monkeypatch: 
 def test_the_first_interrupt_lets_the_image_at_hand_be_finished(tmp_path: Path) -> None:
     write, report, run = writer(tmp_path), Silent(), Run(tmp_path, FACTS, FILES)
 
-    def work(item: Item, progress: Progress) -> str:
+    def work(item: Item, progress: Progress | None = None) -> str:
         if item.id == "b":
             signal.raise_signal(signal.SIGINT)
         return write(item, progress)
 
     with pytest.raises(KeyboardInterrupt):
-        run.process(run.open(images("a", "b", "c")), work, report)
+        process(run, run.open(images("a", "b", "c")), work, report)
     assert report.said == ["a cat 50%", "b cat 50%"] and report.asked == 1
     assert states(tmp_path) == {"a": "done", "b": "done", "c": "pending"}
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_the_second_interrupt_stops_at_once(tmp_path: Path) -> None:
-    def work(item: Item, progress: Progress) -> str:
+    def work(item: Item, progress: Progress | None = None) -> str:
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
         return pytest.fail("went on")
 
     run = Run(tmp_path, FACTS, FILES)
     with pytest.raises(KeyboardInterrupt):
-        run.process(run.open(images("a", "b")), work, Silent())
+        process(run, run.open(images("a", "b")), work, Silent())
     assert states(tmp_path) == {"a": "pending", "b": "pending"}
 
 
 def test_an_interrupt_during_the_last_image_is_no_failure(tmp_path: Path) -> None:
-    def work(item: Item, progress: Progress) -> str:
+    def work(item: Item, progress: Progress | None = None) -> str:
         signal.raise_signal(signal.SIGINT)
         return ""
 
     run = Run(tmp_path, FACTS, FILES)
-    assert run.process(run.open(images("a")), work, Silent()) == 0
+    assert process(run, run.open(images("a")), work, Silent()) == 0
     assert states(tmp_path) == {"a": "done"}
 
 
@@ -384,8 +403,8 @@ def test_reports_show_names_as_they_are_on_one_line(capsys: pytest.CaptureFixtur
         with make(0, 1) as report:
             report.image_started(item)
             report.rows(3, 10)
-            report.image_done(item, "cat 50%", 61.0)
-            report.image_failed(item, "[odd] reason")
+            report.image_ended(Outcome(item, 61.0, "cat 50%"))
+            report.image_ended(Outcome(item, 1.0, error="[odd] reason"))
         printed = capsys.readouterr()
         shown = (printed.out + printed.err).replace("\n", "").replace(" ", "")  # rich wraps lines
         assert r"sub/[red]cat[/red]\n\x1b[2Jend" in shown and "[odd]reason" in shown and "1min" in shown
@@ -399,7 +418,7 @@ def test_plain_lines_tell_what_is_finished_and_what_time_is_left(
     with make_report(2, 5) as report:
         for item in images("c", "d", "e"):
             report.image_started(item)
-            report.image_done(item, "cat 50%", 9.0)
+            report.image_ended(Outcome(item, 9.0, "cat 50%"))
     printed = capsys.readouterr()
     assert printed.err.splitlines() == ["2 of 5 images are finished already"]
     assert printed.out.splitlines() == [

@@ -265,14 +265,14 @@ def test_what_is_there_is_replaced_only_if_that_is_asked_for(
 @pytest.mark.parametrize(
     ("flags", "reason"),
     [
-        (["--out", "a.jpg"], "--out a.jpg: expected a file name that ends in .png or .svg"),
-        (["--out", "scene.png", "--overwrite"], "--out scene.png: this is the image itself"),
-        (["--out", "folder.png", "--overwrite"], "--out folder.png: already there"),
+        (["--out", "a.jpg"], "--out: a.jpg: expected a file name that ends in .png or .svg"),
+        (["--out", "scene.png", "--overwrite"], "--out: scene.png: this is the image itself"),
+        (["--out", "folder.png", "--overwrite"], "--out: folder.png: already there"),
         (["--background", "none"], "--background: only with --classes"),
         (["--classes", "cat,cat"], "'cat' was given before"),
         (["--classes", "sky", "--background", "sky"], "both as a class and as background: sky"),
-        (["--classes", "cat"], "--clip missing"),
-        (["--masks", "0"], "masks: expected at least 1"),
+        (["--classes", "cat"], "--clip: missing"),
+        (["--masks", "0"], "--masks: expected at least 1"),
     ],
 )
 def test_mistakes_cost_one_line_and_exit_code_2(

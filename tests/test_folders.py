@@ -28,9 +28,10 @@ from nasty_files import make_nasty_folder
 from PIL import Image
 
 from ovseg.cli import main
-from ovseg.run.batch import LABEL_FILES
 from ovseg.run.folder import read_run
+from ovseg.run.images import LABELS, MASKS, OVERLAY, SUMMARY
 
+LABEL_FILES = (SUMMARY, MASKS, OVERLAY, LABELS)
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["ovseg.cli.label", "ovseg.segmenter", "ovseg.run.batch"])
 
@@ -57,6 +58,7 @@ def command(arguments: list[str], log: Path, prepare: Callable[..., None] | None
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # even where the tests were started with it ignored
     if prepare:
         prepare(*more)
     code = main(arguments)

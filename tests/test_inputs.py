@@ -39,7 +39,7 @@ def test_the_output_folder_is_no_input(tmp_path: Path) -> None:
     touch(tmp_path / "a.png", tmp_path / "out/a.png", tmp_path / "out/a.overlay.png")
     assert ids(tmp_path, out=tmp_path / "out") == ["a"]
     (tmp_path / "link").symlink_to(tmp_path)
-    with pytest.raises(ValueError, match=f"^--out {tmp_path}/link: is also an input"):
+    with pytest.raises(ValueError, match=f"^out: {tmp_path}/link: is also an input"):
         collect([tmp_path], tmp_path / "link")
 
 

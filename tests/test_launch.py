@@ -12,12 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from ovseg.files import read_index_png
-from ovseg.run import launch
-from ovseg.run.folder import Shard, read_run
-from ovseg.run.launch import choose_shard, launched, place, total
+from ovseg.run.folder import read_run
+from ovseg.run.launch import Shard, choose_shard, launched, sum_over_processes
+from ovseg.setup import find_device
 
 ROOT = Path(__file__).parent.parent
 TORCHRUN = ["torch.distributed.run", "--nproc-per-node", "2"]
@@ -32,7 +33,7 @@ def ranked(monkeypatch: pytest.MonkeyPatch, rank: int, count: int, local: int = 
 def test_alone_there_is_no_shard(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
-    assert launched() is None and choose_shard(None) is None and total(3) == 3
+    assert launched() is None and choose_shard(None) is None and sum_over_processes(3) == 3
     assert choose_shard("2/3") == Shard(2, 3)
     monkeypatch.setenv("WORLD_SIZE", "4")  # a left-over of something else: there is no rank
     assert launched() is None
@@ -49,28 +50,32 @@ def test_processes_launched_together_take_the_shards_by_rank(monkeypatch: pytest
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     monkeypatch.setenv("MASTER_PORT", "29500")
     assert launched() == choose_shard(None) == Shard(3, 4)
-    with pytest.raises(ValueError, match="^--shard 1/2: the processes launched together share the images"):
+    with pytest.raises(ValueError, match="^shard: 1/2: the processes launched together share the images"):
         choose_shard("1/2")
 
 
 @pytest.mark.parametrize(
     ("device", "gpus", "expected"),
-    [("auto", 4, "cuda:1"), ("cuda", 4, "cuda:1"), ("cuda:3", 4, "cuda:3"), ("cpu", 4, "cpu"), ("auto", 0, "auto")],
+    [("auto", 4, "cuda:1"), ("cuda", 4, "cuda:1"), ("cuda:3", 4, "cuda:3"), ("cpu", 4, "cpu"), ("auto", 0, "cpu")],
 )
 def test_each_process_has_a_gpu_of_its_own(
     device: str, gpus: int, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(launch, "_gpus", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    empty = torch.empty
+    monkeypatch.setattr(torch, "empty", lambda *size, **_: empty(*size))  # there need be no such GPU here
     ranked(monkeypatch, 5, 8, local=1)
-    assert place(device) == expected
-    ranked(monkeypatch, 0, 1, local=1)
-    assert place(device) == device
+    assert str(find_device(device)) == expected
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name)
+    assert str(find_device(device)) == ("cuda:0" if expected == "cuda:1" else expected)
 
 
 def come_later(rank: int, port: int, seconds: float, results: multiprocessing.Queue[tuple[int, int]]) -> None:
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "3", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     time.sleep(seconds)
-    results.put((rank, total(10**rank)))
+    results.put((rank, sum_over_processes(10**rank)))
 
 
 def test_processes_wait_for_each_other_and_add_up() -> None:
@@ -101,7 +106,7 @@ def test_launchers_share_a_run_and_tell_of_a_bad_image_in_one_part(
         pixels = np.random.default_rng(number).integers(0, 256, (30, 40, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"{number}.png")
     (folder / "3.png").write_text("no image")
-    quick = ["--background", "none", "--masks", "2", "--steps", "5", "--upsampling", "naive"]
+    quick = ["--background", "none", "--masks", "2", "--steps", "5", "--by", "naive"]
     models = ["--diffusion", str(tiny_diffusion), "--clip", str(tiny_clip), *quick]
     command = [*launcher, port_flag(launcher), str(free_port()), "-m", "ovseg", "label", str(folder)]
     done = subprocess.run(

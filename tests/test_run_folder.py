@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ovseg.run.folder import Shard, differences, read_run
+from ovseg.run.folder import differing, read_run
+from ovseg.run.launch import Shard
 
-FACTS = {"command": "label", "names": ["cat", "sky"], "options": {"masks": 3, "steps": 5}}
+FACTS = {"command": "label", "by": "emerdiff", "names": ["cat", "sky"], "options": {"masks": 3, "steps": 5}}
 
 
 def write_record(folder: Path, name: str, ids: dict[str, dict[str, Any]], **facts: Any) -> None:
@@ -83,17 +85,17 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
 def test_differences_name_every_setting_with_both_values() -> None:
     one = {"options": {"masks": 3, "sigma": 1.0}, "models": {"clip": "a@1"}, "device": "cpu", "protocol": None}
     two = {"options": {"masks": 4, "sigma": 1.0}, "models": {"clip": "b@2"}, "device": "cuda", "names": ("x",)}
-    assert differences(one, two) == ['models.clip "a@1" and "b@2"', 'names null and ["x"]', "options.masks 3 and 4"]
-    assert differences(one, one) == []
-    assert differences({"names": ("x", "y")}, {"names": ["x", "y"]}) == []  # as JSON gives a tuple back
-    assert differences({"options": {"device": 1}}, {"options": {"device": 2}}) == ["options.device 1 and 2"]
-    (long,) = differences({"names": ["class"] * 40}, {"names": []})
+    assert differing(one, two) == ['models.clip "a@1" and "b@2"', 'names null and ["x"]', "options.masks 3 and 4"]
+    assert differing(one, one) == []
+    assert differing({"names": ("x", "y")}, {"names": ["x", "y"]}) == []  # as JSON gives a tuple back
+    assert differing({"options": {"device": 1}}, {"options": {"device": 2}}) == ["options.device 1 and 2"]
+    (long,) = differing({"names": ["class"] * 40}, {"names": []})
     assert len(long) < 80 and "..." in long
 
 
 @pytest.mark.parametrize("text", ["0/2", "3/2", "1", "1/", "a/b", "-1/2", "1/2/3", ""])
 def test_parts_that_are_no_parts_are_refused(text: str) -> None:
-    with pytest.raises(ValueError, match=f"^--shard {text}: expected i/n with i from 1 to n"):
+    with pytest.raises(ValueError, match="^shard: expected i/n with i from 1 to n, such as 2/4, got " + re.escape(repr(text))):
         Shard.parse(text)
 
 

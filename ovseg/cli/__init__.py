@@ -18,8 +18,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     from ovseg.cli.grammar import parser
 
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # it may be closed (None), or a notebook's own
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed; otherwise the next file that is opened would get what libraries print there
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - for as long as the process
+        elif isinstance(stream, io.TextIOWrapper) and not stream.closed:  # not a notebook's own
             stream.reconfigure(errors="backslashreplace")  # a file name may hold bytes that no encoding has
     given = parser().parse_args(arguments)
     # Their loading bars and advice would bury our own lines.
@@ -31,19 +34,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         module, function = given.run.split(":")
         return int(getattr(import_module(module), function)(given))
     except (ValueError, OSError) as error:
-        print(f"ovseg: error: {in_flags(str(error), given.flags)}", file=sys.stderr)
-        return 2
+        return fail(in_flags(str(error), given.flags))
     except (MemoryError, RuntimeError) as error:
         from emerdiff.memory import is_out_of_memory
         from ovseg.run.work import OUT_OF_MEMORY
 
         if not is_out_of_memory(error):
             raise
-        print(f"ovseg: error: {OUT_OF_MEMORY if 'dtype' in given else 'out of memory'}", file=sys.stderr)
-        return 2
+        return fail(OUT_OF_MEMORY if "dtype" in given else "out of memory")
     except KeyboardInterrupt:
-        print("ovseg: interrupted", file=sys.stderr)
+        from ovseg.run.terminal import say
+
+        say("ovseg: interrupted")
         return 130
+
+
+def fail(message: str) -> int:
+    """Tell a mistake in the call in one line; returns the exit code."""
+    from ovseg.run.terminal import one_line, say
+
+    say(f"ovseg: error: {one_line(message)}")
+    return 2
 
 
 def in_flags(message: str, flags: Mapping[str, str]) -> str:

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from ovseg import weights
 from ovseg.presets import DEFAULT, PRESETS, get_preset
-from ovseg.run.terminal import is_terminal
+from ovseg.run.terminal import is_terminal, show
 
 
 def run(given: Namespace) -> int:
@@ -21,7 +21,7 @@ def run(given: Namespace) -> int:
         name = f"{preset.name} (default)" if preset.name == DEFAULT else preset.name
         rows.append((name, "yes" if here else "no", f"{preset.megabytes} MB", preset.note))
     if not is_terminal(sys.stdout):
-        print("\n".join("\t".join(row) for row in rows))
+        show("\n".join("\t".join(row) for row in rows))
         return 0
     table = Table("preset", "at hand", "size", "what it is")
     for row in rows:
@@ -33,7 +33,7 @@ def run(given: Namespace) -> int:
 def run_fetch(given: Namespace) -> int:
     """`ovseg models fetch`; returns the exit code."""
     preset = get_preset(given.name)
-    print(f"{preset.name}: {preset.megabytes} MB in all; what is here already is not fetched again", flush=True)
+    show(f"{preset.name}: {preset.megabytes} MB in all; what is here already is not fetched again")
     for folder in weights.fetch(preset.sources, preset.name):
-        print(f"at hand: {folder}")
+        show(f"at hand: {folder}")
     return 0

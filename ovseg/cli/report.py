@@ -4,29 +4,31 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
+from collections.abc import Callable
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ovseg.report import write_report
+from ovseg.report import Report, write_report
+from ovseg.run.terminal import is_terminal, say, show
 
 
 def run(given: Namespace) -> int:
     """`ovseg report`; returns the exit code."""
-    columns = (TextColumn("images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("images", total=None)
-        report = write_report(
-            given.run_folder,
-            given.out,
-            title=given.title,
-            overwrite=given.overwrite,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
-        )
-    print(f"{report.file}: {report.images} image{'s' * (report.images != 1)}, {report.size / 1e6:.1f} MB")
+    if is_terminal(sys.stderr):
+        columns = (TextColumn("images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task("images", total=None)
+            report = _write(given, lambda done, total: bar.update(task, completed=done, total=total))
+    else:
+        report = _write(given, None)
+    show(f"{report.file}: {report.images} image{'s' * (report.images != 1)}, {report.size / 1e6:.1f} MB")
     if report.folder:
-        print(f"the images are in {report.folder}; keep it beside the page")
+        show(f"the images are in {report.folder}; keep it beside the page")
     if report.problems:
-        print(f"not shown: {report.problems} (the page says why)", file=sys.stderr)
+        say(f"not shown: {report.problems} (the page says why)")
     return 0
+
+
+def _write(given: Namespace, progress: Callable[[int, int], None] | None) -> Report:
+    return write_report(given.run_folder, given.out, title=given.title, overwrite=given.overwrite, progress=progress)

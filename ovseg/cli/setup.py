@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from argparse import Namespace
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from emerdiff.options import settings
+from emerdiff.options import Options, settings
 from ovseg.classes import ClassList, parse_classes, read_classes
 from ovseg.presets import DEFAULT, Preset, get_preset
 from ovseg.run.folder import recorded_facts
-from ovseg.setup import Setup, setup_of
+from ovseg.setup import MASK_FIELDS, Setup, setup_of
 
 MODELS = ("preset", "diffusion", "clip")
 
@@ -35,10 +37,31 @@ def read_setup(given: Namespace, *kinds: str, by: str | None = None) -> Setup:
     changes = {name: value for name, value in named.items() if value is not None}
     asked = {one.field: getattr(given, one.field) for one in settings() if getattr(given, one.field) is not None}
     if getattr(given, "analyses", None) and not any(getattr(given, name) for name in MODELS):
-        return setup_of(recorded_facts(Path(given.analyses)), asked, **changes)
+        return setup_of_run(Path(given.analyses), asked, changes)
     setup = Setup(preset=_preset(given), settings=asked, **changes)
     setup.sources(*setup.needs, *kinds)  # refuses those that are not named
     return setup
+
+
+def setup_of_run(folder: Path, asked: Mapping[str, Any], changes: Mapping[str, Any]) -> Setup:
+    """The set-up of an earlier run whose kept analyses are used, with settings and fields that were asked for over it.
+
+    Raises ValueError, naming the folder, for one that holds no run, or a record that is damaged.
+    """
+    from ovseg.dense import View
+
+    facts = recorded_facts(folder)
+    try:
+        own: dict[str, Any] = {}
+        options = facts.get("options") or {}
+        Options(**{name: value for name, value in options.items() if name in MASK_FIELDS})
+        if "view" in facts:  # otherwise `setup_of` says what is missing
+            own["dense"] = View(**facts["view"]).variant
+        if changes.get("by", facts["by"]) == "files" and "masks_from" in options:
+            own["masks_from"] = options["masks_from"]
+        return setup_of(facts, asked, **own | changes)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"analyses: {folder}: its record is damaged ({type(error).__name__}: {error})") from error
 
 
 def _preset(given: Namespace) -> Preset:

@@ -19,7 +19,6 @@ from ovseg.run.work import Job, Outcome, Worker, attempt
 from ovseg.setup import Setup
 
 LONG_RUN_SECONDS = 60  # a run on a CPU that will take longer says so before it starts
-LOOKED_AT = 100  # images whose size is looked at beforehand
 
 
 class Report(Protocol):
@@ -54,6 +53,7 @@ def run_started(worker: Worker, batch: Batch, seconds: float) -> int:
     job, items = worker.job, batch.items
     run = Run(job.out, worker.facts, job.files, seconds, batch.shard, batch.overwrite)
     todo = run.open(items)
+    job.kept.expect(todo, worker.facts, worker.source, tell=say)
     announce(worker, [item for item in todo if not job.kept.has(item)])
     with make_report(len(items) - len(todo), len(items)) as report:
         failed = process(run, todo, worker, report)
@@ -67,7 +67,7 @@ def process(run: Run, items: Sequence[Item], worker: Worker, report: Report) -> 
     Ctrl-C ends it with KeyboardInterrupt after the image at hand, a second one at once.
     """
     failed = 0
-    with run.recording(), finishing_the_image(report) as asked_to_stop:
+    with run.recording(items), finishing_the_image(report) as asked_to_stop:
         for item in items:
             if asked_to_stop.is_set():
                 raise KeyboardInterrupt
@@ -108,23 +108,24 @@ def _device_line(setup: Setup) -> str:
 def announce(worker: Worker, items: Sequence[Item]) -> None:
     """Say how long masks for these images will take, where that is long: as if each had the size of the first.
 
-    Raises ValueError, with the first one's reason, where the source refuses every image that is looked at.
+    Raises ValueError, with the first one's reason, where there is no image that the settings fit.
     """
-    sizes, refused = [], []
-    for item in items[:LOOKED_AT]:
+    refused = None
+    for item in items:
         try:
             size = read_size(item.path)
         except (ValueError, OSError):
             continue  # its own turn will come to be reported
         try:
             worker.source.check(size)
-            sizes.append(size)
         except ValueError as error:
-            refused.append(error)
-    if refused and not sizes:
-        raise refused[0]
-    if sizes:
-        announce_seconds(worker.source.seconds(sizes[0]), len(items))
+            if not str(error).startswith("image: "):  # as before: it is the image's fault, not the settings'
+                refused = refused or error
+            continue
+        announce_seconds(worker.source.seconds(size), len(items))
+        return
+    if refused:
+        raise refused
 
 
 def announce_seconds(each: float | None, images: int) -> None:
@@ -135,9 +136,13 @@ def announce_seconds(each: float | None, images: int) -> None:
 
 @contextmanager
 def finishing_the_image(report: Report) -> Iterator[threading.Event]:
-    """While this is entered the first Ctrl-C sets the event that is yielded, and the second one interrupts."""
+    """While this is entered the first Ctrl-C sets the event that is yielded, and the second one interrupts.
+
+    Where the process was started with interrupts ignored, as `nohup` and scripts do in the background, they stay so.
+    """
     asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
+    main_thread = threading.current_thread() is threading.main_thread()
+    if not main_thread or signal.getsignal(signal.SIGINT) in (signal.SIG_IGN, None):  # None: not Python's to change
         yield asked
         return
 

@@ -77,7 +77,7 @@ def read_run(folder: str | Path) -> RunFolder:
 def recorded_facts(folder: Path) -> dict[str, Any]:
     """What the first record in a folder says of its run, whose other shards may not be there.
 
-    Raises ValueError for a folder that holds no run.
+    Raises ValueError for a folder that holds no run, or a record that is damaged.
     """
     records = record_files(folder)
     if not records:

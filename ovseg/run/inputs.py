@@ -48,7 +48,7 @@ def collect(inputs: Sequence[str | Path], out: str | Path, *, tell: Callable[[st
     skipped = os.path.realpath(out)
     for given in (Path(os.path.abspath(one)) for one in inputs):
         if os.path.realpath(given) == skipped:
-            raise ValueError(f"--out {out}: is also an input; choose another folder for the results")
+            raise ValueError(f"out: {out}: is also an input; choose another folder for the results")
         if given.is_dir():
             if records := record_files(given):
                 raise ValueError(f"{given}: is a run's results (it holds {records[0].name}); give the folder of images")

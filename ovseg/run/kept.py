@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from ovseg.analysis import Analysis, AnalysisMismatch
 from ovseg.compare import differences
+from ovseg.masks import MaskSource
 from ovseg.run.folder import facts_of, read_record, record_files
 from ovseg.run.images import ANALYSIS
 from ovseg.run.inputs import Item
-
-if TYPE_CHECKING:
-    from ovseg.segmenter import Segmenter
 
 
 @dataclass(frozen=True)
@@ -59,19 +57,24 @@ class Kept:
             return analysis
         return None
 
-    def expect(self, items: Sequence[Item], segmenter: Segmenter, *, tell: Callable[[str], None]) -> None:
+    def expect(
+        self, items: Sequence[Item], facts: Mapping[str, Any], source: MaskSource, *, tell: Callable[[str], None]
+    ) -> None:
         """Find out beforehand whether an earlier run's analyses will do; `tell` gets a line where some are missing.
 
-        Raises ValueError, naming the folder, where that run had another CLIP, view or numbers, or masks that are of no
-        use here, and where none of the images has an analysis there.
+        facts, source: of the run at hand. Raises ValueError, naming the folder, where that run had another CLIP, view
+        or numbers, or masks that are of no use here, and where none of the images has an analysis there.
         """
         if self.own or not items:
             return
         for path in record_files(self.folder):
-            facts = facts_of(read_record(path))
-            features = {"clip": facts["models"].get("clip"), "view": facts.get("view"), "dtype": facts["dtype"]}
-            masks = {"by": facts["by"], "options": facts["options"], "diffusion": facts["models"].get("diffusion")}
-            found = differences(features, segmenter.features_origin) + segmenter.source.differences(masks)
+            earlier = facts_of(read_record(path))
+            masks = {
+                "by": earlier.get("by"),
+                "options": earlier.get("options"),
+                "diffusion": _model(earlier, "diffusion"),
+            }
+            found = differences(_features(earlier), _features(facts)) + source.differences(masks)
             if found:
                 raise ValueError(f"analyses: {self.folder}: made with other settings ({'; '.join(found)})")
         missing = sum(not self.has(item) for item in items)
@@ -79,3 +82,12 @@ class Kept:
             raise ValueError(f"analyses: {self.folder}: holds none of these images; was it made with --keep-analysis?")
         if missing:
             tell(f"{missing} of {len(items)} images have no analysis in {self.folder}: it is made anew")
+
+
+def _features(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What a record says of all that decides an image's features."""
+    return {"clip": _model(facts, "clip"), "view": facts.get("view"), "dtype": facts.get("dtype")}
+
+
+def _model(facts: Mapping[str, Any], kind: str) -> str | None:
+    return (facts.get("models") or {}).get(kind)

@@ -62,11 +62,11 @@ class Run:
         return self.out / (self.shard.file if self.shard else RUN_FILE)
 
     def open(self, items: Sequence[Item]) -> list[Item]:
-        """Take up the record there is, or begin one; returns the items that are not finished.
+        """Take up the record there is, or begin one; returns the items that are not finished. No file is touched yet.
 
         Raises ValueError if the folder's records are of another run, or a result is of another file.
         """
-        before, mine = ({}, self._replace(items)) if self.overwrite else self._earlier()
+        before, mine = ({}, {}) if self.overwrite else self._earlier()
         # What earlier calls with other inputs did stays in the record.
         self.ids = {id: entry for id, entry in mine.items() if entry["state"] == "done"}
         todo = []
@@ -79,14 +79,17 @@ class Run:
                 raise ValueError(f"{self.out}: {item.id!r} was labelled from {entry['file']}, not {file}; {AGAIN}")
             else:  # perhaps just before a process was killed that had not yet written so into its record
                 self.ids[item.id] = entry if entry["state"] == "done" else {"file": file, "state": "done"}
-        self._sweep(todo)
-        if self.overwrite:  # the record was removed, and there may be others' results in it
-            self._write()
         return todo
 
     @contextmanager
-    def recording(self) -> Iterator[None]:
-        """Write the record now and at the end of the block; in between, `note` does now and then."""
+    def recording(self, todo: Sequence[Item]) -> Iterator[None]:
+        """Write the record now and at the end of the block; in between, `note` does now and then.
+
+        todo: what `open` returned; what is to be overwritten, or was left half-written, of these is removed first.
+        """
+        if self.overwrite:
+            self.ids = self._replace(todo) | self.ids
+        self._sweep(todo)
         self._write()
         try:
             yield

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ovseg.run.inputs import Item
 
@@ -22,8 +22,21 @@ STOPPING = "stopping after this image; the same command goes on from there (Ctrl
 
 
 def say(text: str) -> None:
-    """One line to standard error."""
-    print(text, file=sys.stderr, flush=True)
+    """One line to standard error: a note, a warning, an error."""
+    write_line(sys.stderr, text)
+
+
+def show(text: str) -> None:
+    """Lines to standard output: a result."""
+    write_line(sys.stdout, text)
+
+
+def write_line(stream: Any, text: str) -> None:
+    """Write a line at once. Nothing where the stream is closed; one of a notebook or a test may only have `write`."""
+    if stream is None or getattr(stream, "closed", False):
+        return
+    stream.write(f"{text}\n")
+    getattr(stream, "flush", lambda: None)()
 
 
 def duration(seconds: float) -> str:
@@ -70,7 +83,7 @@ class PlainReport:
         if self._done < self._total:
             each = (time.monotonic() - self._begin) / (self._done - self._first)
             left = f", {duration(each * (self._total - self._done))} left"
-        print(f"{head}: {outcome.summary} ({duration(outcome.seconds)}{left})", flush=True)
+        show(f"{head}: {outcome.summary} ({duration(outcome.seconds)}{left})")
 
     def stopping(self) -> None:
         say(STOPPING)
@@ -83,10 +96,10 @@ class RichReport:
         self._console = Console()
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f}"))
         rate = TextColumn("{task.fields[rate]}")
-        self._bars = Progress(*columns, rate, TimeElapsedColumn(), TimeRemainingColumn(), console=self._console)
+        self._bars = Progress(*columns, TimeElapsedColumn(), rate, console=self._console)
         self._images = self._bars.add_task("images", total=total, completed=finished, rate="")
         self._steps = self._bars.add_task("", total=1, rate="")
-        self._begin, self._first, self._done = time.monotonic(), finished, finished
+        self._begin, self._first, self._done, self._total = time.monotonic(), finished, finished, total
 
     def __enter__(self) -> RichReport:
         self._bars.start()
@@ -116,7 +129,8 @@ class RichReport:
         self._console.print(line, highlight=False)
         self._done += 1
         each = (time.monotonic() - self._begin) / (self._done - self._first)
-        self._bars.update(self._images, completed=self._done, rate=f"{duration(each)} an image")
+        left = f", {duration(each * (self._total - self._done))} left" if self._done < self._total else ""
+        self._bars.update(self._images, completed=self._done, rate=f"{duration(each)} an image{left}")
 
 
 def make_report(finished: int, total: int) -> PlainReport | RichReport:
@@ -125,5 +139,5 @@ def make_report(finished: int, total: int) -> PlainReport | RichReport:
 
 
 def is_terminal(stream: Any) -> bool:
-    """Whether a stream is a terminal. A stream may be closed (None), or a notebook's own."""
-    return bool(getattr(stream, "isatty", lambda: False)())
+    """Whether a stream is a terminal. A stream may be closed, None, or a notebook's own."""
+    return not getattr(stream, "closed", False) and bool(getattr(stream, "isatty", lambda: False)())
