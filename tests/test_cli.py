@@ -18,10 +18,10 @@ from PIL import Image
 
 from emerdiff import Options
 from ovseg.analysis import Analysis
-from ovseg.cli import label as commands
 from ovseg.cli import main
 from ovseg.files import read_index_png
 from ovseg.presets import PRESETS
+from ovseg.run import batch
 from ovseg.run.folder import read_run
 
 ROOT = Path(__file__).parent.parent
@@ -102,7 +102,7 @@ def test_help_names_the_real_defaults(capsys: pytest.CaptureFixture[str]) -> Non
     shown = " ".join(capsys.readouterr().out.split())
     defaults = Options()
     for part in (
-        f"masks per image ({defaults.masks}; pocket: {PRESETS['pocket'].options.masks})",
+        f"masks per image ({defaults.masks})",
         f"whole schedule ({defaults.steps})",
         f"are clustered ({defaults.feature_timestep})",
         f"is nudged ({defaults.modulation_timestep})",
@@ -141,7 +141,7 @@ def test_label_in_two_processes_gives_the_same_files(scenes: Path, models: list[
 
 
 def test_masks_alone_need_no_clip(scenes: Path, diffusion: list[str], tmp_path: Path) -> None:
-    flags = [*diffusion, "--upsampling", "naive", "--seed", "3", "--out", str(tmp_path / "out")]
+    flags = [*diffusion, "--by", "naive", "--seed", "3", "--out", str(tmp_path / "out")]
     assert main(["masks", str(scenes / "a.png"), *flags]) == 0
     masks = read_index_png(tmp_path / "out/a.png")
     assert masks.shape == (40, 60) and set(np.unique(masks)) <= {0, 1, 2}
@@ -164,6 +164,8 @@ def test_every_method_flag_reaches_the_options(scenes: Path, diffusion: list[str
         seed=7,
         attention_injection=False,
         base_size=32,
+        feature_layer="up_blocks.1.attentions.0.transformer_blocks.0.attn2",  # the model's own
+        modulated_layer="up_blocks.1.attentions.2.transformer_blocks.0.attn2",
     )
     assert options == {name: getattr(expected, name) for name in options}
 
@@ -171,7 +173,7 @@ def test_every_method_flag_reaches_the_options(scenes: Path, diffusion: list[str
 def test_timesteps_that_snap_are_told_and_recorded(
     scenes: Path, diffusion: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    flags = [*diffusion, "--upsampling", "naive", "--t-f", "41"]
+    flags = [*diffusion, "--by", "naive", "--t-f", "41"]
     assert main(["masks", str(scenes / "a.png"), *flags, "--out", str(tmp_path / "out")]) == 0
     told = "timesteps: t_f 1 and t_m 201, the nearest to 41 and 281 in the grid of 5 steps"
     assert told in capsys.readouterr().err.splitlines()
@@ -189,7 +191,7 @@ def test_settings_that_no_image_can_have_are_refused_before_any_output(
 ) -> None:
     own = ["--classes", "cat", *models] if command == "label" else models[:2]
     assert main([command, str(scenes), *own, "--steps", "5000", "--out", str(tmp_path / "out")]) == 2
-    assert "ovseg: error: steps: expected 1 to 999, got 5000" in capsys.readouterr().err.splitlines()
+    assert "ovseg: error: --steps: expected 1 to 999, got 5000" in capsys.readouterr().err.splitlines()
     assert not (tmp_path / "out").exists()
 
 
@@ -213,7 +215,9 @@ def test_more_classes_than_a_map_can_hold_are_refused_at_once(
     (tmp_path / "many.txt").write_text("\n".join(f"c{index}" for index in range(65535)))
     arguments = ["label", str(scenes), "--classes-file", str(tmp_path / "many.txt"), "--background", "none"]
     assert main([*arguments, "--out", str(tmp_path / "out")]) == 2
-    assert capsys.readouterr().err == "ovseg: error: classes: at most 65534 names fit into a label map, got 65535\n"
+    assert (
+        capsys.readouterr().err == "ovseg: error: --classes-file: at most 65534 names fit into a label map, got 65535\n"
+    )
 
 
 def images_done(printed: str) -> list[str]:
@@ -333,7 +337,7 @@ def test_kept_analyses_give_the_same_labels_without_the_networks(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(commands, "LONG_RUN_SECONDS", 0)
+    monkeypatch.setattr(batch, "LONG_RUN_SECONDS", 0)
     kept, other = tmp_path / "kept", ["--classes", "grass,house,boat", "--background", "none"]
     assert main([*label, "--out", str(kept), "--keep-analysis"]) == 0
     assert main([*label, *other, "--out", str(tmp_path / "direct")]) == 0
@@ -374,7 +378,7 @@ def test_analyses_that_do_not_fit_are_refused_by_name(
     assert main([*label, "--out", str(kept), "--keep-analysis"]) == 0
     flags = [*label, "--analyses", str(kept)]
     assert main([*flags, "--masks", "4", "--out", str(tmp_path / "other")]) == 2
-    assert f"--analyses {kept}: made with other settings (options.masks 3 and 4)" in capsys.readouterr().err
+    assert f"--analyses: {kept}: made with other settings (options.masks 3 instead of 4)" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()
     Image.new("RGB", (60, 40)).save(scenes / "a.png")
     (kept / "sub/b.safetensors").write_bytes(b"half a file")
@@ -386,7 +390,7 @@ def test_analyses_that_do_not_fit_are_refused_by_name(
     assert main([*label, "--out", str(kept), "--keep-analysis", "--overwrite"]) == 0
     assert Analysis.load(kept / "sub/b.safetensors").segments.shape == (32, 32)
     assert main([*label, "--analyses", str(tmp_path / "nowhere"), "--out", str(tmp_path / "fourth")]) == 2
-    assert f"--analyses {tmp_path}/nowhere: no run folder" in capsys.readouterr().err
+    assert f"--analyses: {tmp_path}/nowhere: no run folder" in capsys.readouterr().err
 
 
 def test_masks_and_rows_say_what_was_segmented(labelled: Path) -> None:
@@ -417,11 +421,11 @@ def test_masks_and_rows_say_what_was_segmented(labelled: Path) -> None:
         (["label", "/no/such/image.png", "--classes", "cat"], "/no/such/image.png: no such file or folder"),
         (["label", "IMAGE", "--classes", "cat", "--background", "threshold=2"], "threshold=T"),
         (["label", "IMAGE", "--classes", "cat", "--preset", "sd15"], "no preset 'sd15'"),
-        (["label", "IMAGE", "--classes", "cat", "--diffusion", "DIFFUSION"], "--clip missing"),
+        (["label", "IMAGE", "--classes", "cat", "--diffusion", "DIFFUSION"], "--clip: missing"),
         (["label", "IMAGE", "--classes", "cat", "--diffusion", "D", "--clip", "C", "--preset", "pocket"], "--preset"),
         (["masks", "IMAGE", "--diffusion", "/no/such"], "/no/such: no such folder"),
-        (["masks", "IMAGE", "--diffusion", "DIFFUSION", "--masks", "0"], "masks: expected at least 1"),
-        (["masks", "IMAGE", "--diffusion", "DIFFUSION", "--device", "tpu"], "device 'tpu'"),
+        (["masks", "IMAGE", "--diffusion", "DIFFUSION", "--masks", "0"], "--masks: expected at least 1"),
+        (["masks", "IMAGE", "--diffusion", "DIFFUSION", "--device", "tpu"], "--device: 'tpu' cannot be used here"),
     ],
 )
 def test_mistakes_cost_one_line_and_exit_code_2(
@@ -467,8 +471,8 @@ def test_a_long_run_says_how_long_before_it_starts(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(commands, "LONG_RUN_SECONDS", 0)
-    flags = ["--upsampling", "naive", "--device", "cpu", "--out", str(tmp_path / "out")]
+    monkeypatch.setattr(batch, "LONG_RUN_SECONDS", 0)
+    flags = ["--by", "naive", "--device", "cpu", "--out", str(tmp_path / "out")]
     assert main(["masks", str(scenes), *diffusion, *flags]) == 0
     *before, after = capsys.readouterr().err.splitlines()
     assert before[0].startswith("device: cpu") and "an image on this CPU" in before[-1]
@@ -496,7 +500,7 @@ def test_a_class_file_given_as_class_names_is_a_mistake(
     names = tmp_path / "classes.txt"
     names.write_text("cat\n", encoding="utf-8")
     for flag, value, said in (
-        ("--classes", names, f"--classes {names}: this is a file; --classes-file reads names from it"),
+        ("--classes", names, f"--classes: {names}: this is a file; --classes-file reads names from it"),
         ("--classes-file", tmp_path / "no.txt", "no.txt: no such file"),
     ):
         assert main(["label", str(scenes), flag, str(value), *models, "--out", str(tmp_path / "out")]) == 2

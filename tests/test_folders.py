@@ -1,39 +1,30 @@
-"""Folders as they come: files of every kind in one run, and runs that are interrupted, killed, or very long.
-
-The processes are real, but forked from one that has torch loaded already, which takes seconds otherwise.
-"""
+"""Folders as they come: files of every kind in one run, and runs that are interrupted, killed, or very long."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import multiprocessing
 import os
 import random
-import resource
 import shutil
 import signal
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from nasty_files import make_nasty_folder
 from PIL import Image
+from processes import finish, start
 
 from ovseg.cli import main
 from ovseg.run.folder import read_run
 from ovseg.run.images import LABELS, MASKS, OVERLAY, SUMMARY
 
 LABEL_FILES = (SUMMARY, MASKS, OVERLAY, LABELS)
-SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["ovseg.cli.label", "ovseg.segmenter", "ovseg.run.batch"])
 
 
 @pytest.fixture
@@ -50,34 +41,6 @@ def make_images(folder: Path, count: int, scale: int = 1) -> Path:
         cells = np.random.default_rng(number).integers(0, 256, (24 + number % 16, 32, 3), dtype=np.uint8)
         Image.fromarray(cells.repeat(scale, 0).repeat(scale, 1)).save(folder / f"image{number:03}.png")
     return folder
-
-
-def command(arguments: list[str], log: Path, prepare: Callable[..., None] | None = None, *more: Any) -> None:
-    """The command line in a process of its own; what it prints goes to the log. prepare: called before, with `more`."""
-    with log.open("a") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # even where the tests were started with it ignored
-    if prepare:
-        prepare(*more)
-    code = main(arguments)
-    print(f"memory: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss} KiB")
-    sys.exit(code)
-
-
-def start(arguments: list[str], log: Path, prepare: Callable[..., None] | None = None, *more: Any) -> ForkServerProcess:
-    process = SERVER.Process(target=command, args=(arguments, log, prepare, *more))
-    process.start()
-    return process
-
-
-def finish(arguments: list[str], log: Path) -> int:
-    """Run the command to its end; returns the exit code."""
-    process = start(arguments, log)
-    process.join()
-    assert process.exitcode is not None
-    return process.exitcode
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -157,6 +120,21 @@ def test_one_interrupt_ends_the_run_in_good_order_and_the_same_command_goes_on(
     assert {name: after[name] for name in before if name != "run.json"} == {
         name: content for name, content in before.items() if name != "run.json"
     }
+
+
+def ignore_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def test_a_run_started_with_interrupts_ignored_goes_on_to_its_end(label: list[str], tmp_path: Path) -> None:
+    folder, log = make_images(tmp_path / "photos", 6), tmp_path / "log"
+    process = start([*label, str(folder), "--out", str(tmp_path / "out")], log, ignore_interrupts)
+    wait_for(lambda: (tmp_path / "out/image000.json").exists(), process)
+    for _ in range(2):  # as Ctrl-C for a script in whose background it is
+        os.kill(process.pid or 0, signal.SIGINT)
+    process.join()
+    assert process.exitcode == 0, log.read_text()
+    assert len(read_run(tmp_path / "out").done) == 6 and "stopping" not in log.read_text()
 
 
 def wait_for(condition: Callable[[], bool], process: ForkServerProcess) -> None:

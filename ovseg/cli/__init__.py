@@ -50,10 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def fail(message: str) -> int:
-    """Tell a mistake in the call in one line; returns the exit code."""
+    """Tell a mistake in the call; returns the exit code."""
     from ovseg.run.terminal import one_line, say
 
-    say(f"ovseg: error: {one_line(message)}")
+    say("\n".join(map(one_line, f"ovseg: error: {message}".split("\n"))))
     return 2
 
 

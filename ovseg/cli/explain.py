@@ -14,7 +14,7 @@ from ovseg.figure import explain_figure
 from ovseg.files import write_atomically
 from ovseg.images import read_image
 from ovseg.masks import SOURCES
-from ovseg.run.batch import announce_seconds, make_ready
+from ovseg.run.batch import announce_seconds, make_ready, tell_timesteps
 from ovseg.run.inputs import Item
 from ovseg.run.terminal import make_report, say
 from ovseg.run.work import Outcome
@@ -41,6 +41,7 @@ def run(given: Namespace) -> int:
     else:
         source = SOURCES[setup.by].make(setup)
         models = {"diffusion": source.identity["diffusion"]}
+    tell_timesteps(setup, source)
     source.check(image.shape[:2])
     announce_seconds(source.seconds(image.shape[:2]), 1)
     with make_report(0, 1) as report:

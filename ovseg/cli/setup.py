@@ -22,6 +22,7 @@ def read_class_flags(given: Namespace) -> ClassList:
     if given.classes is None:
         if not os.path.isfile(given.classes_file):
             raise ValueError(f"classes_file: {given.classes_file}: no such file")
+        given.flags["classes"] = given.flags["classes_file"]  # what is said of the classes is about the file
         return read_classes(given.classes_file)
     if os.path.isfile(given.classes):  # unlike Path's, it takes a list longer than a file name may be
         raise ValueError(f"classes: {given.classes}: this is a file; --classes-file reads names from it")

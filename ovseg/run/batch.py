@@ -11,6 +11,7 @@ from typing import Protocol
 
 from ovseg import weights
 from ovseg.images import read_size
+from ovseg.masks import MaskSource
 from ovseg.run.inputs import Batch, Item
 from ovseg.run.launch import sum_over_processes
 from ovseg.run.record import Run
@@ -43,6 +44,7 @@ def run_job(job: Job, batch: Batch) -> int:
     make_ready(job.setup, *job.needs, from_kept=from_kept)
     start = time.perf_counter()
     worker = job.start()
+    tell_timesteps(job.setup, worker.source)
     if not from_kept:
         worker.source.load()
     return run_started(worker, batch, time.perf_counter() - start)
@@ -93,6 +95,19 @@ def make_ready(setup: Setup, *kinds: str, from_kept: bool = False) -> None:
     if preset.warning:
         say(f"warning: {preset.warning}")
     say(_device_line(setup))
+
+
+def tell_timesteps(setup: Setup, source: MaskSource) -> None:
+    """Say which timesteps are used where the model's grid does not have those asked for."""
+    used = source.identity["options"] or {}
+    asked = setup.options(None)
+    wanted = asked.feature_timestep, asked.modulation_timestep
+    nearest = used.get("feature_timestep", wanted[0]), used.get("modulation_timestep", wanted[1])
+    if nearest != wanted:
+        say(
+            f"timesteps: t_f {nearest[0]} and t_m {nearest[1]}, the nearest to {wanted[0]} and {wanted[1]} "
+            f"in the grid of {asked.steps} steps"
+        )
 
 
 def _device_line(setup: Setup) -> str:
