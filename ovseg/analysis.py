@@ -21,6 +21,7 @@ from ovseg.files import write_atomically
 
 FORMAT = "ovseg analysis 2"
 FORMER = "ovseg analysis 1"  # of EmerDiff's masks alone
+MAP_SIDE = 128  # the longer side of kept difference maps is at most this, pixels
 AXES = {  # of the arrays that readers rely on, and their kind of numbers: u unsigned, i signed, f floating point
     "segments": (2, "ui"),
     "features": (3, "f"),
@@ -101,14 +102,12 @@ class Analysis:
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
             if not isinstance(content, dict) or content.get("format") not in (FORMAT, FORMER):
                 raise ValueError(f"expected the format {FORMAT!r}")
-            for name, array in arrays.items():
-                axes, kinds = AXES.get(name, (array.ndim, array.dtype.kind))
-                if array.ndim != axes or array.dtype.kind not in kinds:
-                    raise ValueError(f"{name}: expected {axes} axes, got {array.dtype} of shape {array.shape}")
+            _check_arrays(arrays)
             origin, facts = _upgraded(content) if content["format"] == FORMER else (content["origin"], content["facts"])
             segments, features = arrays.pop("segments", None), arrays.pop("features")
             if arrays.get("difference_maps", np.ones(1)).shape[0] == 0:
                 del arrays["difference_maps"]  # the former format's word for none
+            _check_origin(Origin(**origin), segments)
             return cls(
                 segments=None if segments is None else segments.astype(np.int32),
                 features=features,
@@ -120,6 +119,28 @@ class Analysis:
             raise ValueError(f"{path}: not a saved analysis ({error})") from error
 
 
+def _check_arrays(arrays: Mapping[str, np.ndarray]) -> None:
+    """ValueError, naming the array, for other axes or kinds of numbers than expected, or ones that are not finite."""
+    for name, array in arrays.items():
+        axes, kinds = AXES.get(name, (array.ndim, array.dtype.kind))
+        if array.ndim != axes or array.dtype.kind not in kinds:
+            raise ValueError(f"{name}: expected {axes} axes, got {array.dtype} of shape {array.shape}")
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise ValueError(f"{name}: expected finite numbers, got NaN or infinity")
+
+
+def _check_origin(origin: Origin, segments: np.ndarray | None) -> None:
+    """ValueError for a source without a name, and for segments of another size than the image or with odd ids."""
+    if not isinstance(origin.masks, Mapping) or not isinstance(origin.masks.get("by"), str):
+        raise ValueError(f"origin.masks: expected the identity of a mask source, got {origin.masks!r}")
+    if segments is None:
+        return
+    if segments.shape != (origin.height, origin.width):
+        raise ValueError(f"segments: expected {origin.height}x{origin.width}, got shape {segments.shape}")
+    if segments.size == 0 or segments.min() < 0 or segments.max() >= segments.size:
+        raise ValueError("segments: expected ids from 0, fewer than pixels")
+
+
 def _upgraded(content: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Origin and facts of the former format, whose masks were always EmerDiff's."""
     origin = dict(content["origin"])
@@ -127,6 +148,13 @@ def _upgraded(content: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     by = "naive" if options["upsampling"] == "naive" else "emerdiff"
     masks = {"by": by, "options": options, "diffusion": origin.pop("diffusion")}
     return {**origin, "masks": masks}, {key: content[key] for key in ("network_size", "layer_rms")}
+
+
+def small_maps(maps: np.ndarray) -> np.ndarray:
+    """Difference maps (K, H', W') float as they are kept: uint8, the largest value 255, at most `MAP_SIDE` wide."""
+    step = -(-max(maps.shape[1:]) // MAP_SIDE)
+    kept = maps[:, ::step, ::step]
+    return np.round(kept * (255 / max(float(kept.max()), 1e-12))).astype(np.uint8)
 
 
 def image_sha256(image: np.ndarray) -> str:

@@ -8,7 +8,7 @@ not train, and has no image-level embedding: see `ovseg.dense` for the features 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from torch.nn import functional as F
 
 from emerdiff.configs import check_configs
 from emerdiff.memory import is_out_of_memory
+from ovseg.classes import check_lengths
 from ovseg.clip_config import check_tokenizer, read_clip_config
 from ovseg.dense import View, view_features
 from ovseg.labels import Scoring
@@ -41,7 +42,7 @@ class Clip:
     """A CLIP in eval mode. Methods take and give NumPy arrays and keep no state between calls."""
 
     model: Any  # open_clip's CLIP or CustomTextCLIP
-    tokenizer: Callable[[list[str]], Tensor]  # texts -> (n, context length) int64
+    tokenizer: Any  # open_clip's; texts -> (n, context length) int64
     mean: tuple[float, ...] = OPENAI_DATASET_MEAN  # of RGB in 0..1, CLIP's own
     deviation: tuple[float, ...] = OPENAI_DATASET_STD  # of RGB in 0..1, CLIP's own
 
@@ -55,7 +56,8 @@ class Clip:
         Raises:
             OSError: a file that is not there (says which), or weights that do not load.
             ValueError: a config that would compute wrong features (activation, tokenizer) or asks for code
-                (`emerdiff.configs`), an image tower without dense features, or an unsupported dtype.
+                (`emerdiff.configs`), an image tower without dense features, a logit scale that is not finite, or an
+                unsupported dtype.
         """
         if dtype not in PRECISIONS:
             raise ValueError(f"dtype must be one of {', '.join(map(str, PRECISIONS))}, got {dtype}")
@@ -63,30 +65,21 @@ class Clip:
         weights = _find_weights(folder)
         config = read_clip_config(folder)
         check_configs(folder)
-        source = f"{open_clip.factory.LOCAL_DIR_PREFIX}{folder}"
-        try:
-            model = open_clip.create_model(source, device=device, precision=PRECISIONS[dtype], require_pretrained=True)
-        except (RuntimeError, SafetensorError) as error:
-            if is_out_of_memory(error):
-                raise
-            reason = textwrap.shorten(str(error), 200)
-            raise OSError(f"{weights}: not the weights that {folder / CLIP_CONFIG} describes ({reason})") from error
-        except (TypeError, KeyError, AssertionError) as error:
-            raise ValueError(f"{folder / CLIP_CONFIG}: open_clip cannot build this model ({error})") from error
+        model = _create_model(folder, weights, device, dtype)
         cell_size(model.visual)  # a tower without dense features is refused now, not after minutes of diffusion
-        from_files = bool(config["text_cfg"].get("hf_tokenizer_name"))
-        try:
-            tokenizer = open_clip.get_tokenizer(source, **(FROM_FILES_ALONE if from_files else {}))
-        except Exception as error:  # the tokenizers library raises plain Exception
-            raise ValueError(f"{folder}: not a tokenizer that can be read ({error})") from error
-        check_tokenizer(tokenizer, config, folder)
+        tokenizer = _read_tokenizer(folder, config)
         preprocessing = model.visual.preprocess_cfg
-        return cls(
+        clip = cls(
             model=model.eval().requires_grad_(False),
             tokenizer=tokenizer,
             mean=tuple(preprocessing["mean"]),
             deviation=tuple(preprocessing["std"]),
         )
+        try:
+            _ = clip.scoring
+        except ValueError as error:
+            raise ValueError(f"{weights}: {error}") from error
+        return clip
 
     @property
     def scoring(self) -> Scoring:
@@ -103,6 +96,17 @@ class Clip:
         """Where the model is."""
         return next(self.model.parameters()).device
 
+    def check_lengths(self, prompts: Sequence[str], templates: Sequence[str]) -> tuple[str, ...]:
+        """What the text tower cuts off of these prompts, see `classes.check_lengths`."""
+        return check_lengths(prompts, templates, self._count_tokens, self.tokenizer.context_length)
+
+    def _count_tokens(self, sentence: str) -> int:
+        """Of a sentence as the tower reads it, start and end included, before anything is cut."""
+        inner = getattr(self.tokenizer, "tokenizer", None)
+        if inner is None:  # open_clip's own tokenizer
+            return len(self.tokenizer.encode(sentence)) + 2
+        return len(inner(self.tokenizer.clean_fn(sentence), verbose=False).input_ids)
+
     @torch.inference_mode()
     def encode_text(self, prompts: Sequence[str], templates: Sequence[str]) -> np.ndarray:
         """Text embeddings as in CLIP: over all templates, the mean of the normalised embeddings, normalised again.
@@ -113,13 +117,15 @@ class Clip:
         Returns:
             (n, C) float32, rows of length 1.
         Raises:
-            ValueError: no prompt, no template, a template without "{}", or numbers that overflowed.
+            ValueError: no prompt, no template, a template without "{}", a prompt whose end the tower would not read,
+                or numbers that overflowed.
         """
         if not prompts or not templates:
             raise ValueError(f"encode_text needs prompts and templates, got {len(prompts)} and {len(templates)}")
         for template in templates:
             if "{}" not in template:
                 raise ValueError(f"a template needs '{{}}' where the name goes, got {template!r}")
+        self.check_lengths(prompts, templates)
         sentences = [template.replace("{}", prompt) for prompt in prompts for template in templates]
         rows = [
             F.normalize(
@@ -162,6 +168,32 @@ def resized_sides(sides: tuple[int, int], view: View, cell: tuple[int, int]) -> 
         scale = min(scale, view.long_side / max(sides))
     height, width = (max(1, round(side * scale / unit)) * unit for side, unit in zip(sides, cell, strict=True))
     return height, width
+
+
+def _create_model(folder: Path, weights: Path, device: str | torch.device, dtype: torch.dtype) -> Any:
+    """open_clip's model of a folder that was checked, with its weights."""
+    source = f"{open_clip.factory.LOCAL_DIR_PREFIX}{folder}"
+    try:
+        return open_clip.create_model(source, device=device, precision=PRECISIONS[dtype], require_pretrained=True)
+    except (RuntimeError, SafetensorError) as error:
+        if is_out_of_memory(error):
+            raise
+        reason = textwrap.shorten(str(error), 200)
+        raise OSError(f"{weights}: not the weights that {folder / CLIP_CONFIG} describes ({reason})") from error
+    except (TypeError, KeyError, AssertionError) as error:
+        raise ValueError(f"{folder / CLIP_CONFIG}: open_clip cannot build this model ({error})") from error
+
+
+def _read_tokenizer(folder: Path, config: dict[str, Any]) -> Any:
+    """The folder's own tokenizer, or the one that open_clip carries with it."""
+    from_files = bool(config["text_cfg"].get("hf_tokenizer_name"))
+    source = f"{open_clip.factory.LOCAL_DIR_PREFIX}{folder}"
+    try:
+        tokenizer = open_clip.get_tokenizer(source, **(FROM_FILES_ALONE if from_files else {}))
+    except Exception as error:  # the tokenizers library raises plain Exception
+        raise ValueError(f"{folder}: not a tokenizer that can be read ({error})") from error
+    check_tokenizer(tokenizer, config, folder)
+    return tokenizer
 
 
 def _find_weights(folder: Path) -> Path:

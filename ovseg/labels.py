@@ -8,6 +8,7 @@ out: no network, no file, no image.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -23,12 +24,21 @@ BAND_VALUES = 2**18  # prompts times pixels that `label_pixels` works on at once
 class Scoring:
     """How a CLIP's cosines become probabilities: what it was trained with.
 
-    rule: a name in `RULES`; scale, bias: logit = scale * cosine + bias.
+    rule: a name in `RULES`; scale, bias: logit = scale * cosine + bias. Raises ValueError for numbers that would make
+    every label the first.
     """
 
     scale: float
     bias: float = 0.0
     rule: str = "softmax"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.scale < math.inf:
+            raise ValueError(f"logit scale: expected a finite number above 0, got {self.scale}")
+        if not math.isfinite(self.bias):
+            raise ValueError(f"logit bias: expected a finite number, got {self.bias}")
+        if self.rule not in RULES:
+            raise ValueError(f"rule: no scoring rule {self.rule!r}, expected one of {', '.join(RULES)}")
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -60,13 +70,14 @@ def label_masks(
         A background that is a threshold alone has the threshold itself as its probability.
         best (K,) int32: index into `vocabulary.names`; background where the best class stays below the threshold.
     Raises:
-        ValueError: text that does not fit the vocabulary or the features.
+        ValueError: text that does not fit the vocabulary or the features, or numbers that are not finite.
     """
     if text.shape != (len(vocabulary.prompts), mask_features.shape[-1]) or mask_features.ndim != 2:
         raise ValueError(
             f"text must be ({len(vocabulary.prompts)} prompts, C) and mask_features (K, C), "
             f"got {text.shape} and {mask_features.shape}"
         )
+    _check_finite(text, mask_features)
     features = mask_features.astype(np.float64)
     features /= np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
     probabilities, best = _decide(scoring.scale * text.astype(np.float64) @ features.T, vocabulary, scoring)
@@ -87,13 +98,14 @@ def label_pixels(
         labels (H, W) int32, index into `vocabulary.names`; background as in `label_masks`.
         probabilities (H, W) float32, of each pixel's label. Both are worked out in float64.
     Raises:
-        ValueError: text that does not fit the vocabulary or the features.
+        ValueError: text that does not fit the vocabulary or the features, or numbers that are not finite.
     """
     if features.ndim != 3 or text.shape != (len(vocabulary.prompts), features.shape[0]):
         raise ValueError(
             f"text must be ({len(vocabulary.prompts)} prompts, C) and features (C, h, w), "
             f"got {text.shape} and {features.shape}"
         )
+    _check_finite(text, features)
     (height, width), (h, w) = size, features.shape[1:]
     cosines = np.einsum("pc,chw->phw", text.astype(np.float64), features.astype(np.float64), optimize=True)
     logits = scoring.scale * cosines
@@ -108,6 +120,12 @@ def label_pixels(
         labels.append(best.astype(np.int32).reshape(-1, width))
         scores.append(probabilities[best, np.arange(best.size)].astype(np.float32).reshape(-1, width))
     return np.concatenate(labels), np.concatenate(scores)
+
+
+def _check_finite(text: np.ndarray, features: np.ndarray) -> None:
+    for name, array in (("text embeddings", text), ("features", features)):
+        if not np.isfinite(array).all():
+            raise ValueError(f"{name}: expected finite numbers, got NaN or infinity")
 
 
 def _decide(logits: np.ndarray, vocabulary: Vocabulary, scoring: Scoring) -> tuple[np.ndarray, np.ndarray]:

@@ -29,8 +29,11 @@ def read_mask_file(folder: Path, id: str, size: tuple[int, int]) -> np.ndarray:
     """The masks of one image: (H, W) int32, ids 0..K-1, each in use.
 
     folder: see above; id: the image's, "sub/a" for DIR/sub/a.png; size: (H, W) of the image in pixels.
-    Raises ValueError, naming the file, where there is none or several, for damaged files, and for another size.
+    Raises ValueError, naming the file, where there is none or several, for damaged files, and for another size; without
+    a file for an image that has no id.
     """
+    if not id:
+        raise ValueError("masks_from: this image has no id by which its masks are found; give one")
     found = [path for ending in ENDINGS if (path := folder / f"{id}{ending}").is_file()]
     if found and found[0].name.endswith(".masks.png"):
         found = found[:1]  # beside it lie the labels and their summary

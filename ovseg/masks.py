@@ -6,7 +6,7 @@
     none       every pixel by itself
     files      anyone's masks from a folder, see `ovseg.mask_files`
 
-A new source is a function here and an entry in `SOURCES`; the command line, evaluation and Python choose from it.
+A new source is a function and an entry in `SOURCES`; the command line, evaluation and Python choose from it.
 """
 
 from __future__ import annotations
@@ -20,37 +20,39 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from ovseg import weights
+from ovseg.analysis import small_maps
 from ovseg.compare import differences
 from ovseg.mask_files import read_mask_file
 
 if TYPE_CHECKING:
     from emerdiff import EmerDiff, Options
     from ovseg.analysis import Analysis
-    from ovseg.presets import Setup
+    from ovseg.setup import Setup
 
 SLIC_COMPACTNESS = 10.0  # scikit-image's default balance of colour and place
 SLIC_TRIES = 6  # SLIC gives fewer superpixels than asked for; it is asked again until the number fits
-MAP_SIDE = 128  # the longer side of kept difference maps is at most this, pixels
 
 Progress = Callable[[int, int], None]  # steps done, steps in all
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Masks:
     """The masks of one image, and what led to them.
 
     labels: (H, W) int32 at the image's own size, ids 0..K-1; None: every pixel by itself.
-    evidence: small arrays that are kept with them, by name: "low_resolution_masks", "queries", "difference_maps".
-    facts: JSON values likewise: "network_size", "layer_rms".
+    evidence, facts: small arrays and JSON values that are kept with them by name; see `analysis.Analysis`.
     """
 
     labels: np.ndarray | None
     evidence: Mapping[str, np.ndarray] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        return "Masks(every pixel)" if self.labels is None else f"Masks({int(self.labels.max()) + 1})"
+
 
 class MaskSource(Protocol):
-    """What a source is to the rest of the house. `PlainSource` makes one of a function."""
+    """What a mask source is asked. `PlainSource` makes one of a function."""
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -60,10 +62,7 @@ class MaskSource(Protocol):
         """ValueError for an image of (H, W) that it cannot take with its settings."""
 
     def seconds(self, size: tuple[int, int]) -> float | None:
-        """About how long it takes for an image of (H, W) on a CPU; None where that is not known or not long.
-
-        Raises ValueError as `check`.
-        """
+        """About how long it takes for an image that `check` lets pass, where that is long on a CPU; else None."""
 
     def segment(self, image: np.ndarray, id: str = "", progress: Progress | None = None) -> Masks:
         """The masks of an image (H, W, 3) uint8 with this id."""
@@ -72,19 +71,22 @@ class MaskSource(Protocol):
         """Load what it needs now, instead of when the first image asks for it."""
 
     def differences(self, identity: Mapping[str, Any]) -> list[str]:
-        """Why masks of a source of this identity are not its own, a line each; empty where they will do."""
+        """Why masks of a source of this identity are not its own, a line each; empty where they can be used."""
 
     def reuse(self, kept: Analysis) -> Masks | None:
         """The masks out of a kept analysis without `differences`; None: they are made anew."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PlainSource:
     """A source that is a function of (image, id): quick, so that nothing of it is taken from kept analyses."""
 
     by: str
     work: Callable[[np.ndarray, str], np.ndarray | None]
     options: Mapping[str, Any] | None = None  # what decides its masks
+
+    def __repr__(self) -> str:
+        return f"PlainSource({self.by})"
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -111,14 +113,14 @@ class PlainSource:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class DiffusionSource:
-    """EmerDiff's masks, modulated or naively upsampled. The model is loaded when the first image asks for it.
-
-    options: as the model uses them (`EmerDiff.snap`).
-    """
+    """EmerDiff's masks, modulated or naively upsampled. The model is loaded when the first image asks for it."""
 
     diffusion: str  # which weights, see `weights.identity`
-    options: Options
+    options: Options  # as the model uses them, see `EmerDiff.snap`
     make_model: Callable[[], EmerDiff]
+
+    def __repr__(self) -> str:
+        return f"DiffusionSource({self.by}, {self.diffusion})"
 
     @cached_property
     def model(self) -> EmerDiff:
@@ -147,10 +149,8 @@ class DiffusionSource:
     def segment(self, image: np.ndarray, id: str = "", progress: Progress | None = None) -> Masks:
         options = replace(self.options, keep_difference_maps=self.options.upsampling != "naive")
         segments = self.model.segment(image, options, progress=progress)
-        evidence = {
-            "low_resolution_masks": segments.low_resolution_masks,
-            "queries": segments.queries.astype(np.float16),
-        }
+        queries = segments.queries.astype(np.float16)
+        evidence = {"low_resolution_masks": segments.low_resolution_masks, "queries": queries}
         if segments.difference_maps is not None:
             evidence["difference_maps"] = small_maps(segments.difference_maps)
         facts = {"network_size": list(segments.network_size), "layer_rms": segments.layer_rms}
@@ -160,10 +160,10 @@ class DiffusionSource:
         _ = self.model
 
     def differences(self, identity: Mapping[str, Any]) -> list[str]:
-        mine, theirs = self.identity, dict(identity)
+        theirs = dict(identity)
         if self.by == "naive" and theirs.get("by") == "emerdiff":  # the same clusters
-            theirs |= {"by": "naive", "options": {**theirs["options"], "upsampling": "naive"}}
-        return differences(theirs, mine)
+            theirs |= {"by": "naive", "options": {**(theirs.get("options") or {}), "upsampling": "naive"}}
+        return differences(theirs, self.identity)
 
     def reuse(self, kept: Analysis) -> Masks | None:
         if self.by == "naive" and kept.origin.masks["by"] == "emerdiff":
@@ -174,13 +174,6 @@ class DiffusionSource:
             evidence = {name: array for name, array in kept.evidence.items() if name != "difference_maps"}
             return Masks(labels, evidence, {**kept.facts, "layer_rms": None})
         return Masks(kept.segments, kept.evidence, kept.facts)
-
-
-def small_maps(maps: np.ndarray) -> np.ndarray:
-    """Difference maps (K, H', W') float as they are kept: uint8, the largest value 255, at most `MAP_SIDE` wide."""
-    step = -(-max(maps.shape[1:]) // MAP_SIDE)
-    kept = maps[:, ::step, ::step]
-    return np.round(kept * (255 / max(float(kept.max()), 1e-12))).astype(np.uint8)
 
 
 def superpixels(image: np.ndarray, count: int, compactness: float = SLIC_COMPACTNESS) -> np.ndarray:
@@ -211,21 +204,21 @@ def by_diffusion(setup: Setup, upsampling: str) -> DiffusionSource:
     """EmerDiff with the set-up's diffusion model. What an earlier run recorded of it is taken without a look at it."""
     from emerdiff import EmerDiff, Options
 
+    model = setup.preset.diffusion
+
     @cache  # one model for a source and what is made of it with other options
     def load() -> EmerDiff:
-        folder = weights.folder("diffusion", setup.preset.diffusion)
-        model = EmerDiff.from_pretrained(folder, device=setup.find_device(), dtype=setup.torch_dtype())
-        if (here := weights.identity("diffusion", setup.preset.diffusion)) != diffusion:
-            raise ValueError(f"{setup.preset.diffusion}: holds the weights {here}, expected {diffusion}")
-        return model
+        if (here := weights.identity("diffusion", model)) != diffusion:
+            raise ValueError(f"{model}: holds the weights {here}, expected {diffusion}")
+        folder = weights.folder("diffusion", model)
+        return EmerDiff.from_pretrained(folder, device=setup.find_device(), dtype=setup.torch_dtype())
 
     if setup.recorded is not None:
         diffusion = setup.recorded["models"]["diffusion"]
         return DiffusionSource(diffusion, Options(**{**setup.recorded["options"], "upsampling": upsampling}), load)
-    diffusion = weights.identity("diffusion", setup.preset.diffusion)
-    sketch = EmerDiff.sketch(weights.folder("diffusion", setup.preset.diffusion))
-    options = replace(setup.options(sketch), upsampling=upsampling)
-    return DiffusionSource(diffusion, sketch.snap(options), load)
+    diffusion = weights.identity("diffusion", model)
+    sketch = EmerDiff.sketch(weights.folder("diffusion", model))
+    return DiffusionSource(diffusion, sketch.snap(replace(setup.options(sketch), upsampling=upsampling)), load)
 
 
 def by_superpixels(setup: Setup) -> PlainSource:
@@ -240,11 +233,11 @@ def by_files(setup: Setup) -> PlainSource:
     folder = Path(str(setup.masks_from))
     if not folder.is_dir():
         raise ValueError(f"masks_from: {folder}: no such folder")
-    return PlainSource(
-        "files",
-        lambda image, id: read_mask_file(folder, id, (image.shape[0], image.shape[1])),
-        {"masks_from": str(folder.resolve())},
-    )
+
+    def read(image: np.ndarray, id: str) -> np.ndarray:
+        return read_mask_file(folder, id, (image.shape[0], image.shape[1]))
+
+    return PlainSource("files", read, {"masks_from": str(folder.resolve())})
 
 
 SOURCES: dict[str, Source] = {

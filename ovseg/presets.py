@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 DEFAULT = "sd14-vitb16"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Preset:
     """Two models and how to use them."""
 
     name: str
     diffusion: str  # hub id or folder of a diffusers latent diffusion model
     clip: str  # hub id or folder of an open_clip model
-    method: Mapping[str, int | float | str] = field(default_factory=dict)  # emerdiff.Options unlike its defaults
+    method: Mapping[str, int | float | str] = field(default_factory=dict, hash=False)  # Options unlike the defaults
     short_side: int = 336  # pixels of the image's shorter side in CLIP (see ovseg.dense.View)
     window: int = 224  # pixels of CLIP's sliding window
     stride: int = 112  # pixels from window to window
@@ -31,6 +31,9 @@ class Preset:
     megabytes: int = 0  # of all weights together
     note: str = ""  # what it is, for the list of models
     warning: str = ""  # what to tell everybody who uses it
+
+    def __repr__(self) -> str:
+        return f"Preset({self.name})" if self.name else f"Preset({self.diffusion}, {self.clip})"
 
     @property
     def options(self) -> Options:

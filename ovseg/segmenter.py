@@ -6,11 +6,12 @@
     class names -- CLIP text -----------+
 
 The work on the image (`analyze`) is apart from the work on the names (`encode`): asking the same analysis about other
-classes makes no masks again. Joins EmerDiff (arXiv 2401.11739) with MaskCLIP (arXiv 2112.01071) as the former does.
+classes makes no masks again. Joins EmerDiff (arXiv 2401.11739) with MaskCLIP (arXiv 2112.01071).
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
@@ -28,28 +29,32 @@ from ovseg.draw import class_colours
 from ovseg.images import ImageLike, as_image
 from ovseg.labels import Scoring, label_masks, label_pixels
 from ovseg.masks import SOURCES, Masks, MaskSource, Progress
-from ovseg.presets import DEFAULT, Preset, get_preset
+from ovseg.presets import DEFAULT, Preset
 from ovseg.refinement import Refined, refine
 from ovseg.regions import pool
 from ovseg.result import Segmentation, no_label
 from ovseg.setup import Setup
 
 Classes = ClassList | str | Sequence[str]
+Rule = Background | str
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Text:
     """A vocabulary and its embeddings: P prompts, (P, C) float32, rows of length 1."""
 
     vocabulary: Vocabulary
     embeddings: np.ndarray
 
+    def __repr__(self) -> str:
+        return f"Text({len(self.vocabulary.names)} names, {len(self.vocabulary.prompts)} prompts)"
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Segmenter:
     """A mask source and a CLIP, loaded. Holds no state between calls: same input, same output.
 
-    An image is a path, a PIL image or an array, see `images.as_image`; a list of them gives a list of results.
+    An image is a path, a PIL image or an array, see `images.as_image`; `label` takes a list of them as well.
     """
 
     source: MaskSource
@@ -70,7 +75,7 @@ class Segmenter:
         source = source or SOURCES[setup.by].make(setup)
         [folder] = weights.fetch(setup.sources("clip"))
         clip = Clip.from_pretrained(folder, device=setup.find_device(), dtype=setup.torch_dtype())
-        models = {"diffusion": source.identity["diffusion"]} if "diffusion" in source.identity else {}
+        models = {kind: name for kind, name in source.identity.items() if kind == "diffusion"}
         return cls(
             source=source,
             clip=clip,
@@ -89,18 +94,19 @@ class Segmenter:
         `emerdiff.Options` (masks, speed, seed, ...). Raises ValueError for an unknown preset, option or device,
         `WeightsMissing` (an OSError) within some seconds if the weights are neither here nor to be had.
         """
-        fields = {name: options.pop(name) for name in ("device", "dtype", "dense", "masks_from") if name in options}
-        chosen = get_preset(preset) if isinstance(preset, str) else preset
-        setup = Setup(preset=chosen, by=by, settings=options, **fields)
-        weights.fetch(setup.sources(*SOURCES[by].needs, "clip"), chosen.name)
+        return cls.fetch(Setup.of(preset, {"by": by, **options}))
+
+    @classmethod
+    def fetch(cls, setup: Setup) -> Segmenter:
+        """Fetch the weights that a set-up names, if need be, and load them. Raises as `from_preset`."""
+        weights.fetch(setup.sources(*setup.needs, "clip"), setup.preset.name)
         return cls.load(setup)
 
     @classmethod
     def from_pretrained(cls, diffusion: str | Path, clip: str | Path, **options: Any) -> Segmenter:
         """Load a diffusers latent diffusion model and an open_clip model, each from a hub id or a folder.
 
-        ImageLike sizes are what fits the models' own. options: as in `from_preset`.
-        Raises OSError for files that are missing, ValueError for ones that do not fit.
+        Image sizes are what fits the models' own. by, options, errors: as in `from_preset`.
         """
         return cls.from_preset(Preset(name="", diffusion=str(diffusion), clip=str(clip)), **options)
 
@@ -112,11 +118,11 @@ class Segmenter:
     ) -> Analysis:
         """The work that needs no class names: masks by the source, dense features by CLIP.
 
-        id: of the image, for sources that look it up. kept: an earlier analysis of this image that `check` let pass,
-        of which is used what can be. progress: called with (steps done, in all).
+        id: of the image, for sources that look it up; "": a path's name without its ending. kept: an earlier analysis
+        of this image that `check` let pass, of which is used what can be. progress: called with (steps done, in all).
         Raises ValueError for an image of another kind or one that the source or CLIP cannot take.
         """
-        image = as_image(image)
+        id, image = id or _id(image), as_image(image)
         origin = self.origin(image)
         masks = self.source.reuse(kept) if kept else None
         if masks is None:
@@ -127,49 +133,34 @@ class Segmenter:
             masks = self.source.segment(image, id, progress)
         return Analysis(masks.labels, features, origin, masks.evidence, masks.facts)
 
-    def check(self, kept: Analysis, image: np.ndarray) -> None:
+    def check(self, kept: Analysis, image: ImageLike) -> None:
         """Raise `AnalysisMismatch`, naming every difference, unless a kept analysis of this image can be used here."""
         expected = self.origin(image)
         if not self.source.differences(kept.origin.masks):
             expected = replace(expected, masks=kept.origin.masks)
         kept.check(expected)
 
-    def origin(self, image: np.ndarray) -> Origin:
+    def origin(self, image: ImageLike) -> Origin:
         """What an analysis of this image is made from."""
-        return Origin(
-            image_sha256=image_sha256(image),
-            height=image.shape[0],
-            width=image.shape[1],
-            **self.features_origin,
-            masks=self.source.identity,
-        )
+        image = as_image(image)
+        return Origin(image_sha256(image), *image.shape[:2], **self.features_origin, masks=self.source.identity)
 
     @property
     def features_origin(self) -> dict[str, Any]:
         """What decides an image's features: CLIP, the numbers it ran in, and its view."""
         return {"clip": self.models["clip"], "dtype": self.dtype, "view": asdict(self.view)}
 
-    def encode(self, classes: Classes, background: Background | str = "words") -> Text:
+    def encode(self, classes: Classes, background: Rule = "words") -> Text:
         """Class names as CLIP sees them; `classes` and `background` as in `classes.build_vocabulary`."""
         vocabulary = build_vocabulary(classes, background)
-        return Text(vocabulary, self.clip.encode_text(vocabulary.prompts, self.templates))
+        notes = *vocabulary.notes, *self.clip.check_lengths(vocabulary.prompts, self.templates)
+        return Text(replace(vocabulary, notes=notes), self.clip.encode_text(vocabulary.prompts, self.templates))
 
     @overload
-    def label(
-        self, what: Analysis | ImageLike, classes: Classes, background: Background | str = "words"
-    ) -> Segmentation: ...
-
+    def label(self, what: Analysis | ImageLike, classes: Classes, background: Rule = "words") -> Segmentation: ...
     @overload
-    def label(
-        self, what: list[Analysis | ImageLike], classes: Classes, background: Background | str = "words"
-    ) -> list[Segmentation]: ...
-
-    def label(
-        self,
-        what: Analysis | ImageLike | list[Analysis | ImageLike],
-        classes: Classes,
-        background: Background | str = "words",
-    ) -> Segmentation | list[Segmentation]:
+    def label(self, what: list[Any], classes: Classes, background: Rule = "words") -> list[Segmentation]: ...
+    def label(self, what: Analysis | ImageLike | list[Any], classes: Classes, background: Rule = "words") -> Any:
         """Label every pixel of an image, or of a kept analysis (for which no mask is made again); or of several.
 
         classes: "cat;kitten,dog", a sequence of such entries, or a parsed list. background: "words" (default stuff
@@ -184,8 +175,7 @@ class Segmenter:
     def _label(self, what: Analysis | ImageLike, text: Text) -> Segmentation:
         if isinstance(what, Analysis):
             return self.label_analysis(what, text)
-        image = as_image(what)
-        return self.label_analysis(self.analyze(image), text, image)
+        return self.label_analysis(self.analyze(image := as_image(what), id=_id(what)), text, image)
 
     def label_analysis(self, analysis: Analysis, text: Text, image: np.ndarray | None = None) -> Segmentation:
         """Give every mask its best class, or every pixel where there are no masks. image: to be shown with the result.
@@ -195,9 +185,8 @@ class Segmenter:
         """
         analysis.check(replace(analysis.origin, **self.features_origin))
         if analysis.segments is None:
-            return self.label_each_pixel(
-                analysis.features, (analysis.origin.height, analysis.origin.width), text, image
-            )
+            size = analysis.origin.height, analysis.origin.width
+            return self.label_each_pixel(analysis.features, size, text, image)
         return self.label_segments(analysis.segments, analysis.features, text, image)
 
     def label_segments(
@@ -205,23 +194,19 @@ class Segmenter:
     ) -> Segmentation:
         """Give any masks (H, W) int32, ids from 0, their best classes, by dense features (C, h, w) of this CLIP."""
         scores, best = label_masks(pool(features, masks), text.embeddings, text.vocabulary, self.scoring)
-        labels = best.astype(_index_type(text))[masks]
-        return Segmentation(labels=labels, masks=masks, mask_scores=scores, image=image, **_shown(text))
+        return _result(text, best[masks], masks=masks, mask_scores=scores, image=image)
 
     def label_each_pixel(
         self, features: np.ndarray, size: tuple[int, int], text: Text, image: np.ndarray | None = None
     ) -> Segmentation:
         """Give every pixel of an image of (H, W) its best class, by dense features (C, h, w) of this CLIP."""
-        words = text.embeddings, text.vocabulary
-        labels, scores = label_pixels(features.astype(np.float32), *words, self.scoring, size)
-        labels = labels.astype(_index_type(text))
-        return Segmentation(
-            labels=labels, masks=None, mask_scores=None, pixel_scores=scores, image=image, **_shown(text)
-        )
+        features = features.astype(np.float32)
+        labels, scores = label_pixels(features, text.embeddings, text.vocabulary, self.scoring, size)
+        return _result(text, labels, masks=None, mask_scores=None, pixel_scores=scores, image=image)
 
     def masks(self, image: ImageLike, *, id: str = "", progress: Progress | None = None) -> Masks:
         """The class-agnostic masks alone. Raises ValueError as `analyze`."""
-        return self.source.segment(as_image(image), id, progress)
+        return self.source.segment(as_image(image), id or _id(image), progress)
 
     def refine(self, image: ImageLike, dense: np.ndarray, *, progress: Progress | None = None) -> Refined:
         """Let an image's masks take the mean of anyone's dense prediction of it, (L, h, w); see `refinement.refine`.
@@ -237,7 +222,7 @@ class Segmenter:
 def label(
     what: ImageLike | list[ImageLike],
     classes: Classes,
-    background: Background | str = "words",
+    background: Rule = "words",
     *,
     preset: str | Preset = DEFAULT,
     **options: Any,
@@ -247,19 +232,19 @@ def label(
     The models are loaded at the first call and kept for the next ones with the same preset and options.
     what, classes, background: as in `Segmenter.label`. preset, options: as in `Segmenter.from_preset`.
     """
-    return _loaded(preset, tuple(sorted(options.items()))).label(what, classes, background)
+    return _loaded(Setup.of(preset, options)).label(what, classes, background)
 
 
-@lru_cache(maxsize=1)
-def _loaded(preset: str | Preset, options: tuple[tuple[str, Any], ...]) -> Segmenter:
-    return Segmenter.from_preset(preset, **dict(options))
+_loaded = lru_cache(maxsize=1)(Segmenter.fetch)
 
 
-def _index_type(text: Text) -> type[np.unsignedinteger[Any]]:
-    return np.uint8 if no_label(len(text.vocabulary.names)) == 255 else np.uint16
+def _id(image: object) -> str:
+    """By which a mask source looks an image up: the name of its file, "" where it is no file."""
+    return Path(image).stem if isinstance(image, str | os.PathLike) else ""
 
 
-def _shown(text: Text) -> dict[str, Any]:
-    """What a result tells of its names."""
-    names = text.vocabulary.names
-    return {"names": names, "colours": class_colours(names), "notes": text.vocabulary.notes}
+def _result(text: Text, labels: np.ndarray, **rest: Any) -> Segmentation:
+    """A result with what the vocabulary says; labels (H, W) in as few bytes as its indices need."""
+    names, notes = text.vocabulary.names, text.vocabulary.notes
+    labels = labels.astype(np.uint8 if no_label(len(names)) == 255 else np.uint16)
+    return Segmentation(labels=labels, names=names, colours=class_colours(names), notes=notes, **rest)

@@ -22,13 +22,14 @@ if TYPE_CHECKING:
     from ovseg.clip import Clip
     from ovseg.dense import View
 
-MASK_FIELDS = {one.name for one in fields(Options)} - {"upsampling"}
+MASK_FIELDS = {one.name for one in fields(Options)} - {"upsampling"}  # which `by` decides
+OWN_FIELDS = ("by", "masks_from", "dense", "device", "dtype")  # beside which settings stand where options are given
 DTYPES = ("float32", "float16", "bfloat16")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Setup:
-    """Models and how they are used.
+    """Models and how they are used. Raises ValueError, naming the field, for what cannot be meant.
 
     preset: a named one, or a nameless one with a diffusion model and a CLIP of one's own.
     by: the mask source, a name in `masks.SOURCES`; masks_from: its folder, for "files".
@@ -41,11 +42,11 @@ class Setup:
     preset: Preset = field(default_factory=lambda: get_preset(DEFAULT))
     by: str = "emerdiff"
     masks_from: str | None = None
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
     dense: str | None = None
     device: str = "auto"
     dtype: str = "float32"
-    recorded: Mapping[str, Any] | None = None
+    recorded: Mapping[str, Any] | None = field(default=None, hash=False)
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -58,7 +59,23 @@ class Setup:
             raise ValueError("masks_from: missing; by files needs the folder that holds the masks")
         if self.dense is not None:
             check_variant(self.dense)
-        Options(**{**self.preset.method, **self.settings})
+        if unknown := sorted(set(self.settings) - MASK_FIELDS):
+            raise ValueError(f"{unknown[0]}: no such setting, expected one of {', '.join(sorted(MASK_FIELDS))}")
+        try:
+            self.options(None)
+        except TypeError as error:  # text for a number
+            raise ValueError(f"settings: {dict(self.settings)}: {error}") from error
+
+    @classmethod
+    def of(cls, preset: str | Preset, options: Mapping[str, Any]) -> Setup:
+        """A set-up by a preset or its name; options: `OWN_FIELDS` and settings together."""
+        chosen = get_preset(preset) if isinstance(preset, str) else preset
+        own = {name: value for name, value in options.items() if name in OWN_FIELDS}
+        return cls(preset=chosen, settings={k: v for k, v in options.items() if k not in own}, **own)
+
+    def __repr__(self) -> str:
+        settings = "".join(f", {name}={value!r}" for name, value in self.settings.items())
+        return f"Setup({self.preset!r}, by {self.by}, {self.device}, {self.dtype}{settings})"
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -104,19 +121,23 @@ def setup_of(facts: Mapping[str, Any], asked: Mapping[str, Any], **changes: Any)
     """The set-up of an earlier run by its record's facts, for using its kept analyses.
 
     asked: settings of the method; changes: fields of `Setup` that are other. Where no setting that is asked for differs
-    from the run's, its diffusion model is not looked for before an image needs it.
+    from the run's, its diffusion model is not looked for before an image needs it. Raises ValueError for a run that
+    keeps no analyses.
     """
     if "view" not in facts:
         raise ValueError(f"analyses: a run of `ovseg {facts.get('command')}` keeps none")
     models, sources = facts["models"], facts["sources"]
     own = Preset(name="", diffusion=sources.get("diffusion", ""), clip=sources.get("clip", ""))
-    recorded = {name: value for name, value in (facts.get("options") or {}).items() if name in MASK_FIELDS}
+    options, by = facts.get("options") or {}, facts["by"] if facts["by"] in SOURCES else "none"
+    recorded = {name: value for name, value in options.items() if name in MASK_FIELDS}
     same = "diffusion" in models and all(recorded.get(name) == value for name, value in asked.items())
     of_record = {
         "preset": get_preset(facts["preset"]) if facts.get("preset") else own,
         "settings": {**recorded, **asked},
         "dtype": facts["dtype"],
-        "by": facts["by"] if facts["by"] in SOURCES else "none",
+        "by": by,
+        "masks_from": options.get("masks_from") if changes.get("by", by) == "files" else None,
+        "dense": facts["view"]["variant"],
         "recorded": dict(facts) if same else None,
     }
     return Setup(**of_record | changes)

@@ -148,11 +148,10 @@ def fetch(sources: Mapping[str, str], preset: str = "") -> list[Path]:
     """Download what is missing into the hub's cache, JSON before weights, with progress bars; returns the folders.
 
     Raises `WeightsMissing` if the hub cannot be reached or a download breaks off (it goes on from there next time),
-    ValueError for a repository whose JSON asks for code, before any of its weights are fetched.
+    and before any weights of it are fetched: ValueError for a repository whose JSON asks for code or describes a model
+    that cannot be used, `WeightsMissing` for one without that JSON.
     """
     from huggingface_hub import snapshot_download
-
-    from emerdiff.configs import check_configs
 
     wanted = require(sources, preset)
     for kind, source in sources.items():
@@ -161,15 +160,32 @@ def fetch(sources: Mapping[str, str], preset: str = "") -> list[Path]:
         known = KINDS[kind]
         try:
             settings = Path(snapshot_download(source, allow_patterns=[*known.configs, *known.settings]))
-            check_configs(*(settings / part for part in known.parts))
+            _judge(kind, source, settings)
             snapshot_download(source, allow_patterns=[name for group in known.weights for name in group])
-        except ValueError:  # of what the JSON says
+        except (ValueError, WeightsMissing):  # of what the JSON says, or does not say
             raise
         except Exception as error:  # the hub client's errors share no base class
             raise WeightsMissing(f"{source}: the download broke off ({_reason(error)}); start it again") from error
         if find(kind, source) is None:
             raise WeightsMissing(f"{source}: fetched, but it does not hold a {kind} model with safetensors weights")
     return [folder(kind, source) for kind, source in sources.items()]
+
+
+def _judge(kind: str, source: str, folder: Path) -> None:
+    """Look at a model's JSON without its weights. Raises as `fetch`."""
+    from emerdiff.configs import check_configs
+
+    if lacking := [name for name in KINDS[kind].configs if not (folder / name).is_file()]:
+        raise WeightsMissing(f"{source}: not a {kind} model; it lacks {', '.join(lacking)}")
+    check_configs(*(folder / part for part in KINDS[kind].parts))
+    if kind == "clip":
+        from ovseg.clip_config import read_clip_config
+
+        read_clip_config(folder)
+    else:
+        from emerdiff import LatentDiffusion
+
+        LatentDiffusion.sketch(folder)
 
 
 def _check_hub(sources: list[str], preset: str) -> None:
