@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from emerdiff.options import Options, Setting, settings
-from emerdiff.options import read_layer as read_layer
-from emerdiff.options import show_layer as show_layer
 from ovseg.eval.ablation_table import NOTES, Row, measure, plot, sheet
 from ovseg.eval.datasets import Dataset
 from ovseg.eval.prediction import PredictJob, PredictWorker
@@ -59,9 +57,9 @@ def read_over(texts: Sequence[str]) -> dict[str, list[Any]]:
     for text in texts:
         name, _, values = text.partition("=")
         if name not in SETTINGS:
-            raise ValueError(f"--over {text}: expected SETTING=VALUE,VALUE,... with one of {', '.join(SETTINGS)}")
+            raise ValueError(f"over: {text}: expected SETTING=VALUE,VALUE,... with one of {', '.join(SETTINGS)}")
         if name in over:
-            raise ValueError(f"--over {text}: {name} is there twice; give all its values in one list")
+            raise ValueError(f"over: {text}: {name} is there twice; give all its values in one list")
         over[name] = [_read_value(name, value.strip()) for value in values.split(",")]
     return over
 
@@ -71,11 +69,11 @@ def _read_value(name: str, text: str) -> Any:
     try:
         value = setting.read(text)
     except ValueError as error:
-        raise ValueError(f"--over {name}: expected {setting.expected}, got {text!r}") from error
+        raise ValueError(f"over: {name}: expected {setting.expected}, got {text!r}") from error
     try:
         Options(**{setting.field: value})
     except ValueError as error:
-        raise ValueError(f"--over {name}={text}: {error}") from error
+        raise ValueError(f"over: {name}={text}: {error}") from error
     return value
 
 
@@ -92,7 +90,7 @@ def plan(over: dict[str, list[Any]], base: Options, snap: Callable[[Options], Op
         shown = [variation.value for variation in variations[name]]
         if twice := [value for value in shown if shown.count(value) > 1]:
             grid = f" in a grid of {base.steps} steps" if name.startswith("t_") else ""
-            raise ValueError(f"--over {name}: two values come to {twice[0]}{grid}; leave one out")
+            raise ValueError(f"over: {name}: two values come to {twice[0]}{grid}; leave one out")
     return variations
 
 

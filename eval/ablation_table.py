@@ -92,7 +92,7 @@ def measure(folder: Path, dataset: Dataset) -> Measured:
         best[source], nearest[source] = assign(masks, best_label(masks)), assign(masks, modified(masks))
     strengths, scores = [], []
     for analysis, truth in read_analyses(run, dataset, track):
-        strengths.append(analysis.layer_rms or np.nan)
+        strengths.append(analysis.facts["layer_rms"] or np.nan)
         scores.append([boundary_f(segments(analysis), truth) for segments in SOURCES.values()])
     columns = [np.array(column)[~np.isnan(column)] for column in zip(*scores, strict=True)]
     means = [float(column.mean()) if column.size else float("nan") for column in columns]

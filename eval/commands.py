@@ -5,14 +5,18 @@ from __future__ import annotations
 from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ovseg.cli.setup import read_setup
-from ovseg.eval.prediction import TRUTH, PredictJob
+from ovseg.eval.oracle import TRUTH, check_source
 from ovseg.run.batch import make_ready, run_job
 from ovseg.run.folder import FORMER_METHODS
 from ovseg.run.inputs import batch_of
 from ovseg.run.launch import launched
 from ovseg.run.terminal import say
+
+if TYPE_CHECKING:
+    from ovseg.eval.prediction import PredictJob
 
 
 def predict(given: Namespace) -> int:
@@ -79,8 +83,11 @@ def read_job(given: Namespace, by: str | None) -> PredictJob:
 
     by: the mask source, or "truth"; None: the set-up's own.
     """
+    from ovseg.eval.prediction import PredictJob  # which loads torch
+
+    truth = by is not None and check_source(by) == TRUTH
     job = PredictJob(
-        setup=read_setup(given, "clip", by="none" if by == TRUTH else by),
+        setup=read_setup(given, "clip", by="none" if truth else by),
         name=given.name,
         root=given.root,
         out=Path(given.out),
@@ -88,10 +95,9 @@ def read_job(given: Namespace, by: str | None) -> PredictJob:
         limit=given.limit,
         protocol=given.protocol,
         vocabulary=given.vocabulary,
-        truth=by == TRUTH,
+        truth=truth,
         analyses=Path(given.analyses) if getattr(given, "analyses", None) else None,
         keep_analysis=getattr(given, "keep_analysis", False),
     )
-    for note in job.words.notes:
-        say(f"note: {note}")
+    job.check()
     return job

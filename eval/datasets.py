@@ -110,7 +110,7 @@ def open_dataset(name: str, root: str | Path | None, *, ignore: int | None = Non
     """
     if name == "pocket":
         if ignore not in (None, 255):
-            raise ValueError(f"--ignore {ignore}: is for custom alone")
+            raise ValueError(f"ignore: {ignore}: is for custom alone")
         return _pocket(root)
     found, classes = look(name, root, ignore=ignore)
     problems = list(found.problems)
@@ -127,15 +127,15 @@ def look(name: str, root: str | Path | None, *, ignore: int | None = None) -> tu
         raise ValueError(f"unknown data set {name!r}, expected one of {', '.join(NAMES)}")
     ignore = label_rules.IGNORED if ignore is None else ignore
     if ignore != label_rules.IGNORED and name != "custom":
-        raise ValueError(f"--ignore is for custom data sets; the label values of {name} are fixed")
+        raise ValueError(f"ignore: is for custom data sets; the label values of {name} are fixed")
     if not 0 <= ignore <= 65535:
-        raise ValueError(f"--ignore: expected a label value from 0 to 65535, got {ignore}")
+        raise ValueError(f"ignore: expected a label value from 0 to 65535, got {ignore}")
     if root is None:
         layout = LAYOUTS[name] if name in LAYOUTS else custom(1, False, ignore)
-        raise ValueError(f"--root: {name} needs the folder it lies in\n{expected_tree(layout)}")
+        raise ValueError(f"root: {name} needs the folder it lies in\n{expected_tree(layout)}")
     root = Path(root)
     if not root.is_dir():
-        raise ValueError(f"--root: {root}: {'not a folder' if root.exists() else 'no such folder'}")
+        raise ValueError(f"root: {root}: {'not a folder' if root.exists() else 'no such folder'}")
     root = Path(os.path.abspath(root))  # records name files that are found from everywhere
     if name == "custom":
         layout, classes = _custom(root, ignore)
@@ -185,12 +185,12 @@ def _check_ignore(ignore: int, names: list[str], path: Path) -> None:
     """ValueError where the value that is not scored is a class; 0 may be none of them, then 1 is the first."""
     if ignore == 0 and names[0].casefold() in NOT_SCORED:
         raise ValueError(
-            f"--ignore 0: then label value 1 is the first class of {path}, which is {names[0]!r}; "
+            f"ignore: 0: then label value 1 is the first class of {path}, which is {names[0]!r}; "
             "if that is what 0 stands for, take it off the list"
         )
     if 0 < ignore < len(names):
         raise ValueError(
-            f"--ignore {ignore}: is the class {names[ignore]!r} of {path}; expected {len(names)} or more, "
+            f"ignore: {ignore}: is the class {names[ignore]!r} of {path}; expected {len(names)} or more, "
             "or 0, which makes label value 1 the first class"
         )
 
@@ -200,7 +200,7 @@ def _pocket(root: str | Path | None) -> PocketScenes:
     try:
         block = Block.parse(POCKET_ROOT if root is None else str(root))
     except ValueError as error:
-        raise ValueError(f"--root: pocket: {error}") from error
+        raise ValueError(f"root: pocket: {error}") from error
     stem = str(block).replace("/", "-")
     return PocketScenes(
         name="pocket",

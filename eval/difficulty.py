@@ -15,7 +15,7 @@ from functools import partial
 import numpy as np
 
 from ovseg.eval.confusion import best_labels, class_counts, confusion_matrix, mean_iou
-from ovseg.eval.methods import superpixels
+from ovseg.masks import superpixels
 from ovseg.pocket.scene import BACKGROUNDS, NAMES, OBJECTS, Scene
 from ovseg.pocket.world import WORLD_VERSION, WORLDS, scene
 
@@ -83,13 +83,13 @@ def main() -> None:
         parser.error(f"--split is one of {', '.join(WORLDS[given.world])}, and --count 1 or more")
     scenes = [scene(given.split, 0, index, given.world) for index in range(given.count)]
     print(contents(scenes))
-    methods: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    segmentations: dict[str, Callable[[np.ndarray], np.ndarray]] = {
         f"SLIC, compactness {value:g}": partial(superpixels, count=SEGMENTS, compactness=value) for value in COMPACTNESS
     }
-    methods["k-means, colour and place"] = partial(colour_clusters, count=SEGMENTS)
-    methods["squares of 8 pixels"] = blocks
-    for name, method in methods.items():
-        segments = [method(one.image) for one in scenes]
+    segmentations["k-means, colour and place"] = partial(colour_clusters, count=SEGMENTS)
+    segmentations["squares of 8 pixels"] = blocks
+    for name, segment in segmentations.items():
+        segments = [segment(one.image) for one in scenes]
         counts = sum(best_label_counts(found, one.labels) for found, one in zip(segments, scenes, strict=True))
         number = np.mean([len(np.unique(found)) for found in segments])
         print(f"{name}: best-label mIoU {float(mean_iou(np.asarray(counts))):.1f} ({number:.1f} segments)")

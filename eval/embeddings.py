@@ -87,15 +87,17 @@ def best_label(masks: Masks) -> np.ndarray:
 
 def emerdiff_segments(analysis: Analysis) -> np.ndarray:
     """EmerDiff's masks, (H, W) int32."""
+    assert analysis.segments is not None  # `read_analyses` lets none pass
     return analysis.segments
 
 
 def upsampled_naively(analysis: Analysis) -> np.ndarray:
     """The low-resolution masks, bilinearly upsampled, (H, W) int32."""
-    height, width = analysis.segments.shape
-    return naive_segments(analysis.evidence["low_resolution_masks"], analysis.facts["network_size"], (height, width))
+    size = (analysis.origin.height, analysis.origin.width)
+    return naive_segments(analysis.evidence["low_resolution_masks"], analysis.facts["network_size"], size)
 
 
+EVIDENCE = ("low_resolution_masks", "queries")  # what embeddings and naive upsampling are made of
 SOURCES: dict[str, Callable[[Analysis], np.ndarray]] = {
     "EmerDiff": emerdiff_segments,
     "naive upsampling": upsampled_naively,
@@ -133,16 +135,19 @@ def read_analyses(run: RunFolder, dataset: Dataset, track: Track = iter) -> Iter
     """The kept analyses of a run's images with their truth maps (H, W) uint8, sorted by id.
 
     track: wraps the ids that are gone through, to show progress.
-    Raises ValueError or OSError naming the file: an analysis that is missing, of naively upsampled masks, made with
-    other settings or models than the run's, or of another image size; labels that cannot be read.
+    Raises ValueError or OSError naming the file: an analysis that is missing, without the queries that embeddings are
+    made of, of naively upsampled masks, made with other settings or models than the run's, or of another image size;
+    labels that cannot be read.
     """
     for id in track(sorted(run.ids)):
         image, truth = RunImage(run, id), dataset.truth(id)
         path, analysis = image.file(ANALYSIS), image.analysis(truth.shape)
         masks = analysis.origin.masks
+        if missing := [name for name in EVIDENCE if name not in analysis.evidence]:
+            named = " and ".join(missing)
+            raise ValueError(f"{path}: masks by {masks['by']} leave no {named}, expected those of EmerDiff")
         if masks["by"] != "emerdiff":
-            kind = "naively upsampled masks" if masks["by"] == "naive" else f"masks by {masks['by']}"
-            raise ValueError(f"{path}: holds {kind}, expected those of EmerDiff")
+            raise ValueError(f"{path}: holds naively upsampled masks, expected those of EmerDiff")
         options = masks["options"]
         recorded = {**(run.facts.get("options") or {}), "upsampling": options["upsampling"]}
         if found := differences(recorded, options, words="and"):

@@ -7,31 +7,28 @@ diffusion model's work.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ovseg import prompts
 from ovseg.classes import Vocabulary, build_vocabulary
 from ovseg.draw import class_colours
 from ovseg.eval.datasets import Dataset, open_dataset
+from ovseg.eval.oracle import TRUTH, true_masks
 from ovseg.eval.protocols import Protocol, protocol
 from ovseg.files import index_png, write_atomically
-from ovseg.masks import SOURCES, MaskSource, PlainSource, Progress
+from ovseg.labels import Scoring
+from ovseg.masks import SOURCES, MaskSource, Progress
 from ovseg.result import masks_png, no_label
-from ovseg.run.batch import run_job
 from ovseg.run.images import ANALYSIS, LABELS, MASKS
-from ovseg.run.inputs import Item, batch_of
+from ovseg.run.inputs import Item
 from ovseg.run.kept import Kept
+from ovseg.run.terminal import say
 from ovseg.run.work import provenance, shares
 from ovseg.segmenter import Segmenter, Text
 from ovseg.setup import Setup
-
-TRUTH = "truth"  # the name of the mask source that reads the labels
 
 
 @dataclass(frozen=True)
@@ -80,14 +77,14 @@ class PredictJob:
 
     @cached_property
     def rules(self) -> Protocol:
-        """The protocol for this data set."""
+        """The protocol for this data set. Raises ValueError for one that it does not have."""
         return protocol(self.protocol, self.dataset.name, self.dataset.background)
 
     @cached_property
     def words(self) -> Vocabulary:
         """The data set's own classes, or the list of that name in `prompts`, with the protocol's background.
 
-        Raises ValueError for a list of another length than the data set's.
+        Raises ValueError for a list that there is not, or of another length than the data set's.
         """
         own, name = self.dataset.classes, self.vocabulary
         classes = prompts.classes(name) if name else own
@@ -96,31 +93,47 @@ class PredictJob:
         return build_vocabulary(classes, self.rules.background)
 
     @property
+    def templates(self) -> str:
+        """The name of the prompt templates: the protocol's, or the preset's."""
+        return self.rules.templates or self.setup.preset.templates
+
+    @property
     def items(self) -> list[Item]:
         """The first `limit` images, or all. Raises ValueError for a limit that is not positive."""
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"limit: expected at least 1 image, got {self.limit}")
         return [Item(id, Path(self.dataset.file(id))) for id in self.dataset.ids[: self.limit]]
 
+    def check(self) -> None:
+        """Open the data set and say what its vocabulary has to say: mistakes in the job show before models are loaded.
+
+        Raises ValueError and OSError.
+        """
+        for note in self.words.notes:
+            say(f"note: {note}")
+
     def start(self) -> PredictWorker:
-        source = true_masks(self.dataset) if self.truth else None
-        segmenter = Segmenter.load(self.setup, source)
-        view, templates = self.rules.view or segmenter.view, self.rules.templates or self.setup.preset.templates
+        segmenter = Segmenter.load(self.setup, true_masks(self.dataset) if self.truth else None)
+        rules = self.rules
         segmenter = replace(
             segmenter,
-            view=replace(view, variant=self.setup.dense or view.variant),
-            scoring=replace(segmenter.scoring, scale=self.rules.logit_scale or segmenter.scoring.scale),
-            templates=prompts.templates(templates),
+            view=replace(rules.view, variant=segmenter.view.variant) if rules.view else segmenter.view,
+            scoring=Scoring(rules.logit_scale) if rules.logit_scale else segmenter.scoring,  # a protocol's: softmax
+            templates=prompts.templates(self.templates),
         )
         text = Text(self.words, segmenter.clip.encode_text(self.words.prompts, segmenter.templates))
+        return PredictWorker(self, segmenter, text, self._facts(segmenter))
+
+    def _facts(self, segmenter: Segmenter) -> dict[str, Any]:
+        """What the record says of the run; its protocol is the rules that were in fact followed."""
         rules = replace(
             self.rules,
             view=segmenter.view,
             logit_scale=segmenter.scoring.scale,
-            templates=templates,
+            templates=self.templates,
             background=replace(self.rules.background, words=self._competing()),
         )
-        facts = {
+        return {
             "command": "eval predict",
             "dataset": self.dataset.name,
             "root": self.dataset.root,
@@ -133,7 +146,6 @@ class PredictJob:
             "view": asdict(segmenter.view),
             **provenance(self.setup, segmenter.source, segmenter.models),
         }
-        return PredictWorker(self, segmenter, text, facts)
 
     def _competing(self) -> tuple[str, ...]:
         """The background words that are no classes."""
@@ -168,44 +180,3 @@ class PredictWorker:
             write_atomically(job.out / f"{item.id}{MASKS}", masks_png(result.masks))
         write_atomically(job.out / f"{item.id}{LABELS}", index_png(result.labels, class_colours(names)))
         return shares(result.labels, names)
-
-
-def true_masks(dataset: Dataset) -> PlainSource:
-    """A mask for every class that an image's labels have, and one for what is not scored: an oracle."""
-
-    def masks(_image: np.ndarray, id: str) -> np.ndarray:
-        truth = dataset.truth(id)
-        return np.unique(truth, return_inverse=True)[1].reshape(truth.shape).astype(np.int32)
-
-    return PlainSource(TRUTH, masks)
-
-
-def predict(
-    name: str,
-    root: str | Path | None = None,
-    *,
-    out: str | Path,
-    by: str = "emerdiff",
-    setup: Setup | None = None,
-    overwrite: bool = False,
-    tell: Callable[[str], None] | None = None,
-    **more: Any,
-) -> int:
-    """Label a data set's images into the run folder `out`; what is finished there is left alone.
-
-        ovseg.eval.predict("pocket", out="runs/e", setup=Setup(get_preset("pocket")), limit=20)
-
-    name, root: as in `open_dataset`. by: a mask source, or "truth". setup: models and settings, the default preset's if
-    nothing is said. more: further fields of `PredictJob`. Returns 0, or 1 where images failed.
-    Raises ValueError and OSError for what is wrong with all of it.
-    """
-    truth = by == TRUTH
-    setup = replace(setup or Setup(), by="none" if truth else by)
-    analyses = more.pop("analyses", None)
-    job = PredictJob(
-        setup, name, None if root is None else str(root), Path(out), truth=truth,
-        analyses=Path(analyses) if analyses else None, **more,
-    )  # fmt: skip
-    for note in job.words.notes:
-        (tell or (lambda _line: None))(f"note: {note}")
-    return run_job(job, batch_of(job.items, job.out, job.files, overwrite=overwrite))

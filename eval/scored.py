@@ -13,7 +13,7 @@ from ovseg.eval.confusion import Scores, interval, mean_interval, mean_iou, scor
 from ovseg.run.folder import RunFolder
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Scored:
     """A run's counts on a data set."""
 
@@ -28,6 +28,11 @@ class Scored:
     image_counts: np.ndarray  # (n, L, 3) int64, class counts of each image
     boundaries: np.ndarray  # (L, 3) int64, class counts of boundary pixels
     image_boundary_f: np.ndarray  # (n,) float64, percent; NaN: no boundary, or not `best_label`
+
+    def __repr__(self) -> str:
+        best = ", best labels" if self.best_label else ""
+        images = f"{len(self.ids)} of {self.images} images"
+        return f"Scored({self.run.path}: {self.dataset}, {images}{best}, mIoU {self.scores.mIoU:.2f})"
 
     @property
     def scores(self) -> Scores:
@@ -77,7 +82,7 @@ class Scored:
         return {
             "dataset": self.dataset,
             "root": facts.get("root"),
-            "method": facts.get("method") or facts.get("command"),
+            "by": facts.get("by"),
             "best_label": self.best_label,
             "protocol": facts.get("protocol"),
             "counts": {"scored": len(self.ids), "undertaken": len(self.run.ids), "dataset": self.images},

@@ -20,7 +20,7 @@ from ovseg.eval.boundaries import boundary_counts, boundary_f
 from ovseg.eval.confusion import best_labels, class_counts, confusion_matrix
 from ovseg.eval.datasets import Dataset
 from ovseg.eval.scored import Scored
-from ovseg.eval.tables import classes_csv, run_sheet
+from ovseg.eval.tables import Sheet, classes_csv, run_sheet
 from ovseg.files import json_bytes, write_atomically
 from ovseg.run.folder import RunFolder, read_run
 from ovseg.run.images import MASKS, RunImage
@@ -28,7 +28,9 @@ from ovseg.run.images import MASKS, RunImage
 Track = Callable[[Sequence[str]], Iterable[str]]
 
 
-def score_run(run: str | Path, dataset: Dataset, best_label: bool = False, *, track: Track = iter) -> Scored:
+def score_run(
+    run: str | Path | RunFolder, dataset: Dataset, best_label: bool = False, *, track: Track = iter
+) -> Scored:
     """Score a run folder of `ovseg label`, `ovseg masks` (with `best_label`) or `ovseg eval predict`.
 
     track: wraps the ids that are gone through, to show progress.
@@ -36,7 +38,7 @@ def score_run(run: str | Path, dataset: Dataset, best_label: bool = False, *, tr
     the data set's, a prediction that is missing, unreadable, of the wrong size, or with indices out of range; OSError
     and ValueError as `read_run` and the data set.
     """
-    folder = read_run(run)
+    folder = run if isinstance(run, RunFolder) else read_run(run)
     check_images(folder, dataset)
     if not best_label:
         _check_names(folder, dataset)
@@ -69,30 +71,50 @@ def score_run(run: str | Path, dataset: Dataset, best_label: bool = False, *, tr
     )
 
 
+def score_runs(
+    dataset: Dataset, runs: Sequence[str | Path | RunFolder], best_label: bool = False, *, show_progress: bool = False
+) -> list[Scored]:
+    """Score several run folders. Raises ValueError where there is none, and as `score_run`."""
+    if not runs:
+        raise ValueError("runs: none given, expected one run folder or more")
+    return [score_run(run, dataset, best_label, track=progress(run) if show_progress else iter) for run in runs]
+
+
 def score_and_show(
     dataset: Dataset, runs: Sequence[str | Path], out: str | Path | None = None, best_label: bool = False
 ) -> None:
-    """Score run folders, write results, classes and the table, and show the table.
+    """Score run folders, write results, classes and the table, and show the table: `ovseg eval score`.
 
-    out: the folder for all of it; None: each run's own, and the table in the first.
-    Raises ValueError and OSError as `score_run`, and for an `out` that cannot take the results.
+    out: as in `write_results`. Raises ValueError and OSError as `score_run` and `write_results`.
     """
-    folders = [Path(run) for run in runs]
-    outs = _out_folders(folders, out)
-    stem = "best-label" if best_label else "results"
-    for folder, place in zip(folders, outs, strict=True):
-        if place.resolve() == folder.resolve() and stem in read_run(folder).ids:
-            raise ValueError(f"{folder / stem}.json is the file of an image called {stem!r}; choose another --out")
-    found = [score_run(folder, dataset, best_label, track=progress(folder)) for folder in folders]
+    out_folders([Path(run) for run in runs], out)  # a mistake in it shows now
+    write_results(score_runs(dataset, runs, best_label, show_progress=True), out).show()
+
+
+def write_results(found: Sequence[Scored], out: str | Path | None = None) -> Sheet:
+    """Write results.json and classes.csv of every run, and the table of all, which is returned.
+
+    out: the folder for all of it; None: each run's own, and the table in the first. With best labels the files are
+    called best-label.json, best-label-classes.csv and best-label-table.md.
+    Raises ValueError, before anything is written, for an `out` that cannot take the results.
+    """
+    folders = [scored.run.path for scored in found]
+    targets = out_folders(folders, out)
+    best_label = found[0].best_label
+    stem, prefix = ("best-label", "best-label-") if best_label else ("results", "")
+    for scored, target in zip(found, targets, strict=True):
+        if target.resolve() == scored.run.path.resolve() and stem in scored.run.ids:
+            raise ValueError(
+                f"out: {target / stem}.json is the file of an image called {stem!r}; choose another folder"
+            )
     table = run_sheet(found)
-    prefix = "best-label-" if best_label else ""
-    for scored, place in zip(found, outs, strict=True):
+    for scored, target in zip(found, targets, strict=True):
         results = scored.results()
-        write_atomically(place / f"{stem}.json", json_bytes(results))
-        write_atomically(place / f"{prefix}classes.csv", classes_csv(results["classes"]).encode())
+        write_atomically(target / f"{stem}.json", json_bytes(results))
+        write_atomically(target / f"{prefix}classes.csv", classes_csv(results["classes"]).encode())
     table_folder = folders[0] if out is None else Path(out)
     write_atomically(table_folder / f"{prefix}table.md", table.markdown().encode())
-    table.show()
+    return table
 
 
 def check_images(folder: RunFolder, dataset: Dataset) -> None:
@@ -114,7 +136,7 @@ def _check_names(folder: RunFolder, dataset: Dataset) -> None:
     """ValueError unless a run's names are the data set's."""
     names, expected = folder.facts.get("names"), list(dataset.names)
     if names is None:
-        raise ValueError(f"{folder.path}: holds masks without names; --best-label scores those")
+        raise ValueError(f"best_label: needed, because {folder.path} holds masks without names")
     if len(names) != len(expected):
         raise ValueError(f"{folder.path}: has {len(names)} names, {dataset.name} has {len(expected)}")
     for index, (name, wanted) in enumerate(zip(names, expected, strict=True)):
@@ -126,27 +148,31 @@ def _read(image: RunImage, size: tuple[int, ...], best_label: bool) -> np.ndarra
     """An image's labels, or its masks with `best_label`, (H, W), checked against the truth's size."""
     predicted = image.masks(size) if best_label else image.index_map(size)
     if predicted is None:
-        raise ValueError(f"{image.file(MASKS)}: missing, this run kept no masks, which --best-label needs")
+        raise ValueError(f"best_label: needs masks, and this run kept none: {image.file(MASKS)} is missing")
     return predicted
 
 
-def _out_folders(folders: Sequence[Path], out: str | Path | None) -> list[Path]:
-    """Where each run's results go: into the run, into --out, or, several runs, into a folder of --out each."""
+def out_folders(folders: Sequence[Path], out: str | Path | None) -> list[Path]:
+    """Where each run's results go: into the run, into `out`, or, several runs, into a folder of `out` each.
+
+    Raises ValueError for an `out` that is a file, and for two runs of one name.
+    """
     if out is None:
         return list(folders)
     if Path(out).exists() and not Path(out).is_dir():
-        raise ValueError(f"--out {out}: is a file, expected a folder for the results")
+        raise ValueError(f"out: {out}: is a file, expected a folder for the results")
     if len(folders) == 1:
         return [Path(out)]
     names = [folder.resolve().name for folder in folders]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise ValueError(f"--out {out}: two runs are called {twice[0]!r}, their results would be one folder's")
+        raise ValueError(f"out: {out}: two runs are called {twice[0]!r}, their results would be one folder's")
     return [Path(out) / name for name in names]
 
 
-def progress(folder: Path) -> Track:
+def progress(run: str | Path | RunFolder) -> Track:
     """A progress bar on a terminal, nothing elsewhere."""
+    folder = run.path if isinstance(run, RunFolder) else run
     console = Console(stderr=True)
     return lambda ids: rich_track(
         ids, f"scoring {folder}", console=console, transient=True, disable=not sys.stderr.isatty()

@@ -21,6 +21,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 
+from ovseg.eval.oracle import TRUTH
+
 if TYPE_CHECKING:
     from ovseg.eval.scored import Scored
 
@@ -103,11 +105,11 @@ def run_sheet(runs: Sequence[Scored]) -> Sheet:
     first, several = runs[0], len(runs) > 1
     boundary_leads = several and first.best_label
     metrics = [name for name in METRICS if name in first.metrics]
-    header = ["run", "method", "dense CLIP", "protocol", "images", "mIoU", *(["lead"] if several else [])]
+    header = ["run", "masks", "dense CLIP", "protocol", "images", "mIoU", *(["lead"] if several else [])]
     rows = []
     for scored in runs:
         facts, values = scored.run.facts, scored.metrics
-        row = [str(scored.run.path), str(facts.get("method") or facts.get("command") or ""), dense_variant(facts)]
+        row = [str(scored.run.path), str(facts.get("by") or ""), dense_variant(facts)]
         row += [protocol_name(facts), f"{len(scored.ids)} of {scored.images}"]
         row += [with_interval(values["mIoU"], *scored.interval)]
         comparable = scored is not first and scored.ids == first.ids and _one_protocol([first, scored])
@@ -177,8 +179,8 @@ def _notes(runs: Sequence[Scored]) -> list[str]:
     notes = ["percent; mIoU with its 95 % bootstrap interval over images"]
     if runs[0].best_label:
         notes.append("reads labels: every mask takes the class of most of its pixels, so this measures the masks alone")
-    elif any(scored.run.facts.get("method") == "maskclip+truth" for scored in runs):
-        notes.append("maskclip+truth reads labels: its masks are the true ones")
+    elif any(scored.run.facts.get("by") == TRUTH for scored in runs):
+        notes.append(f"{TRUTH} reads labels: its masks are the true ones")
     if len(runs) > 1:
         measures = "mIoU (boundary F)" if runs[0].best_label else "mIoU"
         notes.append(

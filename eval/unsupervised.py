@@ -113,7 +113,9 @@ def unsupervised(
     check_images(folder, dataset)
     out = Path(out or predictions)
     if out.resolve() == folder.path.resolve() and "unsupervised" in folder.ids:
-        raise ValueError(f"{out}/unsupervised.json is the file of an image called 'unsupervised'; choose another --out")
+        raise ValueError(
+            f"out: {out}/unsupervised.json is the file of an image called 'unsupervised'; choose another folder"
+        )
     outcomes: dict[str, dict[str, Outcome]] = {name: {} for name in protocols}
     for source in SOURCES:
         masks = read_masks(folder, dataset, source, progress(folder.path))
@@ -179,7 +181,7 @@ def _notes(protocols: Sequence[str], *, partial: bool) -> list[str]:
     if "traditional" in protocols:
         notes.append(
             "traditional: k-means, as many concepts as classes, masks weighted by their pixels; the Hungarian matching "
-            "maximises the labelled pixels that agree. The intervals do not show how results vary with --seed"
+            "maximises the labelled pixels that agree. The intervals do not show how results vary with the seed"
         )
     if "modified" in protocols:
         notes.append(

@@ -13,10 +13,11 @@ from test_cli import ovseg
 from test_unsupervised import DATASET, Truth, analysis_of, save_tree, write_run
 
 from emerdiff import EmerDiff, Options
-from ovseg.eval.ablate import SETTINGS, plan, read_layer, read_over, show_layer
+from emerdiff.options import read_layer, show_layer
+from ovseg.eval.ablate import SETTINGS, plan, read_over
 from ovseg.eval.ablation_table import Measured, Row, measure, plot, sheet
 from ovseg.eval.datasets import open_dataset
-from ovseg.eval.score import score_run
+from ovseg.eval.scoring import score_run
 from ovseg.files import index_png
 from ovseg.result import masks_png
 
@@ -69,22 +70,22 @@ def test_layers_have_short_names():
 def test_timesteps_are_shown_as_the_grid_has_them_and_may_not_fall_together():
     found = plan(read_over(["t_m=100,290"]), snapped(BASE), snapped)["t_m"]
     assert [(one.value, one.folder) for one in found] == [("100", "t_m=100"), ("300", "default")]
-    with pytest.raises(ValueError, match="--over t_m: two values come to 300 in a grid of 50 steps; leave one out"):
+    with pytest.raises(ValueError, match="^over: t_m: two values come to 300 in a grid of 50 steps; leave one out"):
         plan(read_over(["t_m=290,310"]), BASE, snapped)
-    with pytest.raises(ValueError, match="--over masks: two values come to 10; leave one out"):
+    with pytest.raises(ValueError, match="^over: masks: two values come to 10; leave one out"):
         plan(read_over(["masks=10,20,10"]), BASE, snapped)
 
 
 @pytest.mark.parametrize(
     ("texts", "message"),
     [
-        (["colour=red"], "--over colour=red: expected SETTING=VALUE,VALUE,... with one of masks, t_f"),
-        (["masks"], "--over masks: expected a whole number, got ''"),
-        (["masks=10,x"], "--over masks: expected a whole number, got 'x'"),
-        (["injection=yes"], "--over injection: expected on or off, got 'yes'"),
-        (["masks=0"], "--over masks=0: masks: expected at least 1, got 0"),
-        (["sigma=nan"], "--over sigma=nan: sigma: expected a number from 0 up"),
-        (["masks=1", "masks=2"], "--over masks=2: masks is there twice"),
+        (["colour=red"], "over: colour=red: expected SETTING=VALUE,VALUE,... with one of masks, t_f"),
+        (["masks"], "over: masks: expected a whole number, got ''"),
+        (["masks=10,x"], "over: masks: expected a whole number, got 'x'"),
+        (["injection=yes"], "over: injection: expected on or off, got 'yes'"),
+        (["masks=0"], "over: masks=0: masks: expected at least 1, got 0"),
+        (["sigma=nan"], "over: sigma=nan: sigma: expected a number from 0 up"),
+        (["masks=1", "masks=2"], "over: masks=2: masks is there twice"),
     ],
 )
 def test_a_value_that_cannot_be_is_refused_by_name(texts, message):
@@ -198,8 +199,8 @@ def test_an_ablation_of_real_runs_and_the_same_once_more(flags, tree, tmp_path, 
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--over", "masks=ten"], "--over masks: expected a whole number, got 'ten'"),
-        (["--over", "t_m=210,220"], "--over t_m: two values come to 201 in a grid of 5 steps; leave one out"),
+        (["--over", "masks=ten"], "--over: masks: expected a whole number, got 'ten'"),
+        (["--over", "t_m=210,220"], "--over: t_m: two values come to 201 in a grid of 5 steps; leave one out"),
         (["--over", "feature_layer=up9.0"], "up_blocks.9.attentions.0"),
         (["--over", "masks=2", "--limit", "0"], "--limit: expected at least 1 image, got 0"),
         (["--over", "masks=2,5000"], "masks=5000: 2 of 2 images are not done, such as sub/0 (failed: masks: at most"),

@@ -19,10 +19,12 @@ from sklearn.metrics import confusion_matrix
 from emerdiff import EmerDiff
 from ovseg.analysis import Analysis
 from ovseg.cli import main
-from ovseg.cli.eval import DENSE, METHODS
+from ovseg.clip import Clip
 from ovseg.eval.datasets import open_dataset
-from ovseg.eval.methods import superpixels
+from ovseg.eval.oracle import BY
 from ovseg.files import read_index_png
+from ovseg.masks import superpixels
+from ovseg.run.folder import read_run
 from ovseg.variants import VARIANTS
 
 ROOT = Path(__file__).parent.parent
@@ -52,15 +54,19 @@ def results(folder: Path) -> dict:
     return json.loads((folder / "results.json").read_text(encoding="utf-8"))
 
 
+def facts(folder: Path) -> dict:
+    return read_run(folder).facts
+
+
 @pytest.mark.parametrize("name", FOLDER_SETS)
 def test_every_data_set_is_predicted_and_scored(name: str, tmp_path: Path, models: list[str]) -> None:
     root, out = build_tree(name, tmp_path), tmp_path / "out"
-    method = "maskclip" if name in ("voc21", "coco-stuff171") else "maskclip+emerdiff"
-    done = evaluate("predict", name, "--root", root, "--out", out, "--limit", 2, "--method", method, *models)
+    by = "none" if name in ("voc21", "coco-stuff171") else "emerdiff"
+    done = evaluate("predict", name, "--root", root, "--out", out, "--limit", 2, "--by", by, *models)
     assert done.returncode == 0, done.stderr
     done = evaluate("score", name, "--root", root, "--predictions", out)
     assert done.returncode == 0, done.stderr
-    assert "2 of" in done.stdout and method in done.stdout
+    assert "2 of" in done.stdout and f"| {by} |" in done.stdout
 
     found, record = results(out), json.loads((out / "run.json").read_text(encoding="utf-8"))
     assert found["counts"]["scored"] == 2 and len(found["classes"]) == len(record["names"])
@@ -99,28 +105,36 @@ def predict(out: Path, *flags: object) -> int:
     return main([*scenes, *map(str, flags)])
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("by", BY)
 def test_kept_analyses_give_what_a_fresh_run_gives(
-    method: str, kept: Path, tmp_path: Path, models: list[str], monkeypatch: pytest.MonkeyPatch
+    by: str, kept: Path, tmp_path: Path, models: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert predict(tmp_path / "fresh", *models, "--method", method) == 0
+    source = ["--by", by, *(["--masks-from", kept] if by == "files" else [])]
+    assert predict(tmp_path / "fresh", *models, *source) == 0
     monkeypatch.setattr(EmerDiff, "segment", None)  # no diffusion from here on
-    assert predict(tmp_path / "again", *models, "--method", method, "--analyses", kept) == 0
+    monkeypatch.setattr(Clip, "dense_features", None)
+    assert predict(tmp_path / "again", *models, *source, "--analyses", kept) == 0
+    assert predict(tmp_path / "unnamed", *source, "--analyses", kept) == 0  # models and settings are that run's
     for path in (tmp_path / "fresh").glob("*.png"):
-        assert (tmp_path / "again" / path.name).read_bytes() == path.read_bytes()
-    assert len(list((tmp_path / "again").glob("*.masks.png"))) == (0 if method == "maskclip" else 3)
+        for folder in ("again", "unnamed"):
+            assert (tmp_path / folder / path.name).read_bytes() == path.read_bytes()
+    assert len(list((tmp_path / "again").glob("*.masks.png"))) == (0 if by == "none" else 3)
+    assert facts(tmp_path / "again") == facts(tmp_path / "fresh")
 
 
-def test_methods_differ_in_their_masks_alone(kept: Path, tmp_path: Path, models: list[str]) -> None:
-    for method in METHODS[1:]:
-        assert predict(tmp_path / method, *models, "--method", method, "--analyses", kept) == 0
+def test_sources_differ_in_their_masks_alone(kept: Path, tmp_path: Path, models: list[str]) -> None:
+    sources = ("emerdiff", "naive", "slic", "truth")
+    for by in sources:
+        assert predict(tmp_path / by, *models, "--by", by, "--analyses", kept) == 0
     for id in json.loads((kept / "run.json").read_text())["ids"]:
         analysis = Analysis.load(kept / f"{id}.safetensors")
         assert np.array_equal(read_index_png(kept / f"{id}.masks.png"), analysis.segments)
-        naive = read_index_png(tmp_path / "maskclip+naive" / f"{id}.masks.png")
-        cells = naive[4::8, 4::8] if analysis.low_resolution_masks.shape == (16, 16) else None
-        assert cells is None or (cells == analysis.low_resolution_masks).mean() > 0.9
-        for folder in (kept, *(tmp_path / method for method in METHODS[1:])):
+        naive = read_index_png(tmp_path / "naive" / f"{id}.masks.png")
+        grid = analysis.evidence["low_resolution_masks"]
+        step = 128 // grid.shape[0]
+        assert grid.shape == (16, 16) or grid.shape[0] > 16, grid.shape
+        assert (naive[step // 2 :: step, step // 2 :: step] == grid).mean() > 0.9
+        for folder in (kept, *(tmp_path / by for by in sources)):
             segments, labels = read_index_png(folder / f"{id}.masks.png"), read_index_png(folder / f"{id}.png")
             pairs = set(zip(segments.ravel().tolist(), labels.ravel().tolist(), strict=True))
             assert len(pairs) == len(np.unique(segments))  # one label a mask
@@ -128,7 +142,7 @@ def test_methods_differ_in_their_masks_alone(kept: Path, tmp_path: Path, models:
 
 def test_true_masks_are_the_classes_of_the_labels(kept: Path, tmp_path: Path, models: list[str]) -> None:
     out = tmp_path / "truth"
-    assert predict(out, *models, "--method", "maskclip+truth", "--analyses", kept) == 0
+    assert predict(out, *models, "--by", "truth", "--analyses", kept) == 0
     dataset = open_dataset("pocket", "tuning/5")
     for id in dataset.ids[:3]:
         masks, truth = read_index_png(out / f"{id}.masks.png"), dataset.truth(id)
@@ -140,9 +154,9 @@ def test_another_vocabulary_or_view_does_not_pass_for_a_kept_one(
     kept: Path, tmp_path: Path, models: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert predict(tmp_path / "a", *models, "--analyses", kept, "--dense", "maskclip-plain") == 2
-    assert 'other settings (view.variant "maskclip" and "maskclip-plain")' in capsys.readouterr().err
+    assert 'other settings (view.variant "maskclip" instead of "maskclip-plain")' in capsys.readouterr().err
     assert predict(tmp_path / "b", *models[:4], "--masks", "4", "--steps", "5", "--analyses", kept) == 2
-    assert "other settings (options.masks 3 and 4)" in capsys.readouterr().err
+    assert "other settings (options.masks 3 instead of 4)" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
@@ -188,11 +202,18 @@ def test_processes_launched_together_share_the_images_and_print_one_table(
     [
         (("--limit", "0"), "--limit"),
         (("--protocol", "sclip"), "pocket has no protocol 'sclip', expected one of native"),
-        (("--vocabulary", "voc20"), "--vocabulary voc20: has 20 classes, pocket has 58"),
-        (("--method", "maskclip", "--keep-analysis"), "--keep-analysis: maskclip makes none"),
-        (("--analyses", "nowhere"), "--analyses nowhere: no run folder"),
+        (("--vocabulary", "voc20"), "--vocabulary: voc20 has 20 classes, pocket has 58"),
+        (("--method", "maskclip", "--by", "none"), "--by: given with --method, which is its former spelling"),
+        (
+            ("--by", "attention"),
+            "--by: no mask source 'attention', expected one of emerdiff, naive, slic, none, files, t",
+        ),
+        (("--by", "files"), "--masks-from: missing; by files needs the folder"),
+        (("--by", "files", "--masks-from", "nowhere"), "--masks-from: nowhere: no such folder"),
+        (("--masks-from", "nowhere"), "--masks-from: is for by files, got by emerdiff"),
+        (("--analyses", "nowhere"), "nowhere: no run folder"),
         (("--score", "--shard", "1/2"), "--score: a shard alone cannot be scored"),
-        (("--shard", "3/2"), "--shard 3/2"),
+        (("--shard", "3/2"), "--shard: expected i/n"),
         (("--root", "exam/0"), "--root: pocket: world3 has the splits"),
     ],
 )
@@ -205,10 +226,10 @@ def test_mistakes_cost_one_line_and_leave_nothing(
 
 
 def test_every_dense_variant_can_be_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert set(DENSE) == set(VARIANTS)
     with pytest.raises(SystemExit, match="2"):
         predict(tmp_path / "out", "--dense", "clip")
-    assert "--dense: invalid choice: 'clip'" in capsys.readouterr().err
+    assert "--dense: invalid choice: 'clip'" in (said := capsys.readouterr().err)
+    assert all(name in said for name in VARIANTS)
 
 
 @pytest.mark.parametrize("count", [4, 20])

@@ -16,15 +16,15 @@ from PIL import Image
 from ovseg.eval.boundaries import boundary_counts
 from ovseg.eval.confusion import confusion_matrix, scores
 from ovseg.eval.datasets import open_dataset
-from ovseg.eval.score import score_and_show, score_run
 from ovseg.eval.scored import Scored
+from ovseg.eval.scoring import score_and_show, score_run
 
 TRUTH = {"a": [[0, 0], [1, 1]], "b/c": [[0, 1], [255, 1]]}
 LABELS = {"a": [[0, 0], [1, 0]], "b/c": [[0, 1], [0, 1]]}  # one pixel of seven wrong
 MASKS = {"a": [[4, 4], [9, 9]], "b/c": [[0, 0], [0, 0]]}  # the second image is one mask: its 0 is lost
 FACTS = {
     "command": "eval predict",
-    "method": "maskclip",
+    "by": "none",
     "names": ["cat", "dog"],
     "no_label": 255,
     "protocol": {"name": "sclip"},
@@ -185,7 +185,7 @@ def test_a_run_that_does_not_fit_the_data_set_is_named(tmp_path):
         ({"ids": {}}, "no image was undertaken"),
         ({"ids": done, "names": ["dog", "cat"]}, "name 0 is 'dog', that of custom is 'cat'"),
         ({"names": ["cat"]}, "has 1 names, custom has 2"),
-        ({"names": None}, "without names; --best-label"),
+        ({"names": None}, "^best_label: needed, because .* holds masks without names"),
     ):
         with pytest.raises(ValueError, match=said):
             score_run(change(run, **facts), DATASET)
@@ -293,7 +293,7 @@ def test_mistakes_cost_one_line_and_exit_code_2(custom, tmp_path):
     for arguments, said in (
         ((run, namesake, "--out", tmp_path / "out"), "two runs are called 'run'"),
         ((taken,), f"{taken}/results.json is the file of an image called 'results'"),
-        ((run, "--out", run / "run.json"), f"--out {run}/run.json: is a file, expected a folder for the results"),
+        ((run, "--out", run / "run.json"), f"--out: {run}/run.json: is a file, expected a folder for the results"),
         ((run, tmp_path / "nowhere"), "nowhere: not a run folder"),
         ((change(run, names=["dog", "cat"]),), "its name 0 is 'dog'"),
     ):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
 import sys
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from test_score import DATASET, LABELS, MASKS, TRUTH, Truth, change, write_run
 
-from ovseg.eval.score import score_run
+from ovseg.eval.scoring import score_run
 from ovseg.eval.tables import Sheet, classes_csv, published, run_sheet
 
 ADE = Truth(DATASET.maps, name="ade20k")
@@ -38,7 +39,7 @@ def read(markdown: str) -> list[dict[str, str]]:
 def test_a_run_and_the_published_rows_of_its_protocol(tmp_path):
     table = run_sheet([score_run(write_run(tmp_path / "run", LABELS), ADE)])
     (ours,) = rows(table)
-    assert ours["run"] == str(tmp_path / "run") and ours["method"] == "maskclip" and ours["dense CLIP"] == "naclip"
+    assert ours["run"] == str(tmp_path / "run") and ours["masks"] == "none" and ours["dense CLIP"] == "naclip"
     assert ours["protocol"] == "sclip" and ours["images"] == "2 of 3"
     # Image a alone has both IoUs at 2 of 3 and 1 of 2, image b/c is right: every draw lies between.
     assert ours["mIoU"].startswith("75.00 [58.33, 100.00]") and ours["fwIoU"] == "75.00"
@@ -99,10 +100,10 @@ def test_best_labels_have_a_lead_in_boundary_f_too(tmp_path):
 
 def test_runs_of_different_protocols_are_told_apart_and_each_brings_its_published_rows(tmp_path):
     runs = [write_run(tmp_path / name, LABELS, protocol={"name": name}) for name in ("sclip", "tcl")]
-    runs.append(write_run(tmp_path / "label", LABELS, command="label", method=None, protocol=None))
+    runs.append(write_run(tmp_path / "label", LABELS, command="label", by="emerdiff", protocol=None))
     table = run_sheet([score_run(run, ADE) for run in runs])
     found = rows(table)
-    assert [row["protocol"] for row in found[:3]] == ["sclip", "tcl", "none"] and found[2]["method"] == "label"
+    assert [row["protocol"] for row in found[:3]] == ["sclip", "tcl", "none"] and found[2]["masks"] == "emerdiff"
     assert list(dict.fromkeys(row["protocol"] for row in published_rows(table))) == ["sclip", "tcl", "not stated"]
     assert any("different protocols" in note for note in table.notes)
     assert [row["lead"] for row in found[:3]] == [""] * 3
@@ -116,12 +117,26 @@ def test_best_labels_can_be_compared_whatever_the_protocols(tmp_path):
 
 
 def test_an_oracle_says_so_and_stands_beside_no_published_row(tmp_path):
-    run = write_run(tmp_path / "masks", MASKS, command="masks", method=None, view=None)
+    run = write_run(tmp_path / "masks", MASKS, command="masks", by="slic", view=None)
     table = run_sheet([score_run(run, ADE, best_label=True)])
     (only,) = rows(table)
     assert table.below is None
-    assert only["boundary F"] == "50.00" and only["dense CLIP"] == "" and only["method"] == "masks"
+    assert only["boundary F"] == "50.00" and only["dense CLIP"] == "" and only["masks"] == "slic"
     assert "best label" in table.title and any("reads labels" in note for note in table.notes)
+
+
+def test_true_masks_are_said_to_read_labels_and_a_record_of_a_former_release_is_read(tmp_path):
+    run, former = write_run(tmp_path / "run", LABELS, by="truth"), write_run(tmp_path / "former", LABELS)
+    record = json.loads((former / "run.json").read_text())
+    del record["by"]
+    (former / "run.json").write_text(json.dumps({**record, "method": "maskclip+truth"}), encoding="utf-8")
+    for folder in (run, former):
+        scored = score_run(folder, DATASET)
+        assert scored.results()["by"] == "truth" and "method" not in scored.results()
+        table = run_sheet([scored])
+        assert rows(table)[0]["masks"] == "truth"
+        assert "truth reads labels: its masks are the true ones" in table.notes
+    assert not any("reads labels" in note for note in run_sheet([score_run(change(run, by="slic"), DATASET)]).notes)
 
 
 def test_a_terminal_gets_a_drawn_table_and_a_pipe_markdown(tmp_path, monkeypatch, capsys):
@@ -139,14 +154,14 @@ def test_a_terminal_gets_a_drawn_table_and_a_pipe_markdown(tmp_path, monkeypatch
 @pytest.mark.parametrize("several", [False, True])
 def test_a_narrow_terminal_folds_the_run_and_no_other_word(tmp_path, monkeypatch, capsys, columns, several):
     folders = [tmp_path / f"a-long-name-of-a-run-{name}" for name in ("x", "y")[: 1 + several]]
-    runs = [write_run(folder, LABELS, method="maskclip+emerdiff") for folder in folders]
+    runs = [write_run(folder, LABELS, by="emerdiff") for folder in folders]
     table = run_sheet([score_run(run, DATASET) for run in runs])
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", str(columns))
     table.show()
     shown = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
     lines = re.split("^- ", shown, flags=re.MULTILINE)[0].splitlines()
-    assert max(map(len, lines)) <= columns and sum("maskclip+emerdiff" in line for line in lines) == len(runs)
+    assert max(map(len, lines)) <= columns and sum("emerdiff" in line for line in lines) == len(runs)
     assert "protocol" in shown and "[58.33," in shown and "100.00]" in shown
     first_column = "".join(line[: table.widths(columns)[0]].strip() for line in lines)
     assert all(first_column.count(str(folder)) == 1 for folder in folders)

@@ -32,16 +32,15 @@ def analysis_of(
 ) -> Analysis:
     """An analysis with segments (H, W), queries (h, w, D), low-resolution masks (h, w) and network size (H', W')."""
     segments, low = np.array(segments, np.int32), np.array(low, np.int32)
-    origin = Origin("0" * 64, *segments.shape, "d", "c", "float32", asdict(replace(Options(), **options)), {})
+    chosen = replace(Options(), **options)
+    by = "naive" if chosen.upsampling == "naive" else "emerdiff"
+    masks = {"by": by, "options": asdict(chosen), "diffusion": "d"}
     return Analysis(
         segments=segments,
-        low_resolution_masks=low,
-        queries=np.array(queries, np.float16).reshape(low.size, -1),
         features=np.zeros((2, 1, 1), np.float16),
-        difference_maps=np.zeros((0, 1, 1), np.uint8),
-        network_size=size or segments.shape,
-        layer_rms=0.5,
-        origin=origin,
+        origin=Origin("0" * 64, *segments.shape, "c", "float32", {}, masks),
+        evidence={"low_resolution_masks": low, "queries": np.array(queries, np.float16).reshape(low.size, -1)},
+        facts={"network_size": list(size or segments.shape), "layer_rms": 0.5},
     )
 
 
@@ -397,7 +396,7 @@ def test_kept_analyses_of_real_runs_are_evaluated_without_a_model(tree, tmp_path
 def test_a_run_without_analyses_ends_in_one_line(tree, tmp_path, tiny_clip):
     run = tmp_path / "run"
     made = ovseg(
-        *("eval", "predict", "custom", "--root", tree, "--out", run, "--method", "maskclip"),
+        *("eval", "predict", "custom", "--root", tree, "--out", run, "--by", "none"),
         *("--diffusion", "none", "--clip", tiny_clip),
     )
     assert made.returncode == 0, made.stderr

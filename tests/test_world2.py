@@ -10,7 +10,7 @@ import pytest
 
 from ovseg.eval import difficulty
 from ovseg.eval.confusion import mean_iou
-from ovseg.eval.methods import superpixels
+from ovseg.masks import superpixels
 from ovseg.pocket import sprites, world2
 from ovseg.pocket.scene import GLYPH_FOLDER
 from ovseg.pocket.sprites import HELD_OUT, drawings
