@@ -1,4 +1,4 @@
-"""Pooling against upsampling and averaging, labels of pixels against whole maps, and the label rule by hand."""
+"""Labels of pixels against whole maps, the label rule by hand, and how cosines become probabilities."""
 
 from __future__ import annotations
 
@@ -6,49 +6,17 @@ import tracemalloc
 
 import numpy as np
 import pytest
+import scipy.special
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ovseg.labels
 from ovseg.classes import Background, Vocabulary, build_vocabulary
-from ovseg.labels import grid_weights, label_masks, label_pixels, pool
+from ovseg.labels import RULES, Scoring, label_masks, label_pixels
 
 SIDE = st.integers(1, 12)
-
-
-@given(height=SIDE, width=SIDE, h=SIDE, w=SIDE, masks=st.integers(1, 5), seed=st.integers(0, 99))
-@settings(max_examples=40)
-def test_pool_equals_upsampling_and_averaging(height: int, width: int, h: int, w: int, masks: int, seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    features = rng.normal(size=(3, h, w)).astype(np.float32)
-    segments = rng.integers(0, masks, (height, width)).astype(np.int32)
-    unit = torch.tensor(features / np.linalg.norm(features, axis=0), dtype=torch.float64)
-    upsampled = torch.nn.functional.interpolate(unit[None], (height, width), mode="bilinear", align_corners=False)[0]
-    pooled = pool(features, segments)
-    assert pooled.shape == (segments.max() + 1, 3)
-    assert pooled.dtype == np.float32
-    for mask, feature in enumerate(pooled):
-        inside = upsampled.numpy()[:, segments == mask]
-        np.testing.assert_allclose(feature, inside.mean(axis=1) if inside.size else np.zeros(3), atol=1e-6)
-
-
-def test_weights_by_hand() -> None:
-    # Four pixels over two cells: centres at -0.25, 0.25, 0.75, 1.25 cells, the outer ones held at the border.
-    weights = grid_weights(np.array([[0, 0, 2, 2]]), (1, 2))
-    np.testing.assert_allclose(weights, [[[0.875, 0.125]], [[0.0, 0.0]], [[0.125, 0.875]]])
-
-
-def test_pool_weighs_directions_not_lengths() -> None:
-    features = np.array([[[100.0, 0.0]], [[0.0, 1.0]]], dtype=np.float16)  # C = 2, two cells
-    np.testing.assert_allclose(pool(features, np.zeros((1, 2), np.int32)), [[0.5, 0.5]])
-
-
-def test_pool_refuses_other_shapes_and_negative_ids() -> None:
-    with pytest.raises(ValueError, match="ids from 0"):
-        pool(np.zeros((2, 1, 1)), np.array([[0, -1]]))
-    with pytest.raises(ValueError, match=r"got shapes \(2, 1\) and \(1, 2\)"):
-        pool(np.zeros((2, 1)), np.array([[0, 1]]))
+LOG8 = Scoring(float(np.log(8.0)))  # a cosine of 1 weighs eight times as much as one of 0
 
 
 TEXT = np.eye(3, dtype=np.float32)  # three prompts, orthogonal
@@ -57,7 +25,7 @@ TEXT = np.eye(3, dtype=np.float32)  # three prompts, orthogonal
 def test_aliases_share_one_softmax_and_the_best_one_counts() -> None:
     vocabulary = build_vocabulary("cat;kitten,dog", "none")
     masks = np.array([[0.0, 2.0, 0.0], [0.5, 0.5, 0.5]], dtype=np.float32)
-    probabilities, best = label_masks(masks, TEXT, vocabulary, logit_scale=np.log(8.0))
+    probabilities, best = label_masks(masks, TEXT, vocabulary, LOG8)
     # Logits ln 8 for the prompt met and 0 for the others: 8/10 and 1/10, whatever the feature's length.
     np.testing.assert_allclose(probabilities, [[0.8, 0.1], [1 / 3, 1 / 3]], rtol=1e-6)
     assert probabilities.dtype == np.float32
@@ -66,7 +34,7 @@ def test_aliases_share_one_softmax_and_the_best_one_counts() -> None:
 
 def test_background_words_win_as_background() -> None:
     vocabulary = build_vocabulary("cat", "sky,wall")
-    probabilities, best = label_masks(TEXT, TEXT, vocabulary, logit_scale=np.log(8.0))
+    probabilities, best = label_masks(TEXT, TEXT, vocabulary, LOG8)
     np.testing.assert_allclose(probabilities, [[0.8, 0.1], [0.8, 0.1], [0.1, 0.8]], rtol=1e-6)
     assert best.tolist() == [0, 0, 1]
 
@@ -74,7 +42,7 @@ def test_background_words_win_as_background() -> None:
 def test_threshold_background() -> None:
     vocabulary = build_vocabulary("cat,dog,cow", "threshold=0.5")
     masks = np.array([[1.0, 0.0, 0.0], [1.0, 1.0, 0.0]], dtype=np.float32)
-    probabilities, best = label_masks(masks, TEXT, vocabulary, logit_scale=np.log(8.0))
+    probabilities, best = label_masks(masks, TEXT, vocabulary, LOG8)
     assert best.tolist() == [1, 0]
     np.testing.assert_allclose(probabilities[0], [0.5, 0.8, 0.1, 0.1], rtol=1e-6)
     assert probabilities[1, 1] == probabilities[1, 2] < 0.5
@@ -82,7 +50,7 @@ def test_threshold_background() -> None:
 
 def test_words_and_threshold_together() -> None:
     vocabulary = Vocabulary(("background", "cat", "dog"), ("sky", "cat", "dog"), (0, 1, 2), threshold=0.85)
-    probabilities, best = label_masks(TEXT, TEXT, vocabulary, logit_scale=np.log(8.0))
+    probabilities, best = label_masks(TEXT, TEXT, vocabulary, LOG8)
     assert best.tolist() == [0, 0, 0]
     np.testing.assert_allclose(probabilities[0], [0.8, 0.1, 0.1], rtol=1e-6)
 
@@ -94,14 +62,14 @@ def test_one_alias_each_gives_a_distribution(seed: int, scale: float) -> None:
     text = rng.normal(size=(4, 6))
     text /= np.linalg.norm(text, axis=1, keepdims=True)
     masks = rng.normal(size=(5, 6))
-    probabilities, best = label_masks(masks, text, build_vocabulary("a,b,c,d", "none"), scale)
+    probabilities, best = label_masks(masks, text, build_vocabulary("a,b,c,d", "none"), Scoring(scale))
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
     assert best.tolist() == (masks @ text.T).argmax(axis=1).tolist()
 
 
 def test_text_must_fit_the_vocabulary() -> None:
     with pytest.raises(ValueError, match=r"text must be \(2 prompts, C\)"):
-        label_masks(TEXT, TEXT, build_vocabulary("cat,dog", "none"), 100.0)
+        label_masks(TEXT, TEXT, build_vocabulary("cat,dog", "none"), Scoring(100.0))
 
 
 def one_go(
@@ -154,10 +122,11 @@ def test_pixels_equal_whole_maps_to_the_last_label(
     h: int, w: int, height: int, width: int, seed: int, vocabulary: Vocabulary, scale: float
 ) -> None:
     features, text = maps(seed, h, w)
-    labels = label_pixels(features, text, vocabulary, scale, (height, width))
+    labels, scores = label_pixels(features, text, vocabulary, Scoring(scale), (height, width))
     assert labels.shape == (height, width)
     assert labels.dtype == np.int32
     assert np.array_equal(labels, one_go(features, text, vocabulary, scale, (height, width)))
+    assert scores.shape == labels.shape and scores.dtype == np.float32 and 0 < scores.min() <= scores.max() <= 1
 
 
 @pytest.mark.parametrize("values", [1, 4 * 30 * 7, 2**40])  # one row at a time, seven, all at once
@@ -166,25 +135,25 @@ def test_the_number_of_bands_does_not_matter(
     vocabulary: Vocabulary, values: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     features, text = maps(values % 97, 6, 5)
-    labels = label_pixels(features, text, vocabulary, 40.0, (40, 30))
+    labels, scores = label_pixels(features, text, vocabulary, Scoring(40.0), (40, 30))
     assert len(np.unique(labels)) > 1
     monkeypatch.setattr(ovseg.labels, "BAND_VALUES", values)
-    assert np.array_equal(label_pixels(features, text, vocabulary, 40.0, (40, 30)), labels)
+    again = label_pixels(features, text, vocabulary, Scoring(40.0), (40, 30))
+    assert np.array_equal(again[0], labels) and np.array_equal(again[1], scores)
 
 
 def test_pixels_by_hand() -> None:
     # Cosines of the four pixels with three prompts; 1 is a logit of ln 8, so it beats two 0s with 0.8 against 0.1.
     cosines = np.array([[[1, 0], [0, 0.5]], [[0, 1], [0, 0.5]], [[0, 0], [1, 0.0]]])
-    scale = float(np.log(8.0))
     plain, alias = build_vocabulary("cat,dog,cow", "none"), build_vocabulary("cat;kitten,cow", "none")
-    assert label_pixels(cosines, TEXT, plain, scale, (2, 2)).tolist() == [[0, 1], [2, 0]]
-    assert label_pixels(cosines, TEXT, alias, scale, (2, 2)).tolist() == [[0, 0], [1, 0]]
+    assert label_pixels(cosines, TEXT, plain, LOG8, (2, 2))[0].tolist() == [[0, 1], [2, 0]]
+    assert label_pixels(cosines, TEXT, alias, LOG8, (2, 2))[0].tolist() == [[0, 0], [1, 0]]
     # The last pixel's best is sqrt 8 of 1 + 2 sqrt 8, so 0.42.
     for threshold, label in ((0.42, 1), (0.43, 0)):
         vocabulary = build_vocabulary("cat,dog,cow", f"threshold={threshold}")
-        assert label_pixels(cosines, TEXT, vocabulary, scale, (2, 2)).tolist() == [[1, 2], [3, label]]
+        assert label_pixels(cosines, TEXT, vocabulary, LOG8, (2, 2))[0].tolist() == [[1, 2], [3, label]]
     both = build_vocabulary(["cow"], Background(words=("sky", "wall"), threshold=0.81))
-    assert label_pixels(cosines, TEXT, both, scale, (2, 2)).tolist() == [[0, 0], [0, 0]]
+    assert label_pixels(cosines, TEXT, both, LOG8, (2, 2))[0].tolist() == [[0, 0], [0, 0]]
 
 
 def test_pixels_keep_the_lengths_of_averaged_windows() -> None:
@@ -192,7 +161,9 @@ def test_pixels_keep_the_lengths_of_averaged_windows() -> None:
     vocabulary = build_vocabulary("cat,dog,cow", "threshold=0.6")
     features = np.zeros((3, 1, 2), np.float32)
     features[0] = (1, 0.5)
-    assert label_pixels(features, TEXT, vocabulary, float(np.log(8.0)), (1, 2)).tolist() == [[1, 0]]
+    labels, scores = label_pixels(features, TEXT, vocabulary, LOG8, (1, 2))
+    assert labels.tolist() == [[1, 0]]
+    np.testing.assert_allclose(scores, [[0.8, 0.6]], rtol=1e-6)  # of a background that is a threshold, the threshold
 
 
 def test_pixels_need_little_memory() -> None:
@@ -200,7 +171,7 @@ def test_pixels_need_little_memory() -> None:
     features, text = rng.normal(size=(64, 28, 37)), rng.normal(size=(171, 64))
     vocabulary = build_vocabulary([f"class {n}" for n in range(171)], "none")
     tracemalloc.start()
-    labels = label_pixels(features, text, vocabulary, 1.0, (480, 640))
+    labels, _ = label_pixels(features, text, vocabulary, Scoring(1.0), (480, 640))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert labels.shape == (480, 640)
@@ -210,6 +181,62 @@ def test_pixels_need_little_memory() -> None:
 def test_pixels_need_text_that_fits() -> None:
     vocabulary = build_vocabulary("cat,dog", "none")
     with pytest.raises(ValueError, match=r"text must be \(2 prompts, C\) and features \(C, h, w\), got \(3, 3\)"):
-        label_pixels(np.zeros((3, 2, 2)), TEXT, vocabulary, 40.0, (4, 4))
+        label_pixels(np.zeros((3, 2, 2)), TEXT, vocabulary, LOG8, (4, 4))
     with pytest.raises(ValueError, match=r"got \(2, 3\) and \(3, 2\)"):
-        label_pixels(np.zeros((3, 2)), TEXT[:2], vocabulary, 40.0, (4, 4))
+        label_pixels(np.zeros((3, 2)), TEXT[:2], vocabulary, LOG8, (4, 4))
+
+
+def test_a_sigmoid_gives_every_prompt_its_own_probability() -> None:
+    scoring, vocabulary = Scoring(scale=10.0, bias=-4.0, rule="sigmoid"), build_vocabulary("cat;kitten,dog", "none")
+    masks = np.array([[3.0, 4.0, 0.0], [0.0, 0.0, 2.0], [-1.0, 0.0, 0.0]], dtype=np.float32)
+    probabilities, best = label_masks(masks, TEXT, vocabulary, scoring)
+    # Cosines (0.6, 0.8, 0), (0, 0, 1), (-1, 0, 0): a name has its best prompt's.
+    np.testing.assert_allclose(probabilities, scipy.special.expit([[4, -4], [-4, 6], [-4, -4]]), rtol=1e-6)
+    assert best.tolist() == [0, 1, 0]
+    features = masks.T.reshape(3, 1, 3) / np.linalg.norm(masks, axis=1)
+    labels, scores = label_pixels(features, TEXT, vocabulary, scoring, (1, 3))
+    assert labels.tolist() == [[0, 1, 0]]
+    np.testing.assert_allclose(scores, scipy.special.expit([[4, 6, -4]]), rtol=1e-6)
+
+
+def test_a_threshold_holds_for_sigmoids_as_well() -> None:
+    vocabulary = build_vocabulary("cat,dog,cow", "threshold=0.5")
+    _, best = label_masks(TEXT * [[0.1], [1], [1]], TEXT, vocabulary, Scoring(10.0, -10.5, "sigmoid"))
+    assert best.tolist() == [0, 0, 0]  # expit(-0.5), though each is the clear best
+    assert label_masks(TEXT, TEXT, vocabulary, Scoring(10.0, -9.5, "sigmoid"))[1].tolist() == [1, 2, 3]
+
+
+@given(st.lists(st.floats(-800, 800), min_size=1, max_size=8))
+def test_rules_equal_scipys_even_for_extreme_logits(logits: list[float]) -> None:
+    column = np.array(logits)[:, None]
+    np.testing.assert_allclose(RULES["sigmoid"](column), scipy.special.expit(column), rtol=1e-12, atol=1e-300)
+    np.testing.assert_allclose(RULES["softmax"](column), scipy.special.softmax(column, axis=0), rtol=1e-12, atol=1e-300)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ((float("nan"),), "logit scale: expected a finite number above 0, got nan"),
+        ((float("inf"),), "logit scale: .* got inf"),
+        ((0.0,), "logit scale: .* got 0"),
+        ((10.0, float("nan")), "logit bias: expected a finite number, got nan"),
+        ((10.0, 0.0, "argmax"), "no scoring rule 'argmax', expected one of softmax, sigmoid"),
+    ],
+)
+def test_scorings_that_would_label_everything_alike_are_refused(values: tuple[float, ...], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Scoring(*values)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_numbers_that_are_not_finite_are_refused(bad: float) -> None:
+    vocabulary, broken = build_vocabulary("a,b,c", "none"), TEXT.copy()
+    broken[0, 0] = bad
+    with pytest.raises(ValueError, match="text embeddings: expected finite numbers"):
+        label_masks(TEXT, broken, vocabulary, LOG8)
+    with pytest.raises(ValueError, match="features: expected finite numbers"):
+        label_masks(broken, TEXT, vocabulary, LOG8)
+    with pytest.raises(ValueError, match="text embeddings: expected finite numbers"):
+        label_pixels(TEXT[:, None], broken, vocabulary, LOG8, (2, 2))
+    with pytest.raises(ValueError, match="features: expected finite numbers"):
+        label_pixels(broken[:, None], TEXT, vocabulary, LOG8, (2, 2))
