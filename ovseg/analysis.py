@@ -137,8 +137,8 @@ def _check_origin(origin: Origin, segments: np.ndarray | None) -> None:
         return
     if segments.shape != (origin.height, origin.width):
         raise ValueError(f"segments: expected {origin.height}x{origin.width}, got shape {segments.shape}")
-    if segments.size == 0 or segments.min() < 0 or segments.max() >= segments.size:
-        raise ValueError("segments: expected ids from 0, fewer than pixels")
+    if segments.size == 0 or segments.min() < 0 or segments.max() >= 2**31:
+        raise ValueError("segments: expected ids from 0 that fit into 32 bits")
 
 
 def _upgraded(content: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -92,17 +92,36 @@ def _read_run_lengths(path: Path) -> np.ndarray:
         raise ValueError(f"{path}: expected {RUN_LENGTHS} ({error})") from error
 
 
-def _compressed(run_lengths: dict[str, Any]) -> dict[str, Any]:
-    """pycocotools' own form of a mask, from counts as a string or as a list of numbers."""
+def _compressed(run_lengths: Any) -> dict[str, Any]:
+    """Run lengths as pycocotools takes them, which would take a part of them for the whole."""
     from pycocotools import mask as coco_mask
 
-    height, width = (int(side) for side in run_lengths["size"])
-    counts = run_lengths["counts"]
+    (height, width), counts = (int(side) for side in run_lengths["size"]), run_lengths["counts"]
+    runs = counts if isinstance(counts, list) else _runs(str(counts).encode("ascii"))
+    if sum(runs) != height * width or min(runs) < 0:
+        raise ValueError(f"counts cover {sum(runs)} pixels of {height * width}")
     if isinstance(counts, list):
-        if sum(counts) != height * width or min(counts) < 0:
-            raise ValueError(f"counts cover {sum(counts)} pixels of {height * width}")
         return dict(coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width))
-    return {"size": [height, width], "counts": str(counts).encode("ascii")}
+    return {"size": [height, width], "counts": counts.encode("ascii")}
+
+
+def _runs(counts: bytes) -> list[int]:
+    """COCO's compressed run lengths: five bits a character, the lowest first; the fourth run and those after it are
+    written as what they have more than the one two before.
+
+    b"52203" -> [5, 2, 2, 2, 5]
+    """
+    runs: list[int] = []
+    value = shift = 0
+    for character in counts:
+        bits = character - 48
+        value |= (bits & 31) << shift
+        shift += 5
+        if not bits & 32:  # the last character of this number
+            value -= (bits >> 4 & 1) << shift  # its sign
+            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+            value = shift = 0
+    return runs
 
 
 READERS = {".png": read_index_png, ".npz": _read_npz, ".json": _read_run_lengths}
