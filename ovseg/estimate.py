@@ -9,23 +9,24 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from emerdiff import EmerDiff, Options
 
-SHORT = 0.5  # seconds of a call that is timed with many rows as well
+SHORT = 0.5  # seconds of a call that is timed with more rows than one
+ROWS = 4  # so many: a row hardly gets quicker with more
 
 
 def expected_seconds(model: EmerDiff, size: tuple[int, int], options: Options) -> float:
-    """About how long `EmerDiff.segment` takes for an image of (H, W), pixels.
+    """About how long `EmerDiff.segment` takes for an image of (H, W), pixels: what its networks' calls take.
 
-    A large network's call takes as many times longer as it has rows, a small one's hardly longer: so where a call with
-    one row is short, one with as many rows as the method puts together is timed.
+    A large network's call takes as many times longer as it has rows, a small one's less: so where a call with one row
+    is short, one with several is timed.
     """
     import torch
 
     diffusion, cost = model.diffusion, model.cost(size, options)
-    factor, pixels = diffusion.latent_factor, cost.height * cost.width
+    factor = diffusion.latent_factor
     latent = torch.zeros(1, diffusion.latent_channels, cost.height // factor, cost.width // factor)
     latent = latent.to(diffusion.device)
+    image = torch.zeros(1, 3, cost.height, cost.width)
     step = diffusion.grid(options.steps)[-1]
-    together = max(1, options.batch * options.base_size**2 // pixels)
 
     def predict(rows: int) -> None:
         diffusion.predict_noise(latent.repeat(rows, 1, 1, 1), step)
@@ -33,20 +34,22 @@ def expected_seconds(model: EmerDiff, size: tuple[int, int], options: Options) -
     def decode(rows: int) -> None:
         diffusion.decode(latent.repeat(rows, 1, 1, 1))
 
+    def encode(rows: int) -> None:
+        diffusion.encode(image.repeat(rows, 1, 1, 1))
+
     with torch.inference_mode():
-        seconds = cost.unet_rows * _seconds_a_row(predict, min(together, cost.unet_rows))
-        if cost.decodes:
-            seconds += cost.decodes * _seconds_a_row(decode, min(diffusion.decodes_at_once(latent), cost.decodes))
-    return seconds
+        seconds = cost.unet_rows * _seconds_a_row(predict, cost.unet_rows)
+        if cost.decodes:  # beside which the one image that is encoded does not count
+            return seconds + cost.decodes * _seconds_a_row(decode, cost.decodes)
+        return seconds + _seconds_a_row(encode, 1)
 
 
 def _seconds_a_row(call: Callable[[int], None], together: int) -> float:
-    """How long a call takes for each of its rows; done twice where it is short, because the first warms up."""
-    alone = _seconds(call, 1)
-    if alone >= SHORT:
-        return alone
-    _seconds(call, together)
-    return _seconds(call, together) / together
+    """How long a call takes for each of its rows, of which there are so many together; the first call warms up."""
+    if _seconds(call, 1) >= SHORT:
+        return _seconds(call, 1)
+    rows = min(together, ROWS)
+    return min(_seconds(call, rows) for _ in range(2)) / rows
 
 
 def _seconds(call: Callable[[int], None], rows: int) -> float:

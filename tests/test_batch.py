@@ -428,6 +428,18 @@ def test_plain_lines_tell_what_is_finished_and_what_time_is_left(
     ]
 
 
+def test_bars_tell_the_time_that_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("ovseg.run.terminal.time.monotonic", lambda: now[0])
+    with RichReport(2, 5) as report:
+        for item, rate in (("c", "60.0 s an image"), ("d", "40.0 s an image"), ("e", "30.0 s an image")):
+            report.image_started(Item(item, Path("x.png")))
+            now[0] = {"c": 60.0, "d": 80.0, "e": 90.0}[item]
+            report.image_ended(Outcome(Item(item, Path("x.png")), 9.0, "cat 50%"))
+            left = {"c": ", 2 min left", "d": ", 40.0 s left", "e": ""}[item]
+            assert report._bars.tasks[0].fields["rate"] == rate.replace("60.0 s", "1 min") + left
+
+
 @pytest.mark.parametrize(("seconds", "shown"), [(0.04, "0.0 s"), (59.94, "59.9 s"), (61, "1 min"), (7200, "2.0 h")])
 def test_durations_for_people(seconds: float, shown: str) -> None:
     assert duration(seconds) == shown

@@ -338,6 +338,7 @@ def test_kept_analyses_give_the_same_labels_without_the_networks(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(batch, "LONG_RUN_SECONDS", 0)
+    monkeypatch.setattr(batch, "LONG_IMAGE_SECONDS", 0)
     kept, other = tmp_path / "kept", ["--classes", "grass,house,boat", "--background", "none"]
     assert main([*label, "--out", str(kept), "--keep-analysis"]) == 0
     assert main([*label, *other, "--out", str(tmp_path / "direct")]) == 0
@@ -472,6 +473,7 @@ def test_a_long_run_says_how_long_before_it_starts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(batch, "LONG_RUN_SECONDS", 0)
+    monkeypatch.setattr(batch, "LONG_IMAGE_SECONDS", 0)
     flags = ["--by", "naive", "--device", "cpu", "--out", str(tmp_path / "out")]
     assert main(["masks", str(scenes), *diffusion, *flags]) == 0
     *before, after = capsys.readouterr().err.splitlines()

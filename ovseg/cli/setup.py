@@ -69,7 +69,10 @@ def _preset(given: Namespace) -> Preset:
     """The preset asked for, or one without a name for --diffusion and --clip."""
     own = {"diffusion": given.diffusion or "", "clip": given.clip or ""}
     if not any(own.values()):
-        return get_preset(given.preset or DEFAULT)
+        try:
+            return get_preset(given.preset or DEFAULT)
+        except ValueError as error:
+            raise ValueError(f"preset: {error}") from error
     if given.preset:
         raise ValueError("preset: brings its own models; give either it, or --diffusion and --clip")
     return Preset(name="", **own)

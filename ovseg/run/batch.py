@@ -20,6 +20,7 @@ from ovseg.run.work import Job, Outcome, Worker, attempt
 from ovseg.setup import Setup
 
 LONG_RUN_SECONDS = 60  # a run on a CPU that will take longer says so before it starts
+LONG_IMAGE_SECONDS = 2  # unless its images take less: then the first one that is done says so at once, and better
 
 
 class Report(Protocol):
@@ -145,7 +146,7 @@ def announce(worker: Worker, items: Sequence[Item]) -> None:
 
 def announce_seconds(each: float | None, images: int) -> None:
     """Say how long so many images will take, where that is long."""
-    if each is not None and each * images > LONG_RUN_SECONDS:
+    if each is not None and each > LONG_IMAGE_SECONDS and each * images > LONG_RUN_SECONDS:
         say(f"this takes about {duration(each)} an image on this CPU, {duration(each * images)} in all")
 
 

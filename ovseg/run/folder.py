@@ -81,7 +81,7 @@ def recorded_facts(folder: Path) -> dict[str, Any]:
     """
     records = record_files(folder)
     if not records:
-        raise ValueError(f"{folder}: no run folder, it holds no {RUN_FILE}")
+        raise ValueError(f"analyses: {folder}: no run folder, it holds no {RUN_FILE}")
     return facts_of(read_record(records[0]))
 
 
