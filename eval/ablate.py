@@ -8,7 +8,8 @@ measured.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,8 @@ def ablate(job: PredictJob, over: dict[str, list[Any]], *, overwrite: bool = Fal
     """Vary settings of a job one at a time, below its folder, measure what comes of it, and write and show the tables.
 
     over: the values of every setting, as `read_over` reads them. What is finished is left alone.
-    Raises ValueError for a job without a diffusion model, two values that come to the same, and an image that fails.
+    Raises ValueError, before the first image, for a job without a diffusion model, two values that come to the same,
+    and one that an image is too small for; later for an image that fails.
     """
     start = time.perf_counter()
     worker = job.start()
@@ -108,6 +110,7 @@ def ablate(job: PredictJob, over: dict[str, list[Any]], *, overwrite: bool = Fal
     variations = plan(over, worker.source.options, worker.source.model.snap)
     items, out, dataset = job.items, job.out, job.dataset
     workers = {one.folder: with_options(worker, one) for found in variations.values() for one in found}
+    check_sizes(workers, dataset, items)
     for name, one in workers.items():
         prepare(out / name, items, one.job.files, overwrite=overwrite)
         if not overwrite:
@@ -121,6 +124,20 @@ def ablate(job: PredictJob, over: dict[str, list[Any]], *, overwrite: bool = Fal
         name: [Row(one.value, one.default, measured[one.folder]) for one in found] for name, found in variations.items()
     }
     write(out, dataset, settings, worker.facts)
+
+
+def check_sizes(workers: Mapping[str, PredictWorker], dataset: Dataset, items: Sequence[Item]) -> None:
+    """ValueError for a variation that cannot be met for one of the images: all would have been in vain by then."""
+    sizes = set()
+    for item in items:
+        with suppress(ValueError, OSError):  # one that cannot be read is reported in its turn
+            sizes.add(dataset.size(item.id))
+    for name, worker in workers.items():
+        for size in sorted(sizes):
+            try:
+                worker.source.check(size)
+            except ValueError as error:
+                raise ValueError(f"over: {name}: {error}") from error
 
 
 def check_same_images(folder: Path, items: Sequence[Item]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from ovseg.eval.datasets import open_dataset
 from ovseg.eval.oracle import TRUTH, check_source
 from ovseg.eval.scored import Scored
-from ovseg.eval.scoring import score_runs, write_results
+from ovseg.eval.scoring import out_folders, read_runs, score_run, write_results
 from ovseg.presets import DEFAULT, Preset, get_preset
 from ovseg.run.batch import run_job
 from ovseg.run.folder import RunFolder, read_run, recorded_facts
@@ -111,8 +111,11 @@ def score(
     Raises:
         ValueError, OSError: a data set or run that is not there, images that are not done, and as `scoring.score_run`.
     """
-    several = [runs] if isinstance(runs, str | Path | RunFolder) else list(runs)
-    found = score_runs(open_dataset(name, root, ignore=ignore, part=True), several, best_label)
+    dataset = open_dataset(name, root, ignore=ignore, part=True)
+    folders = read_runs([runs] if isinstance(runs, str | Path | RunFolder) else list(runs))
+    if out is not None:
+        out_folders(folders, out, best_label)  # a mistake in it shows now
+    found = [score_run(folder, dataset, best_label) for folder in folders]
     if out is not None:
         write_results(found, out)
     return found

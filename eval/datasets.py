@@ -54,6 +54,10 @@ class Dataset:
         """The image, (H, W, 3) uint8 RGB. Raises `ovseg.ImageError` (a ValueError) naming the file."""
         return read_image(self._images[id])
 
+    def size(self, id: str) -> tuple[int, int]:
+        """The image's (H, W), from its header. Raises `ovseg.ImageError` naming the file."""
+        return read_size(self._images[id])
+
     def truth(self, id: str) -> np.ndarray:
         """The truth map, (H, W) uint8, indices into `names`; 255 where the pixel is not scored.
 
@@ -66,9 +70,10 @@ class Dataset:
             truth = label_rules.apply(self._rule, values)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
-        image = self._images[id]
-        if truth.shape != (size := read_size(image)):
-            raise ValueError(f"{path}: labels of {_size(truth.shape)}, but {image} has {_size(size)} (width x height)")
+        if truth.shape != (size := self.size(id)):
+            raise ValueError(
+                f"{path}: labels of {_size(truth.shape)}, but {self._images[id]} has {_size(size)} (width x height)"
+            )
         return truth
 
 
@@ -80,6 +85,10 @@ class PocketScenes(Dataset):
 
     def image(self, id: str) -> np.ndarray:
         return self._scene(id).image
+
+    def size(self, id: str) -> tuple[int, int]:
+        height, width = self._scene(id).labels.shape
+        return height, width
 
     def truth(self, id: str) -> np.ndarray:
         return self._scene(id).labels

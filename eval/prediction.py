@@ -22,6 +22,7 @@ from ovseg.files import index_png, write_atomically
 from ovseg.labels import Scoring
 from ovseg.masks import SOURCES, MaskSource, Progress
 from ovseg.result import masks_png, no_label
+from ovseg.run.folder import recorded_facts
 from ovseg.run.images import ANALYSIS, LABELS, MASKS
 from ovseg.run.inputs import Item
 from ovseg.run.kept import Kept
@@ -109,6 +110,8 @@ class PredictJob:
 
         Raises ValueError and OSError.
         """
+        if self.analyses:
+            recorded_facts(self.analyses)  # refuses a folder that holds no run
         for note in self.words.notes:
             say(f"note: {note}")
 

@@ -71,13 +71,11 @@ def score_run(
     )
 
 
-def score_runs(
-    dataset: Dataset, runs: Sequence[str | Path | RunFolder], best_label: bool = False, *, show_progress: bool = False
-) -> list[Scored]:
-    """Score several run folders. Raises ValueError where there is none, and as `score_run`."""
+def read_runs(runs: Sequence[str | Path | RunFolder]) -> list[RunFolder]:
+    """The records of run folders. Raises ValueError where there is no run, and as `read_run`."""
     if not runs:
         raise ValueError("runs: none given, expected one run folder or more")
-    return [score_run(run, dataset, best_label, track=progress(run) if show_progress else iter) for run in runs]
+    return [run if isinstance(run, RunFolder) else read_run(run) for run in runs]
 
 
 def score_and_show(
@@ -87,8 +85,10 @@ def score_and_show(
 
     out: as in `write_results`. Raises ValueError and OSError as `score_run` and `write_results`.
     """
-    out_folders([Path(run) for run in runs], out)  # a mistake in it shows now
-    write_results(score_runs(dataset, runs, best_label, show_progress=True), out).show()
+    folders = read_runs(runs)
+    out_folders(folders, out, best_label)  # a mistake in it shows now
+    found = [score_run(folder, dataset, best_label, track=progress(folder.path)) for folder in folders]
+    write_results(found, out).show()
 
 
 def write_results(found: Sequence[Scored], out: str | Path | None = None) -> Sheet:
@@ -98,21 +98,15 @@ def write_results(found: Sequence[Scored], out: str | Path | None = None) -> She
     called best-label.json, best-label-classes.csv and best-label-table.md.
     Raises ValueError, before anything is written, for an `out` that cannot take the results.
     """
-    folders = [scored.run.path for scored in found]
-    targets = out_folders(folders, out)
-    best_label = found[0].best_label
-    stem, prefix = ("best-label", "best-label-") if best_label else ("results", "")
-    for scored, target in zip(found, targets, strict=True):
-        if target.resolve() == scored.run.path.resolve() and stem in scored.run.ids:
-            raise ValueError(
-                f"out: {target / stem}.json is the file of an image called {stem!r}; choose another folder"
-            )
+    folders, best_label = [scored.run for scored in found], found[0].best_label
+    targets = out_folders(folders, out, best_label)
+    prefix = "best-label-" if best_label else ""
     table = run_sheet(found)
     for scored, target in zip(found, targets, strict=True):
         results = scored.results()
-        write_atomically(target / f"{stem}.json", json_bytes(results))
+        write_atomically(target / f"{_stem(best_label)}.json", json_bytes(results))
         write_atomically(target / f"{prefix}classes.csv", classes_csv(results["classes"]).encode())
-    table_folder = folders[0] if out is None else Path(out)
+    table_folder = folders[0].path if out is None else Path(out)
     write_atomically(table_folder / f"{prefix}table.md", table.markdown().encode())
     return table
 
@@ -152,27 +146,38 @@ def _read(image: RunImage, size: tuple[int, ...], best_label: bool) -> np.ndarra
     return predicted
 
 
-def out_folders(folders: Sequence[Path], out: str | Path | None) -> list[Path]:
+def out_folders(runs: Sequence[RunFolder], out: str | Path | None, best_label: bool = False) -> list[Path]:
     """Where each run's results go: into the run, into `out`, or, several runs, into a folder of `out` each.
 
-    Raises ValueError for an `out` that is a file, and for two runs of one name.
+    Raises ValueError for an `out` that is a file, for two runs of one name, and where a result would be the file of an
+    image.
     """
     if out is None:
-        return list(folders)
-    if Path(out).exists() and not Path(out).is_dir():
+        targets = [run.path for run in runs]
+    elif Path(out).exists() and not Path(out).is_dir():
         raise ValueError(f"out: {out}: is a file, expected a folder for the results")
-    if len(folders) == 1:
-        return [Path(out)]
-    names = [folder.resolve().name for folder in folders]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ValueError(f"out: {out}: two runs are called {twice[0]!r}, their results would be one folder's")
-    return [Path(out) / name for name in names]
+    elif len(runs) == 1:
+        targets = [Path(out)]
+    else:
+        names = [run.path.resolve().name for run in runs]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"out: {out}: two runs are called {twice[0]!r}, their results would be one folder's")
+        targets = [Path(out) / name for name in names]
+    stem = _stem(best_label)
+    for run, target in zip(runs, targets, strict=True):
+        if target.resolve() == run.path.resolve() and stem in run.ids:
+            raise ValueError(
+                f"out: {target / stem}.json is the file of an image called {stem!r}; choose another folder"
+            )
+    return targets
 
 
-def progress(run: str | Path | RunFolder) -> Track:
+def _stem(best_label: bool) -> str:
+    return "best-label" if best_label else "results"
+
+
+def progress(folder: Path) -> Track:
     """A progress bar on a terminal, nothing elsewhere."""
-    folder = run.path if isinstance(run, RunFolder) else run
     console = Console(stderr=True)
     return lambda ids: rich_track(
         ids, f"scoring {folder}", console=console, transient=True, disable=not sys.stderr.isatty()

@@ -203,21 +203,22 @@ def test_an_ablation_of_real_runs_and_the_same_once_more(flags, tree, tmp_path, 
         (["--over", "t_m=210,220"], "--over: t_m: two values come to 201 in a grid of 5 steps; leave one out"),
         (["--over", "feature_layer=up9.0"], "up_blocks.9.attentions.0"),
         (["--over", "masks=2", "--limit", "0"], "--limit: expected at least 1 image, got 0"),
-        (["--over", "masks=2,5000"], "masks=5000: 2 of 2 images are not done, such as sub/0 (failed: masks: at most"),
+        (["--over", "masks=2,5000"], "--over: masks=5000: masks: at most "),
     ],
 )
 def test_a_mistake_ends_in_one_line(flags, tmp_path, more, message):
     shown = ovseg(*flags, *more, "--out", tmp_path / "out")
     assert shown.returncode == 2 and message in shown.stderr.splitlines()[-1], shown.stderr
-    assert "Traceback" not in shown.stderr
+    assert "Traceback" not in shown.stderr and not (tmp_path / "out").exists()
 
 
-def test_a_value_that_fails_stops_before_the_next_one(flags, tmp_path):
+def test_an_image_that_fails_stops_before_the_next_value(flags, tree, tmp_path):
     out = tmp_path / "out"
-    shown = ovseg(*flags, "--over", "masks=5000,2", "--out", out)
+    (tree / "images" / "sub" / "1.png").write_bytes(b"no image")
+    shown = ovseg(*flags, "--over", "masks=3,2", "--out", out)
     assert shown.returncode == 2
-    assert f"{out}/masks=5000: 2 of 2 images are not done, such as sub/0 (failed: " in shown.stderr.splitlines()[-1]
-    assert [path.name for path in out.iterdir()] == ["masks=5000"]
+    assert f"{out}/masks=3: 1 of 2 images are not done, such as sub/1 (failed: " in shown.stderr.splitlines()[-1]
+    assert [path.name for path in out.iterdir()] == ["masks=3"]
 
 
 def test_processes_launched_together_are_refused(flags, tmp_path):

@@ -132,7 +132,6 @@ def test_sources_differ_in_their_masks_alone(kept: Path, tmp_path: Path, models:
         naive = read_index_png(tmp_path / "naive" / f"{id}.masks.png")
         grid = analysis.evidence["low_resolution_masks"]
         step = 128 // grid.shape[0]
-        assert grid.shape == (16, 16) or grid.shape[0] > 16, grid.shape
         assert (naive[step // 2 :: step, step // 2 :: step] == grid).mean() > 0.9
         for folder in (kept, *(tmp_path / by for by in sources)):
             segments, labels = read_index_png(folder / f"{id}.masks.png"), read_index_png(folder / f"{id}.png")

@@ -18,7 +18,7 @@ from ovseg.dense import View
 from ovseg.eval.datasets import NAMES
 from ovseg.eval.layouts import LAYOUTS
 from ovseg.eval.protocols import FAMILIES, Family, Protocol, protocol, protocols_of
-from ovseg.labels import label_pixels
+from ovseg.labels import Scoring, label_pixels
 
 SERVED = [(name, dataset) for dataset in NAMES for name in protocols_of(dataset)]
 
@@ -145,7 +145,7 @@ def test_a_clip_labels_pixels_by_a_protocol(tiny_clip: Path) -> None:
     assert features.shape[1:] == (42, 63)  # 336x504 pixels in cells of 8
     vocabulary = build_vocabulary(prompts.classes("voc20"), rules.background)
     text = clip.encode_text(vocabulary.prompts, prompts.templates("plain"))
-    sure = label_pixels(features, text, vocabulary, 1000.0, image.shape[:2])
-    unsure = label_pixels(features, text, vocabulary, 0.001, image.shape[:2])
+    sure, _ = label_pixels(features, text, vocabulary, Scoring(1000.0), image.shape[:2])
+    unsure, _ = label_pixels(features, text, vocabulary, Scoring(0.001), image.shape[:2])
     assert sure.max() > 0
     assert not unsure.any()  # 46 prompts share the probability: none reaches 0.1, so all is background

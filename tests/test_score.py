@@ -292,7 +292,7 @@ def test_mistakes_cost_one_line_and_exit_code_2(custom, tmp_path):
     taken = write_run(tmp_path / "taken", {"results": LABELS["a"]})
     for arguments, said in (
         ((run, namesake, "--out", tmp_path / "out"), "two runs are called 'run'"),
-        ((taken,), f"{taken}/results.json is the file of an image called 'results'"),
+        ((taken,), f"--out: {taken}/results.json is the file of an image called 'results'"),
         ((run, "--out", run / "run.json"), f"--out: {run}/run.json: is a file, expected a folder for the results"),
         ((run, tmp_path / "nowhere"), "nowhere: not a run folder"),
         ((change(run, names=["dog", "cat"]),), "its name 0 is 'dog'"),
