@@ -70,8 +70,8 @@ def test_a_stranger_s_code_is_never_fetched(clip, stranger, tmp_path, trusting, 
     arm(clip, trusting=trusting)
     marker = tmp_path / "marker"
     with loopback_hub({"evil/code": stranger, "evil/clip": clip}) as hub:
-        source = "evil/clip" if from_hub else str(clip)
-        script = f"from ovseg.clip import Clip; Clip.from_pretrained({source!r})"
+        fetch = "from ovseg import weights; weights.fetch({'clip': 'evil/clip'})"
+        script = fetch if from_hub else f"from ovseg.clip import Clip; Clip.from_pretrained({str(clip)!r})"
         run = subprocess.run(
             [sys.executable, "-c", script],
             env=os.environ | hub.environment(tmp_path / "home") | {"OVSEG_TEST_MARKER": str(marker)},
@@ -83,7 +83,7 @@ def test_a_stranger_s_code_is_never_fetched(clip, stranger, tmp_path, trusting, 
     said = run.stderr.strip().splitlines()[-1]
     assert said.startswith("ValueError: ") and ("trust_remote_code" if trusting else "auto_map") in said
     assert not marker.exists()
-    assert not [path for path in hub.asked if "evil/code" in path or path.endswith(".py")]
+    assert not [path for path in hub.asked if "evil/code" in path or path.endswith((".py", ".safetensors"))]
     assert from_hub == bool(hub.asked)  # the hub was reached where it was asked for, so that this test can fail
 
 
