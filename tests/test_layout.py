@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "emerdiff": set(),
     "prompts": set(),
     "pocket": set(),
-    "ovseg": {"emerdiff", "prompts", "pocket"},
+    "ovseg": {"emerdiff", "prompts"},
     "eval": {"ovseg", "emerdiff", "prompts", "pocket"},
     "bench": {"eval", "ovseg", "emerdiff", "pocket"},
 }
@@ -25,7 +25,7 @@ TRAINING = {"ovseg", "prompts"}  # what pocket's training, which is not installe
 
 
 def room_of(module: str) -> str | None:
-    """The room that a dotted name leads to: "ovseg.eval.score" is of "eval"."""
+    """The room that a dotted name leads to: "ovseg.eval.scoring" is of "eval"."""
     first, _, rest = module.partition(".")
     second = rest.partition(".")[0]
     return second if first == "ovseg" and second in INSIDE else first if first in ROOMS else None
@@ -47,6 +47,28 @@ def test_imports_go_one_way(room):
     for path in (ROOT / room).rglob("*.py"):
         rooms = {room_of(module) for module in imported(path)} - {None, room}
         assert rooms <= MAY_IMPORT[room] | (TRAINING if "training" in path.parts else set()), path
+
+
+WINGS = ("run", "cli", "export", "report")  # folders in ovseg/; its own files are the library
+WING_MAY_IMPORT = {"": set(), "run": set(), "export": {"run"}, "report": {"run"}, "cli": {"run", "export", "report"}}
+
+
+@pytest.mark.parametrize("wing", WING_MAY_IMPORT)
+def test_wings_are_entered_one_way(wing):
+    """Of what a file imports when it is imported: a job looks at export formats when one is asked for."""
+    for path in (ROOT / "ovseg" / wing).glob("*.py"):
+        if path.name == "__main__.py":
+            continue
+        statements = ast.parse(path.read_text(encoding="utf-8")).body
+        names = [node.module.split(".") for node in statements if isinstance(node, ast.ImportFrom) and node.module]
+        entered = {parts[1] for parts in names if parts[0] == "ovseg" and len(parts) > 1 and parts[1] in WINGS}
+        assert entered - {wing} <= WING_MAY_IMPORT[wing], path
+
+
+def test_nothing_in_ovseg_imports_the_pocket_worlds_or_evaluation():
+    """They are opened by their name when they are asked for."""
+    for path in (ROOT / "ovseg").rglob("*.py"):
+        assert not {room_of(module) for module in imported(path)} & {"pocket", "eval"}, path
 
 
 @pytest.mark.parametrize("room", ROOMS)
