@@ -104,12 +104,13 @@ def ablate(job: PredictJob, over: dict[str, list[Any]], *, overwrite: bool = Fal
     """
     start = time.perf_counter()
     worker = job.start()
-    if not isinstance(worker.source, DiffusionSource):
+    source = worker.source
+    if not isinstance(source, DiffusionSource):
         raise ValueError(f"by: {job.by} uses no diffusion model, whose settings are varied here")
     seconds = time.perf_counter() - start
-    variations = plan(over, worker.source.options, worker.source.model.snap)
+    variations = plan(over, source.options, source.model.snap)
     items, out, dataset = job.items, job.out, job.dataset
-    workers = {one.folder: with_options(worker, one) for found in variations.values() for one in found}
+    workers = {one.folder: with_options(worker, source, one) for found in variations.values() for one in found}
     check_sizes(workers, dataset, items)
     for name, one in workers.items():
         prepare(out / name, items, one.job.files, overwrite=overwrite)
@@ -120,10 +121,10 @@ def ablate(job: PredictJob, over: dict[str, list[Any]], *, overwrite: bool = Fal
         if run_started(one, Batch(tuple(items), overwrite=overwrite), seconds):
             check_images(read_run(out / name), dataset)  # raises, for the image that failed: the rest would be in vain
     measured = {name: measure(out / name, dataset) for name in workers}
-    settings = {
+    rows = {
         name: [Row(one.value, one.default, measured[one.folder]) for one in found] for name, found in variations.items()
     }
-    write(out, dataset, settings, worker.facts)
+    write(out, dataset, rows, worker.facts)
 
 
 def check_sizes(workers: Mapping[str, PredictWorker], dataset: Dataset, items: Sequence[Item]) -> None:
@@ -147,13 +148,12 @@ def check_same_images(folder: Path, items: Sequence[Item]) -> None:
         raise ValueError(f"{folder}: holds {others[0]}, which is not among the first {len(items)} images; {AGAIN}")
 
 
-def with_options(worker: PredictWorker, variation: Variation) -> PredictWorker:
-    """The same models with a variation's options of the masks, and its run folder."""
-    source = replace(worker.source, options=variation.options)  # type: ignore[type-var]
+def with_options(worker: PredictWorker, source: DiffusionSource, variation: Variation) -> PredictWorker:
+    """The same models with a variation's options of the masks, and its run folder. source: the worker's."""
     return replace(
         worker,
         job=replace(worker.job, out=worker.job.out / variation.folder, keep_analysis=True),
-        segmenter=replace(worker.segmenter, source=source),
+        segmenter=replace(worker.segmenter, source=replace(source, options=variation.options)),
         facts=worker.facts | {"options": asdict(variation.options)},
     )
 

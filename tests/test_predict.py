@@ -139,6 +139,32 @@ def test_sources_differ_in_their_masks_alone(kept: Path, tmp_path: Path, models:
             assert len(pairs) == len(np.unique(segments))  # one label a mask
 
 
+@pytest.mark.parametrize(("by", "method"), [("none", "maskclip"), ("naive", "maskclip+naive")])
+def test_a_run_of_the_former_release_goes_on(
+    by: str, method: str, kept: Path, tmp_path: Path, models: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    flags = [*models, "--by", by, "--analyses", kept]
+    assert predict(out, *flags) == 0
+    record, before = json.loads((out / "run.json").read_text()), {path: path.read_bytes() for path in out.glob("*.png")}
+    del record["by"]  # as it was written then
+    former = {
+        **record,
+        "method": method,
+        "options": record["options"] and {**record["options"], "upsampling": "modulated"},
+    }
+    (out / "run.json").write_text(json.dumps(former), encoding="utf-8")
+    min(before).unlink()
+    capsys.readouterr()
+    assert predict(out, *flags) == 0
+    assert "2 of 3 images are finished already" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in out.glob("*.png")} == before
+    assert json.loads((out / "run.json").read_text())["by"] == by
+    (out / "run.json").write_text(json.dumps({**former, "method": "maskclip+slic"}), encoding="utf-8")
+    assert predict(out, *flags) == 2
+    assert f'run.json was made with other settings (by "slic" and "{by}"' in capsys.readouterr().err
+
+
 def test_true_masks_are_the_classes_of_the_labels(kept: Path, tmp_path: Path, models: list[str]) -> None:
     out = tmp_path / "truth"
     assert predict(out, *models, "--by", "truth", "--analyses", kept) == 0

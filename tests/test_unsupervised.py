@@ -339,6 +339,17 @@ def test_an_analysis_that_is_not_the_runs_is_refused_by_name(tmp_path, change, m
         masks_of(tmp_path)
 
 
+def test_an_analysis_of_other_masks_says_which_evidence_is_missing(tmp_path):
+    write_run(tmp_path, ANALYSES, options={"masks": 3})
+    origin = replace(ANALYSES["a"].origin, masks={"by": "slic", "options": {"masks": 3}})
+    replace(ANALYSES["a"], origin=origin, evidence={}, facts={}).save(tmp_path / "a.safetensors")
+    with pytest.raises(ValueError) as raised:
+        masks_of(tmp_path)
+    assert str(raised.value) == (
+        f"{tmp_path}/a.safetensors: masks by slic leave no low_resolution_masks and queries, expected those of EmerDiff"
+    )
+
+
 def test_an_analysis_by_other_models_is_refused(tmp_path):
     write_run(tmp_path, ANALYSES, models={"diffusion": "other", "clip": "c"})
     with pytest.raises(ValueError, match=r"kept by a run with other models \(diffusion \"other\" and \"d\"\)"):

@@ -121,7 +121,7 @@ def _summary(facts: Mapping[str, Any], names: Sequence[str]) -> list[str]:
     protocol = facts.get("protocol") or {}
     parts = [
         facts.get("dataset"),
-        facts.get("method"),
+        f"masks by {facts['by']}" if facts.get("by") else "",
         counted if names else "masks without names",
         f"preset {facts['preset']}" if facts.get("preset") else "",
         f"protocol {protocol['name']}" if protocol.get("name") else "",
