@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import open_clip
 import pytest
+import scipy.special
 import torch
 from clip_folder import TINY_CHANNELS, save_tiny_clip
-from huggingface_hub.errors import LocalEntryNotFoundError
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import ovseg.clip
+from ovseg.classes import build_vocabulary
 from ovseg.clip import Clip, resized_sides
 from ovseg.dense import View, dense_features
+from ovseg.labels import Scoring, label_masks
 
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 
@@ -47,8 +51,8 @@ def test_loads_the_folder_s_own_weights(clip: Clip, tiny_clip: Path) -> None:
     weights = load_file(tiny_clip / WEIGHTS)
     assert weights.keys() == clip.model.state_dict().keys()
     assert all(torch.equal(value, weights[name]) for name, value in clip.model.state_dict().items())
-    assert clip.name == str(tiny_clip)
-    assert clip.logit_scale == pytest.approx(1 / 0.07)
+    assert clip.scoring.scale == pytest.approx(1 / 0.07)
+    assert (clip.scoring.bias, clip.scoring.rule) == (0.0, "softmax")
     assert clip.mean == pytest.approx((0.48145466, 0.4578275, 0.40821073))
     assert not clip.model.training
 
@@ -172,7 +176,7 @@ def test_what_a_call_refuses(clip: Clip) -> None:
 
 
 def test_missing_files_are_named(tiny_clip: Path, tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="no/such/folder: no such folder, and not a hub id"):
+    with pytest.raises(OSError, match="no/such/folder/open_clip_model.safetensors: not there"):
         Clip.from_pretrained("no/such/folder")
     for number, (name, reason) in enumerate([(WEIGHTS, "safetensors alone"), (CONFIG, "config beside its weights")]):
         folder = broken_copy(tiny_clip, tmp_path / str(number))
@@ -261,25 +265,65 @@ def test_other_dtypes_are_refused(tiny_clip: Path) -> None:
         Clip.from_pretrained(tiny_clip, dtype=torch.float64)
 
 
-def test_a_hub_id_is_looked_up_in_the_cache_first(tiny_clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fetched = []
-
-    def download(repository: str, *, allow_patterns: list[str]) -> str:
-        fetched.append(repository)
-        assert not any(pattern.endswith((".bin", ".pth")) for pattern in allow_patterns)
-        return str(tiny_clip)
-
-    monkeypatch.setattr(ovseg.clip, "snapshot_download", download)
-    for cached in (tiny_clip, None):
-        monkeypatch.setattr(ovseg.clip, "local_folder", lambda kind, source, cached=cached: cached)
-        assert Clip.from_pretrained("owner/tiny").name == "owner/tiny"
-    assert fetched == ["owner/tiny"]
-
-
-def test_without_network_a_hub_id_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    def offline(repository: str, *, allow_patterns: list[str]) -> str:
-        raise LocalEntryNotFoundError("no network")
-
-    monkeypatch.setattr(ovseg.clip, "snapshot_download", offline)
-    with pytest.raises(OSError, match="owner/tiny: no such folder, not in the hub's local cache, and not fetched"):
+def test_a_hub_id_is_no_folder_and_nothing_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: pytest.fail("the hub was asked"))
+    with pytest.raises(OSError, match="owner/tiny/open_clip_model.safetensors: not there"):
         Clip.from_pretrained("owner/tiny")
+
+
+def with_weights(tiny_clip: Path, folder: Path, **tensors: float) -> Path:
+    """A copy of the folder with other numbers in its weights."""
+    shutil.copytree(tiny_clip, folder)
+    weights = load_file(folder / WEIGHTS)
+    save_file(weights | {name: torch.tensor(value) for name, value in tensors.items()}, folder / WEIGHTS)
+    return folder
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e6, -1e6])
+def test_a_logit_scale_that_labels_everything_alike_is_refused(tiny_clip: Path, tmp_path: Path, value: float) -> None:
+    folder = with_weights(tiny_clip, tmp_path / "clip", logit_scale=value)
+    with pytest.raises(ValueError, match=f"{WEIGHTS}: logit scale: expected a finite number above 0, got") as caught:
+        Clip.from_pretrained(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_clip_with_a_logit_bias_is_scored_by_sigmoids(tiny_clip: Path, tmp_path: Path) -> None:
+    folder = broken_copy(tiny_clip, tmp_path / "clip", init_logit_bias=-10)
+    weights = load_file(folder / WEIGHTS) | {"logit_bias": torch.tensor(-6.5), "logit_scale": torch.tensor(2.5)}
+    save_file(weights, folder / WEIGHTS)
+    loaded = Clip.from_pretrained(folder)
+    assert loaded.scoring == Scoring(float(torch.tensor(2.5).exp()), -6.5, "sigmoid")
+    vocabulary = build_vocabulary("cat;kitten,dog", "none")
+    text = loaded.encode_text(vocabulary.prompts, ["a {}"])
+    features = loaded.dense_features(scene(32, 32), View(short_side=32)).reshape(TINY_CHANNELS, -1).T
+    cosines = features / np.linalg.norm(features, axis=1, keepdims=True) @ text.T
+    expected = scipy.special.expit(np.exp(2.5) * cosines - 6.5)
+    found, _ = label_masks(features, text, vocabulary, loaded.scoring)
+    np.testing.assert_allclose(found, np.stack([expected[:, :2].max(axis=1), expected[:, 2]], axis=1), rtol=1e-4)
+
+
+def test_names_whose_end_the_tower_would_not_read_are_refused(clip: Clip) -> None:
+    """The tiny tokenizer has a token a letter, the context holds 77 with start and end: 75 letters."""
+    text = clip.encode_text(["a" * 75, "a" * 74 + "b"], ["{}"])
+    assert not np.allclose(text[0], text[1])
+    for letter in "bc":
+        with pytest.raises(ValueError, match=r"class name 'a+\.\.\.': expected at most 77 tokens in '\{\}', got 78"):
+            clip.encode_text(["a" * 75 + letter], ["{}", "a {}"])
+    assert clip.check_lengths(["cat"], ["{}", "a {}"]) == ()
+    (note,) = clip.check_lengths(["cat", "a" * 75], ["{}", "a {}"])
+    assert "which have 78" in note
+
+
+def test_tokens_are_counted_as_open_clips_own_tokenizer_does(clip: Clip) -> None:
+    own = replace(clip, tokenizer=open_clip.SimpleTokenizer(context_length=12))
+    for sentence in (
+        "cat",
+        "a photo of a fire engine.",
+        "Café &amp; bar",
+        "one two three four five six seven eight nine",
+    ):
+        count = own._count_tokens(sentence)
+        row = open_clip.SimpleTokenizer(context_length=77)([sentence])[0]
+        assert count == int((row != 0).sum())  # what follows the end is filled with zeros
+    with pytest.raises(ValueError, match="expected at most 12 tokens"):
+        own.check_lengths(["one two three four five six seven eight nine ten eleven"], ["{}"])

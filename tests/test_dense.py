@@ -266,7 +266,7 @@ def test_attention_pools_refuse_what_is_not_defined_for_them(variant: str) -> No
 def test_what_is_refused() -> None:
     tower, images = tiny_vit(), noise(1, 3, 32, 32)
     with pytest.raises(
-        ValueError, match="unknown dense variant 'clip', expected one of maskclip, maskclip-plain, sclip, clearclip"
+        ValueError, match="dense: no variant 'clip', expected one of maskclip, maskclip-plain, sclip, clearclip"
     ):
         dense_features(tower, images, "clip")
     with pytest.raises(ValueError, match=r"H a multiple of 8 and W of 8, got \(1, 3, 32, 30\)"):

@@ -153,7 +153,8 @@ import sys
 import numpy as np
 import torch
 from pathlib import Path
-from ovseg.pocket import processes, training
+from ovseg.pocket.training import loop as training
+from ovseg.pocket.training import processes
 
 training.CACHE = Path(sys.argv[1])
 training.WARM_UP = 1
