@@ -37,21 +37,22 @@ def read_setup(given: Namespace, *kinds: str, by: str | None = None) -> Setup:
     named = {"by": by, **{name: getattr(given, name, None) for name in ("masks_from", "dense", "device", "dtype")}}
     changes = {name: value for name, value in named.items() if value is not None}
     asked = {one.field: getattr(given, one.field) for one in settings() if getattr(given, one.field) is not None}
-    if getattr(given, "analyses", None) and not any(getattr(given, name) for name in MODELS):
-        return setup_of_run(Path(given.analyses), asked, changes)
+    if getattr(given, "analyses", None):
+        facts = recorded_facts(Path(given.analyses))
+        if not any(getattr(given, name) for name in MODELS):
+            return setup_of_run(facts, given.analyses, asked, changes)
     setup = Setup(preset=_preset(given), settings=asked, **changes)
     setup.sources(*setup.needs, *kinds)  # refuses those that are not named
     return setup
 
 
-def setup_of_run(folder: Path, asked: Mapping[str, Any], changes: Mapping[str, Any]) -> Setup:
+def setup_of_run(facts: Mapping[str, Any], folder: str, asked: Mapping[str, Any], changes: Mapping[str, Any]) -> Setup:
     """The set-up of an earlier run whose kept analyses are used, with settings and fields that were asked for over it.
 
-    Raises ValueError, naming the folder, for one that holds no run, or a record that is damaged.
+    Raises ValueError, naming the folder, for a record that is damaged.
     """
     from ovseg.dense import View
 
-    facts = recorded_facts(folder)
     try:
         own: dict[str, Any] = {}
         options = facts.get("options") or {}
