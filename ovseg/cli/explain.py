@@ -13,7 +13,7 @@ from ovseg.cli.setup import read_class_flags, read_setup
 from ovseg.figure import explain_figure
 from ovseg.files import write_atomically
 from ovseg.images import read_image
-from ovseg.masks import SOURCES
+from ovseg.masks import SOURCES, DiffusionSource, MaskSource
 from ovseg.run.batch import announce_seconds, make_ready, tell_timesteps
 from ovseg.run.inputs import Item
 from ovseg.run.terminal import make_report, say
@@ -36,11 +36,14 @@ def run(given: Namespace) -> int:
         from ovseg.segmenter import Segmenter
 
         segmenter = Segmenter.load(setup)
-        source, models = segmenter.source, segmenter.models
+        source: MaskSource = segmenter.source
+        models = segmenter.models
         text = segmenter.encode(classes, given.background or "words")
     else:
         source = SOURCES[setup.by].make(setup)
         models = {"diffusion": source.identity["diffusion"]}
+    if not isinstance(source, DiffusionSource):
+        raise ValueError(f"by: {setup.by} has no diffusion model whose work could be shown")
     tell_timesteps(setup, source)
     source.check(image.shape[:2])
     announce_seconds(source.seconds(image.shape[:2]), 1)

@@ -35,7 +35,7 @@ def read_setup(given: Namespace, *kinds: str, by: str | None = None) -> Setup:
     kinds: the models that the command itself needs, such as "clip". by: the mask source; None: the set-up's own.
     """
     named = {"by": by, **{name: getattr(given, name, None) for name in ("masks_from", "dense", "device", "dtype")}}
-    changes = {name: value for name, value in named.items() if value is not None}
+    changes: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
     asked = {one.field: getattr(given, one.field) for one in settings() if getattr(given, one.field) is not None}
     if getattr(given, "analyses", None):
         facts = recorded_facts(Path(given.analyses))
@@ -61,14 +61,14 @@ def setup_of_run(facts: Mapping[str, Any], folder: str, asked: Mapping[str, Any]
             own["dense"] = View(**facts["view"]).variant
         if changes.get("by", facts["by"]) == "files" and "masks_from" in options:
             own["masks_from"] = options["masks_from"]
-        return setup_of(facts, asked, **own | changes)
+        return setup_of(facts, asked, **{**own, **changes})
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"analyses: {folder}: its record is damaged ({type(error).__name__}: {error})") from error
 
 
 def _preset(given: Namespace) -> Preset:
     """The preset asked for, or one without a name for --diffusion and --clip."""
-    own = {"diffusion": given.diffusion or "", "clip": given.clip or ""}
+    own: dict[str, Any] = {"diffusion": given.diffusion or "", "clip": given.clip or ""}
     if not any(own.values()):
         try:
             return get_preset(given.preset or DEFAULT)

@@ -122,8 +122,8 @@ def facts_of(record: Mapping[str, Any]) -> dict[str, Any]:
 
 def differing(facts: Mapping[str, Any], others: Mapping[str, Any]) -> list[str]:
     """Where two runs' facts differ, "options.masks 20 and 30"; `FREE_FACTS` do not count."""
-    counted = ({key: value for key, value in side.items() if key not in FREE_FACTS} for side in (facts, others))
-    return differences(*counted, words="and")
+    one, other = ({key: value for key, value in side.items() if key not in FREE_FACTS} for side in (facts, others))
+    return differences(one, other, words="and")
 
 
 def read_record(path: Path) -> dict[str, Any]:

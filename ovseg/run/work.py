@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -46,9 +46,12 @@ class Outcome:
 class Worker(Protocol):
     """What a job starts."""
 
-    job: Job
-    source: MaskSource
-    facts: dict[str, Any]  # for the run's record: what decides the results
+    @property
+    def job(self) -> Job: ...
+    @property
+    def source(self) -> MaskSource: ...
+    @property
+    def facts(self) -> dict[str, Any]: ...  # for the run's record: what decides the results
 
     def __call__(self, item: Item, progress: Progress | None = None) -> str:
         """Do the work for one image and write its files; returns a line about the result."""
@@ -57,9 +60,12 @@ class Worker(Protocol):
 class Job(Protocol):
     """What is to be done for each image of a run; frozen, and can be pickled."""
 
-    setup: Setup
-    out: Path
-    needs: tuple[str, ...]  # kinds of models beside the mask source's
+    @property
+    def setup(self) -> Setup: ...
+    @property
+    def out(self) -> Path: ...
+    @property
+    def needs(self) -> tuple[str, ...]: ...  # kinds of models beside the mask source's
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -108,6 +114,7 @@ class LabelJob:
     analyses: Path | None = None
     keep_analysis: bool = False
     formats: tuple[str, ...] = ()
+    needs: ClassVar[tuple[str, ...]] = ("clip",)
 
     def __post_init__(self) -> None:
         names = self.vocabulary.names
@@ -117,10 +124,6 @@ class LabelJob:
             from ovseg.export.write import check_formats
 
             check_names(check_formats(self.formats), names)
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        return ("clip",)
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -188,14 +191,11 @@ class MaskJob:
 
     setup: Setup
     out: Path
+    needs: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         if not SOURCES[self.setup.by].masks:
             raise ValueError(f"by: {self.setup.by} makes no masks")
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        return ()
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -222,8 +222,9 @@ class MaskWorker:
 
     def __call__(self, item: Item, progress: Progress | None = None) -> str:
         image = read_image(item.path)
-        masks = self.source.segment(image, item.id, progress)
-        return f"{save_masks(self.job.out, item.id, image, masks.labels)} masks"
+        labels = self.source.segment(image, item.id, progress).labels
+        assert labels is not None  # `MaskJob` takes no source without masks
+        return f"{save_masks(self.job.out, item.id, image, labels)} masks"
 
 
 def provenance(setup: Setup, source: MaskSource, models: Mapping[str, str]) -> dict[str, Any]:
