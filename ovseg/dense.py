@@ -12,6 +12,7 @@ tower: no hook stays, no weight is written.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -130,5 +131,6 @@ def native_view(tower: nn.Module) -> View:
 
     Raises ValueError as `cell_size`.
     """
-    size, cell = int(np.max(tower.image_size)), max(cell_size(tower))
+    sides: Any = tower.image_size  # one number, or (height, width)
+    size, cell = int(np.max(sides)), max(cell_size(tower))
     return View(short_side=size * 3 // 2, window=size, stride=max(1, size // 2 // cell) * cell)

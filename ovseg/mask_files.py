@@ -82,7 +82,7 @@ def _read_run_lengths(path: Path) -> np.ndarray:
 
     try:
         content: Any = json.loads(path.read_text(encoding="utf-8"))
-        rows = content.get("masks", content.get("annotations")) if isinstance(content, dict) else content
+        rows: Any = content.get("masks", content.get("annotations")) if isinstance(content, dict) else content
         encoded = [row.get("segmentation", row) for row in rows]
         if not encoded:
             raise ValueError("no mask")

@@ -92,7 +92,7 @@ class Segmenter:
 
         by: a mask source, see `ovseg.masks`. options: fields of `Setup` (device, dtype, dense, masks_from) and of
         `emerdiff.Options` (masks, speed, seed, ...). Raises ValueError for an unknown preset, option or device,
-        `WeightsMissing` (an OSError) within some seconds if the weights are neither here nor to be had.
+        `WeightsMissing` (an OSError) within some seconds for weights that are not available.
         """
         return cls.fetch(Setup.of(preset, {"by": by, **options}))
 
@@ -142,8 +142,8 @@ class Segmenter:
 
     def origin(self, image: ImageLike) -> Origin:
         """What an analysis of this image is made from."""
-        image = as_image(image)
-        return Origin(image_sha256(image), *image.shape[:2], **self.features_origin, masks=self.source.identity)
+        (height, width, _), masks = (image := as_image(image)).shape, self.source.identity
+        return Origin(image_sha256(image), height, width, masks=masks, **self.features_origin)
 
     @property
     def features_origin(self) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from skimage.segmentation import slic
 from emerdiff import EmerDiff, Options, naive_segments
 from ovseg.analysis import Analysis
 from ovseg.cli import main
-from ovseg.estimate import expected_seconds
 from ovseg.files import read_index_png
 from ovseg.labels import label_pixels
 from ovseg.masks import SOURCES, DiffusionSource, PlainSource, Source
@@ -179,15 +178,6 @@ def test_weights_that_changed_since_they_were_recorded_are_refused(preset: Prese
     assert recorded.identity["options"] == source.identity["options"]
     with pytest.raises(ValueError, match=r"holds the weights .*@.*, expected sd@000000000000"):
         recorded.segment(image)
-
-
-def test_expected_time_grows_with_the_work(segmenter: Segmenter) -> None:
-    source = segmenter.source
-    assert isinstance(source, DiffusionSource)
-    one = expected_seconds(source.model, (40, 60), source.options)
-    assert 0 < one < expected_seconds(source.model, (40, 60), replace(source.options, masks=60))
-    assert expected_seconds(source.model, (40, 60), replace(source.options, upsampling="naive")) < one
-    assert SOURCES["none"].make(Setup(by="none")).seconds((40, 60)) is None
 
 
 def test_a_source_of_ones_own_is_a_function_and_an_entry(
