@@ -95,7 +95,9 @@ def test_differences_name_every_setting_with_both_values() -> None:
 
 @pytest.mark.parametrize("text", ["0/2", "3/2", "1", "1/", "a/b", "-1/2", "1/2/3", ""])
 def test_parts_that_are_no_parts_are_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="^shard: expected i/n with i from 1 to n, such as 2/4, got " + re.escape(repr(text))):
+    with pytest.raises(
+        ValueError, match="^shard: expected i/n with i from 1 to n, such as 2/4, got " + re.escape(repr(text))
+    ):
         Shard.parse(text)
 
 
