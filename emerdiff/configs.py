@@ -13,6 +13,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+# The files of a diffusers folder. Of each group in TOKENIZERS all files, of the groups one is needed.
+CONFIGS = ("unet/config.json", "vae/config.json", "text_encoder/config.json", "scheduler/scheduler_config.json")
+WEIGHTS = (
+    "unet/diffusion_pytorch_model.safetensors",
+    "vae/diffusion_pytorch_model.safetensors",
+    "text_encoder/model.safetensors",
+)
+TOKENIZERS = (("tokenizer/tokenizer.json",), ("tokenizer/vocab.json", "tokenizer/merges.txt"))
 # Vocabularies, whose keys are words, and tables of weights; no library takes a setting from them.
 TABLES = re.compile(r"vocab\.json|tokenizer\.json|added_tokens\.json|.*\.index\.json")
 # Keys of transformers and its kin that name code, or a repository to take something from.

@@ -18,7 +18,7 @@ from diffusers.models.attention_processor import Attention
 from torch import Tensor
 
 from emerdiff.configs import check_configs, read_config
-from emerdiff.folder import check_class, load_network, local_folder, sketch_network
+from emerdiff.folder import check_class, check_whole, load_network, sketch_network
 from emerdiff.inversion import Step
 from emerdiff.stable_diffusion import StableDiffusion
 
@@ -40,15 +40,15 @@ class LatentDiffusion:
 
     @classmethod
     def from_pretrained(
-        cls, id_or_folder: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+        cls, folder: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
     ) -> LatentDiffusion:
-        """Load a diffusers folder or a hub repository ("owner/name"; the local cache is tried before the network).
+        """Load a diffusers folder; `ovseg.weights.fetch` gets one from the hub.
 
-        Raises OSError where the folder, the repository or one of its files is missing, ValueError where the files do
-        not hold a model of this kind, or ask for code (`emerdiff.configs`). Settings are judged before weights are
-        read.
+        Raises OSError where the folder or one of its files is missing, ValueError where the files do not hold a model
+        of this kind, or ask for code (`emerdiff.configs`). Settings are judged before weights are read.
         """
-        folder = local_folder(id_or_folder)
+        folder = Path(folder)
+        check_whole(folder)
         family, scheduler = _check_settings(folder)
         predictor = family.from_folder(folder, device, dtype)
         vae = load_network(AutoencoderKL, folder, "vae", torch_dtype=dtype)
@@ -107,12 +107,15 @@ class LatentDiffusion:
         return self.predictor.default_layers
 
     def attention(self, name: str) -> Attention:
-        """Return the attention module called `name`; ValueError lists the cross-attentions where there is none."""
+        """Return the attention module called `name`; KeyError where there is none."""
+        return self.predictor.attentions[name]
+
+    def check_layer(self, field: str, name: str) -> None:
+        """Raise ValueError, naming the field and the cross-attentions there are, unless an attention is called so."""
         modules = self.predictor.attentions
         if name not in modules:
             known = ", ".join(key for key in modules if key.endswith("attn2"))
-            raise ValueError(f"layer {name!r} is no attention of this UNet; its cross-attentions are: {known}")
-        return modules[name]
+            raise ValueError(f"{field}: {name!r} is no attention of this UNet; its cross-attentions are: {known}")
 
     def level(self, name: str) -> int:
         """How many times a latent's sides are halved where the attention called `name` is."""

@@ -63,10 +63,10 @@ class EmerDiff:
 
     @classmethod
     def from_pretrained(
-        cls, id_or_folder: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+        cls, folder: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
     ) -> EmerDiff:
-        """Load a diffusers folder or hub repository; see `LatentDiffusion.from_pretrained`."""
-        return cls(LatentDiffusion.from_pretrained(id_or_folder, device=device, dtype=dtype))
+        """Load a diffusers folder; see `LatentDiffusion.from_pretrained`."""
+        return cls(LatentDiffusion.from_pretrained(folder, device=device, dtype=dtype))
 
     @classmethod
     def sketch(cls, folder: str | Path) -> EmerDiff:
@@ -124,12 +124,12 @@ class EmerDiff:
         different levels.
         """
         layers = self.layers(options)
-        for layer in layers:
-            self.diffusion.attention(layer)
+        for field, layer in zip(("feature_layer", "modulated_layer"), layers, strict=True):
+            self.diffusion.check_layer(field, layer)
         feature, modulated = (self.diffusion.level(layer) for layer in layers)
         if feature != modulated and options.upsampling == "modulated":
             raise ValueError(
-                f"feature_layer {layers[0]} sees latents halved {feature} times, modulated_layer "
+                f"feature_layer: {layers[0]} sees latents halved {feature} times, modulated_layer "
                 f"{layers[1]} {modulated} times: choose two layers of the same level"
             )
         feature_step, steps = self._steps(options)

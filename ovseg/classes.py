@@ -104,7 +104,7 @@ def parse_background(text: str) -> Background:
     if value.startswith("threshold"):
         number = re.fullmatch(r"threshold\s*=\s*(\d*\.?\d+)", value)
         if number is None or not 0 < float(number[1]) < 1:
-            raise ValueError(f"background {text!r}: {BACKGROUND_CHOICES}")
+            raise ValueError(f"background: {text!r}: {BACKGROUND_CHOICES}")
         return Background(threshold=float(number[1]))
     try:
         own = parse_classes(value)

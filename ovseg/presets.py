@@ -97,5 +97,5 @@ PRESETS = {
 def get_preset(name: str) -> Preset:
     """The preset of that name. Raises ValueError, with the names there are."""
     if name not in PRESETS:
-        raise ValueError(f"no preset {name!r}; there are {', '.join(PRESETS)}")
+        raise ValueError(f"preset: no preset {name!r}; there are {', '.join(PRESETS)}")
     return PRESETS[name]

@@ -122,25 +122,34 @@ def setup_of(facts: Mapping[str, Any], asked: Mapping[str, Any], **changes: Any)
 
     asked: settings of the method; changes: fields of `Setup` that are other. Where no setting that is asked for differs
     from the run's, its diffusion model is not looked for before an image needs it. Raises ValueError for a run that
-    keeps no analyses.
+    keeps no analyses, and for facts that are damaged.
     """
     if "view" not in facts:
         raise ValueError(f"analyses: a run of `ovseg {facts.get('command')}` keeps none")
+    try:
+        return Setup(**_fields_of(facts, asked, changes) | changes)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"analyses: its record is damaged ({type(error).__name__}: {error})") from error
+
+
+def _fields_of(facts: Mapping[str, Any], asked: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    from ovseg.dense import View
+
     models, sources = facts["models"], facts["sources"]
     own = Preset(name="", diffusion=sources.get("diffusion", ""), clip=sources.get("clip", ""))
     options, by = facts.get("options") or {}, facts["by"] if facts["by"] in SOURCES else "none"
     recorded = {name: value for name, value in options.items() if name in MASK_FIELDS}
+    Options(**recorded)  # raises for what is none
     same = "diffusion" in models and all(recorded.get(name) == value for name, value in asked.items())
-    of_record = {
+    return {
         "preset": get_preset(facts["preset"]) if facts.get("preset") else own,
         "settings": {**recorded, **asked},
         "dtype": facts["dtype"],
         "by": by,
         "masks_from": options.get("masks_from") if changes.get("by", by) == "files" else None,
-        "dense": facts["view"]["variant"],
+        "dense": View(**facts["view"]).variant,
         "recorded": dict(facts) if same else None,
     }
-    return Setup(**of_record | changes)
 
 
 def find_device(name: str) -> torch.device:

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
 
+from emerdiff import configs
+
 HUB_DEADLINE = 5.0  # seconds to find out that the hub cannot be reached, name look-up and all addresses included
 
 
@@ -38,18 +40,9 @@ class Kind:
 
 KINDS: dict[str, Kind] = {
     "diffusion": Kind(  # of diffusers
-        configs=(
-            "unet/config.json",
-            "vae/config.json",
-            "text_encoder/config.json",
-            "scheduler/scheduler_config.json",
-        ),
-        weights=(
-            ("unet/diffusion_pytorch_model.safetensors",),
-            ("vae/diffusion_pytorch_model.safetensors",),
-            ("text_encoder/model.safetensors",),
-        ),
-        tokenizer=(("tokenizer/tokenizer.json",), ("tokenizer/vocab.json", "tokenizer/merges.txt")),
+        configs=configs.CONFIGS,
+        weights=tuple((name,) for name in configs.WEIGHTS),
+        tokenizer=configs.TOKENIZERS,
         settings=("tokenizer/*.json", "tokenizer/*.txt"),
     ),
     "clip": Kind(  # of open_clip
@@ -173,11 +166,9 @@ def fetch(sources: Mapping[str, str], preset: str = "") -> list[Path]:
 
 def _judge(kind: str, source: str, folder: Path) -> None:
     """Look at a model's JSON without its weights. Raises as `fetch`."""
-    from emerdiff.configs import check_configs
-
     if lacking := [name for name in KINDS[kind].configs if not (folder / name).is_file()]:
         raise WeightsMissing(f"{source}: not a {kind} model; it lacks {', '.join(lacking)}")
-    check_configs(*(folder / part for part in KINDS[kind].parts))
+    configs.check_configs(*(folder / part for part in KINDS[kind].parts))
     if kind == "clip":
         from ovseg.clip_config import read_clip_config
 

@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
-import huggingface_hub.constants
 import pytest
 import torch
 from diffusers import (
@@ -23,7 +22,6 @@ from diffusers import (
 from diffusion_folder import TOKENIZER_FORMS, save_tiny_diffusion
 from safetensors.torch import load_file, save_file
 
-import emerdiff.folder
 from emerdiff import EmerDiff, LatentDiffusion, Options
 from emerdiff.inversion import noisy_latent
 
@@ -156,8 +154,10 @@ def test_levels_count_halvings(diffusion: LatentDiffusion):
 
 
 def test_unknown_layers_are_refused_with_the_known_ones(diffusion: LatentDiffusion):
-    with pytest.raises(ValueError, match=r"'up_blocks.9'.*up_blocks\.1\.attentions\.2\.transformer_blocks\.0\.attn2"):
-        diffusion.attention("up_blocks.9")
+    with pytest.raises(
+        ValueError, match=r"^feature_layer: 'up_blocks.9'.*up_blocks\.1\.attentions\.2\.transformer_blocks\.0\.attn2"
+    ):
+        diffusion.check_layer("feature_layer", "up_blocks.9")
 
 
 def test_both_tokenizer_forms_give_the_same_empty_prompt(tmp_path: Path):
@@ -342,22 +342,3 @@ def test_a_sketch_has_sizes_layers_and_grid_without_weights(folder: Path, diffus
 def test_a_folder_that_does_not_exist(tmp_path: Path):
     with pytest.raises(OSError, match="no such folder"):
         LatentDiffusion.from_pretrained(tmp_path / "nothing")
-
-
-def test_a_hub_id_without_network_fails_and_says_what_was_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(OSError, match="nobody/nothing: no such folder, not in the local hub cache, and not available"):
-        LatentDiffusion.from_pretrained("nobody/nothing")
-
-
-def test_a_cached_repository_needs_no_network(tiny_diffusion: Path, monkeypatch: pytest.MonkeyPatch):
-    asked = []
-
-    def snapshot(repository: str, *, allow_patterns: list[str], local_files_only: bool = False) -> str:
-        asked.append((repository, local_files_only))
-        return str(tiny_diffusion)
-
-    monkeypatch.setattr(emerdiff.folder, "snapshot_download", snapshot)
-    LatentDiffusion.from_pretrained("owner/name")
-    assert asked == [("owner/name", True)]

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 from argparse import Namespace
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from emerdiff.options import Options, settings
+from emerdiff.options import settings
 from ovseg.classes import ClassList, parse_classes, read_classes
 from ovseg.presets import DEFAULT, Preset, get_preset
 from ovseg.run.folder import recorded_facts
-from ovseg.setup import MASK_FIELDS, Setup, setup_of
+from ovseg.setup import Setup, setup_of
 
 MODELS = ("preset", "diffusion", "clip")
 
@@ -40,40 +39,16 @@ def read_setup(given: Namespace, *kinds: str, by: str | None = None) -> Setup:
     if getattr(given, "analyses", None):
         facts = recorded_facts(Path(given.analyses))
         if not any(getattr(given, name) for name in MODELS):
-            return setup_of_run(facts, given.analyses, asked, changes)
+            return setup_of(facts, asked, **changes)
     setup = Setup(preset=_preset(given), settings=asked, **changes)
     setup.sources(*setup.needs, *kinds)  # refuses those that are not named
     return setup
 
 
-def setup_of_run(facts: Mapping[str, Any], folder: str, asked: Mapping[str, Any], changes: Mapping[str, Any]) -> Setup:
-    """The set-up of an earlier run whose kept analyses are used, with settings and fields that were asked for over it.
-
-    Raises ValueError, naming the folder, for a record that is damaged.
-    """
-    from ovseg.dense import View
-
-    try:
-        own: dict[str, Any] = {}
-        options = facts.get("options") or {}
-        Options(**{name: value for name, value in options.items() if name in MASK_FIELDS})
-        if "view" in facts:  # otherwise `setup_of` says what is missing
-            own["dense"] = View(**facts["view"]).variant
-        if changes.get("by", facts["by"]) == "files" and "masks_from" in options:
-            own["masks_from"] = options["masks_from"]
-        return setup_of(facts, asked, **{**own, **changes})
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"analyses: {folder}: its record is damaged ({type(error).__name__}: {error})") from error
-
-
 def _preset(given: Namespace) -> Preset:
     """The preset asked for, or one without a name for --diffusion and --clip."""
-    own: dict[str, Any] = {"diffusion": given.diffusion or "", "clip": given.clip or ""}
-    if not any(own.values()):
-        try:
-            return get_preset(given.preset or DEFAULT)
-        except ValueError as error:
-            raise ValueError(f"preset: {error}") from error
+    if not (given.diffusion or given.clip):
+        return get_preset(given.preset or DEFAULT)
     if given.preset:
         raise ValueError("preset: brings its own models; give either it, or --diffusion and --clip")
-    return Preset(name="", **own)
+    return Preset(name="", diffusion=given.diffusion or "", clip=given.clip or "")
