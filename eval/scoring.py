@@ -24,6 +24,7 @@ from ovseg.eval.tables import Sheet, classes_csv, run_sheet
 from ovseg.files import json_bytes, write_atomically
 from ovseg.run.folder import RunFolder, read_run
 from ovseg.run.images import MASKS, RunImage
+from ovseg.run.terminal import is_terminal
 
 Track = Callable[[Sequence[str]], Iterable[str]]
 
@@ -180,5 +181,5 @@ def progress(folder: Path) -> Track:
     """A progress bar on a terminal, nothing elsewhere."""
     console = Console(stderr=True)
     return lambda ids: rich_track(
-        ids, f"scoring {folder}", console=console, transient=True, disable=not sys.stderr.isatty()
+        ids, f"scoring {folder}", console=console, transient=True, disable=not is_terminal(sys.stderr)
     )

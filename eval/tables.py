@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from ovseg.eval.oracle import TRUTH
+from ovseg.run.terminal import is_terminal
 
 if TYPE_CHECKING:
     from ovseg.eval.scored import Scored
@@ -62,7 +63,7 @@ class Sheet:
 
     def show(self) -> None:
         """To standard output: a rich table on a terminal, else Markdown."""
-        if not sys.stdout.isatty():
+        if not is_terminal(sys.stdout):
             print(self.markdown(), end="")
             return
         console = Console(highlight=False)

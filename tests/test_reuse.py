@@ -251,7 +251,7 @@ def test_layers_may_be_named_in_short(scenes: Path, models: list[str], tmp_path:
         (["label", "--diffusion", "/no/such"], "--clip: missing"),
         (["label", "--preset", "pocket", "--clip", "C"], "--preset: brings its own models"),
         (["label", "--preset", "nonsense"], "--preset: no preset 'nonsense'"),
-        (["label", "--feature-layer", "up9.9", "--preset", "pocket"], "layer 'up_blocks.9.attentions.9."),
+        (["label", "--feature-layer", "up9.9", "--preset", "pocket"], "--feature-layer: 'up_blocks.9.attentions.9."),
         (["label", "--nonsense"], "unrecognized arguments: --nonsense"),
         (["label", "--classes-file", "/absent"], "--classes-file: not allowed with argument --classes"),
         (["masks", "--by", "none"], "--by: none makes no masks"),

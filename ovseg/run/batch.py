@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from ovseg import weights
-from ovseg.images import read_size
 from ovseg.masks import MaskSource
+from ovseg.run.images import picture_size
 from ovseg.run.inputs import Batch, Item
 from ovseg.run.launch import sum_over_processes
 from ovseg.run.record import Run
@@ -129,7 +129,7 @@ def announce(worker: Worker, items: Sequence[Item]) -> None:
     refused = None
     for item in items:
         try:
-            size = read_size(item.path)
+            size = picture_size(str(item.path))
         except (ValueError, OSError):
             continue  # its own turn will come to be reported
         try:

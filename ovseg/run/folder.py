@@ -33,7 +33,7 @@ FORMER_METHODS = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RunFolder:
     """A run on disk, its shards merged."""
 
@@ -41,6 +41,9 @@ class RunFolder:
     facts: dict[str, Any]  # command, names, options, models, ...: what decides the results
     ids: dict[str, dict[str, Any]]  # id -> file, state ("done", "failed", "pending"), and seconds or error
     versions: dict[str, str]  # of the libraries
+
+    def __repr__(self) -> str:
+        return f"RunFolder({self.path}: {len(self.done)} of {len(self.ids)} images done)"
 
     @property
     def done(self) -> list[str]:

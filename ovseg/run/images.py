@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 
 from ovseg.draw import Colour, class_colours
 from ovseg.files import read_index_png
-from ovseg.images import read_image
+from ovseg.images import read_image, read_size
 from ovseg.result import no_label
 from ovseg.run.folder import RunFolder
 
@@ -225,6 +225,14 @@ def read_picture(source: str, folders: Iterable[str | Path] = ("",)) -> np.ndarr
         return cast(np.ndarray, getattr(import_module(module), function)(name))
     places = (Path(folder) / source for folder in folders)
     return read_image(next((path for path in places if path.is_file()), source))
+
+
+def picture_size(source: str) -> tuple[int, int]:
+    """(H, W) of an image by its file, from the header alone, or by one of `PICTURES`. Raises as `read_picture`."""
+    if source.partition(":")[0] in PICTURES:
+        height, width = read_picture(source).shape[:2]
+        return height, width
+    return read_size(source)
 
 
 def _read_summary(path: Path) -> Summary:
