@@ -63,6 +63,8 @@ def predict(
 
     kept = analyses.path if isinstance(analyses, RunFolder) else analyses and Path(analyses)
     truth = by is not None and check_source(by) == TRUTH
+    if truth and options.get("masks_from"):
+        raise ValueError("masks_from: is for by files, got by truth")
     job = PredictJob(
         setup=_setup(preset, "none" if truth else by, kept or None, options),
         name=name,

@@ -86,6 +86,8 @@ def read_job(given: Namespace, by: str | None) -> PredictJob:
     from ovseg.eval.prediction import PredictJob  # which loads torch
 
     truth = by is not None and check_source(by) == TRUTH
+    if truth and getattr(given, "masks_from", None):
+        raise ValueError("masks_from: is for by files, got by truth")
     job = PredictJob(
         setup=read_setup(given, "clip", by="none" if truth else by),
         name=given.name,

@@ -1,7 +1,7 @@
 """Masks as the evaluations without text see them: an embedding, a number of pixels, and how many are of each class.
 
 The embedding of a mask is the mean, over its pixels in the image, of the diffusion model's queries upsampled bilinearly
-to the image (`ovseg.labels.grid_weights`); every pixel has its mask's embedding. EmerDiff's masks and the naively
+to the image (`ovseg.regions.grid_weights`); every pixel has its mask's embedding. EmerDiff's masks and the naively
 upsampled ones get theirs in the same way from the same kept analysis; no model is run.
 
 As the pixels of a mask share its fate, nothing else is kept of an image: 30 masks with the queries of Stable Diffusion
@@ -147,12 +147,12 @@ def read_analyses(run: RunFolder, dataset: Dataset, track: Track = iter) -> Iter
             named = " and ".join(missing)
             raise ValueError(f"{path}: masks by {masks['by']} leave no {named}, expected those of EmerDiff")
         if masks["by"] != "emerdiff":
-            raise ValueError(f"{path}: holds naively upsampled masks, expected those of EmerDiff")
+            raise ValueError(f"{path}: holds masks by {masks['by']}, expected those of EmerDiff")
         options = masks["options"]
         recorded = {**(run.facts.get("options") or {}), "upsampling": options["upsampling"]}
         if found := differences(recorded, options, words="and"):
             raise ValueError(f"{path}: was kept by a run with other settings ({'; '.join(found)})")
         made_with = {"diffusion": masks["diffusion"], "clip": analysis.origin.clip}
-        if found := differences(run.facts.get("models") or made_with, made_with, words="and"):
+        if found := differences(run.facts.get("models") or {}, made_with, words="and"):
             raise ValueError(f"{path}: was kept by a run with other models ({'; '.join(found)})")
         yield analysis, truth

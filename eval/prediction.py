@@ -118,9 +118,11 @@ class PredictJob:
     def start(self) -> PredictWorker:
         segmenter = Segmenter.load(self.setup, true_masks(self.dataset) if self.truth else None)
         rules = self.rules
+        # An earlier run's view, if its analyses are used, may be of another protocol.
+        view = rules.view or replace(self.setup, recorded=None).view(segmenter.clip)
         segmenter = replace(
             segmenter,
-            view=replace(rules.view, variant=segmenter.view.variant) if rules.view else segmenter.view,
+            view=replace(view, variant=segmenter.view.variant),
             scoring=Scoring(rules.logit_scale) if rules.logit_scale else segmenter.scoring,  # a protocol's: softmax
             templates=prompts.templates(self.templates),
         )
@@ -176,7 +178,7 @@ class PredictWorker:
         image = job.dataset.image(item.id)
         kept = job.kept.load(item, lambda analysis: self.segmenter.check(analysis, image))
         analysis = self.segmenter.analyze(image, id=item.id, kept=kept, progress=progress)
-        if job.keep_analysis and not (kept and job.kept.own and kept.origin == analysis.origin):
+        if job.keep_analysis and not job.kept.stands(kept, analysis):
             analysis.save(job.out / f"{item.id}{ANALYSIS}")
         result = self.segmenter.label_analysis(analysis, self.text)
         if result.masks is not None:

@@ -7,7 +7,8 @@
                        such a list as "masks" or "annotations"
 
 Masks that may overlap or leave gaps (npz of booleans, JSON): where several cover a pixel the smallest has it, and the
-pixels that none covers are one mask more, the last.
+pixels that none covers are one mask more, the last. A run's record names the folder, not what is in it: where masks
+have changed, label again with --overwrite.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import numpy as np
 
 from ovseg.files import read_index_png
 
+MOST_MASKS = 65536  # numbers of a 16-bit map
 ENDINGS = (".masks.png", ".png", ".npz", ".json")
 RUN_LENGTHS = 'a list of {"segmentation": {"size": [H, W], "counts": ...}}'
 
@@ -33,7 +35,7 @@ def read_mask_file(folder: Path, id: str, size: tuple[int, int]) -> np.ndarray:
     a file for an image that has no id.
     """
     if not id:
-        raise ValueError("masks_from: this image has no id by which its masks are found; give one")
+        raise ValueError("masks_from: this image has no name to find its masks by; give its path, or analyze(..., id=)")
     found = [path for ending in ENDINGS if (path := folder / f"{id}{ending}").is_file()]
     if found and found[0].name.endswith(".masks.png"):
         found = found[:1]  # beside it lie the labels and their summary
@@ -50,7 +52,10 @@ def read_mask_file(folder: Path, id: str, size: tuple[int, int]) -> np.ndarray:
         (height, width), (rows, columns) = masks.shape[-2:], size
         raise ValueError(f"{path}: masks of {width}x{height} pixels, but the image has {columns}x{rows}")
     labels = masks if masks.ndim == 2 else layered(masks)
-    return np.unique(labels, return_inverse=True)[1].reshape(size).astype(np.int32)
+    ids, numbers = np.unique(labels, return_inverse=True)
+    if len(ids) > MOST_MASKS:
+        raise ValueError(f"{path}: {len(ids)} masks, at most {MOST_MASKS} fit into a map of mask numbers")
+    return numbers.reshape(size).astype(np.int32)
 
 
 def layered(masks: np.ndarray) -> np.ndarray:

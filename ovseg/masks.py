@@ -201,7 +201,7 @@ class Source:
 
 
 def by_diffusion(setup: Setup, upsampling: str) -> DiffusionSource:
-    """EmerDiff with the set-up's diffusion model. What an earlier run recorded of it is taken without a look at it."""
+    """EmerDiff with the set-up's diffusion model. An earlier run's record is taken without reading the model."""
     from emerdiff import EmerDiff, Options
 
     model = setup.preset.diffusion
@@ -215,7 +215,7 @@ def by_diffusion(setup: Setup, upsampling: str) -> DiffusionSource:
 
     if setup.recorded is not None:
         diffusion = setup.recorded["models"]["diffusion"]
-        return DiffusionSource(diffusion, Options(**{**setup.recorded["options"], "upsampling": upsampling}), load)
+        return DiffusionSource(diffusion, Options(**setup.recorded_options(), upsampling=upsampling), load)
     diffusion = weights.identity("diffusion", model)
     sketch = EmerDiff.sketch(weights.folder("diffusion", model))
     return DiffusionSource(diffusion, sketch.snap(replace(setup.options(sketch), upsampling=upsampling)), load)
@@ -230,19 +230,19 @@ def by_superpixels(setup: Setup) -> PlainSource:
 
 def by_files(setup: Setup) -> PlainSource:
     """Masks out of the set-up's folder. Raises ValueError where it is not there."""
-    folder = Path(str(setup.masks_from))
+    folder = Path(str(setup.masks_from)).resolve()
     if not folder.is_dir():
         raise ValueError(f"masks_from: {folder}: no such folder")
 
     def read(image: np.ndarray, id: str) -> np.ndarray:
         return read_mask_file(folder, id, (image.shape[0], image.shape[1]))
 
-    return PlainSource("files", read, {"masks_from": str(folder.resolve())})
+    return PlainSource("files", read, {"masks_from": str(folder)})
 
 
 SOURCES: dict[str, Source] = {
     "emerdiff": Source(partial(by_diffusion, upsampling="modulated"), "EmerDiff's masks", needs=("diffusion",)),
-    "naive": Source(partial(by_diffusion, upsampling="naive"), "its clusters, blown up", needs=("diffusion",)),
+    "naive": Source(partial(by_diffusion, upsampling="naive"), "its clusters, upsampled", needs=("diffusion",)),
     "slic": Source(by_superpixels, "SLIC superpixels, as many as --masks"),
     "none": Source(lambda _setup: PlainSource("none", lambda *_: None), "every pixel by itself", masks=False),
     "files": Source(by_files, "anyone's, from --masks-from DIR"),

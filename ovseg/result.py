@@ -1,7 +1,7 @@
 """What one labelled image is: how it is asked, shown and converted, and its files in a run folder.
 
 Files are the index PNG, the mask numbers, the per-image JSON and the overlay. Nothing here depends on the clock: the
-same segmentation gives the same bytes. What was run, and for how long, stands in `run.json` (`batch`).
+same segmentation gives the same bytes. What was run, and for how long, stands in `run.json` (`run.record`).
 """
 
 from __future__ import annotations
@@ -243,5 +243,7 @@ def save_masks(folder: str | Path, id: str, image: np.ndarray, segments: np.ndar
 def masks_png(segments: np.ndarray) -> bytes:
     """Mask numbers (H, W) from 0 as PNG bytes, exact: 8-bit with a palette, 16-bit where there are over 254."""
     highest = int(segments.max())
+    if highest > 65535:
+        raise ValueError(f"masks: at most 65536 numbers fit into a map, got {highest + 1}")
     index_type = np.uint8 if highest < MOST_NAMES_8_BIT else np.uint16
     return index_png(segments.astype(index_type), draw.distinct_colours(highest + 1))

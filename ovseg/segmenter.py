@@ -73,7 +73,7 @@ class Segmenter:
         `WeightsMissing` (an OSError) for weights that are not there.
         """
         source = source or SOURCES[setup.by].make(setup)
-        [folder] = weights.fetch(setup.sources("clip"))
+        folder = weights.folder("clip", setup.sources("clip")["clip"])
         clip = Clip.from_pretrained(folder, device=setup.find_device(), dtype=setup.torch_dtype())
         models = {kind: name for kind, name in source.identity.items() if kind == "diffusion"}
         return cls(
@@ -94,10 +94,10 @@ class Segmenter:
         `emerdiff.Options` (masks, speed, seed, ...). Raises ValueError for an unknown preset, option or device,
         `WeightsMissing` (an OSError) within some seconds for weights that are not available.
         """
-        return cls.fetch(Setup.of(preset, {"by": by, **options}))
+        return cls.fetch_and_load(Setup.of(preset, {"by": by, **options}))
 
     @classmethod
-    def fetch(cls, setup: Setup) -> Segmenter:
+    def fetch_and_load(cls, setup: Setup) -> Segmenter:
         """Fetch the weights that a set-up names, if need be, and load them. Raises as `from_preset`."""
         weights.fetch(setup.sources(*setup.needs, "clip"), setup.preset.name)
         return cls.load(setup)
@@ -235,7 +235,7 @@ def label(
     return _loaded(Setup.of(preset, options)).label(what, classes, background)
 
 
-_loaded = lru_cache(maxsize=1)(Segmenter.fetch)
+_loaded = lru_cache(maxsize=1)(Segmenter.fetch_and_load)
 
 
 def _id(image: object) -> str:

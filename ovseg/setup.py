@@ -88,6 +88,11 @@ class Setup:
             raise ValueError(f"{' and '.join(absent)}: missing; without a preset every model must be named")
         return {kind: self.preset.sources[kind] for kind in kinds}
 
+    def recorded_options(self) -> dict[str, Any]:
+        """The settings of the method in the record, as its model used them."""
+        options = self.recorded["options"] if self.recorded else {}
+        return {name: value for name, value in options.items() if name in MASK_FIELDS}
+
     def options(self, model: EmerDiff | None) -> Options:
         """The method's options: the preset's, or the paper's at the model's own size, and the settings over them."""
         method: Mapping[str, Any] = self.preset.method
@@ -126,10 +131,13 @@ def setup_of(facts: Mapping[str, Any], asked: Mapping[str, Any], **changes: Any)
     """
     if "view" not in facts:
         raise ValueError(f"analyses: a run of `ovseg {facts.get('command')}` keeps none")
+    if "by" not in changes and facts.get("by") not in SOURCES:
+        raise ValueError(f"by: the run's masks are by {facts.get('by')}, which is no source here; choose one")
     try:
-        return Setup(**_fields_of(facts, asked, changes) | changes)
-    except (KeyError, TypeError, AttributeError) as error:
+        fields_of_run = _fields_of(facts, asked, changes)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"analyses: its record is damaged ({type(error).__name__}: {error})") from error
+    return Setup(**fields_of_run | changes)
 
 
 def _fields_of(facts: Mapping[str, Any], asked: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -137,7 +145,7 @@ def _fields_of(facts: Mapping[str, Any], asked: Mapping[str, Any], changes: Mapp
 
     models, sources = facts["models"], facts["sources"]
     own = Preset(name="", diffusion=sources.get("diffusion", ""), clip=sources.get("clip", ""))
-    options, by = facts.get("options") or {}, facts["by"] if facts["by"] in SOURCES else "none"
+    options, by = facts.get("options") or {}, changes.get("by", facts["by"])
     recorded = {name: value for name, value in options.items() if name in MASK_FIELDS}
     Options(**recorded)  # raises for what is none
     same = "diffusion" in models and all(recorded.get(name) == value for name, value in asked.items())
@@ -146,7 +154,7 @@ def _fields_of(facts: Mapping[str, Any], asked: Mapping[str, Any], changes: Mapp
         "settings": {**recorded, **asked},
         "dtype": facts["dtype"],
         "by": by,
-        "masks_from": options.get("masks_from") if changes.get("by", by) == "files" else None,
+        "masks_from": options.get("masks_from") if by == "files" else None,
         "dense": View(**facts["view"]).variant,
         "recorded": dict(facts) if same else None,
     }

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
@@ -144,24 +144,28 @@ def fetch(sources: Mapping[str, str], preset: str = "") -> list[Path]:
     and before any weights of it are fetched: ValueError for a repository whose JSON asks for code or describes a model
     that cannot be used, `WeightsMissing` for one without that JSON.
     """
-    from huggingface_hub import snapshot_download
-
     wanted = require(sources, preset)
     for kind, source in sources.items():
         if source not in wanted:
             continue
         known = KINDS[kind]
-        try:
-            settings = Path(snapshot_download(source, allow_patterns=[*known.configs, *known.settings]))
-            _judge(kind, source, settings)
-            snapshot_download(source, allow_patterns=[name for group in known.weights for name in group])
-        except (ValueError, WeightsMissing):  # of what the JSON says, or does not say
-            raise
-        except Exception as error:  # the hub client's errors share no base class
-            raise WeightsMissing(f"{source}: the download broke off ({_reason(error)}); start it again") from error
+        settings = _download(source, (*known.configs, *known.settings))
+        _judge(kind, source, settings)
+        # The same commit: its folder is named after it.
+        _download(source, [name for group in known.weights for name in group], revision=settings.name)
         if find(kind, source) is None:
             raise WeightsMissing(f"{source}: fetched, but it does not hold a {kind} model with safetensors weights")
     return [folder(kind, source) for kind, source in sources.items()]
+
+
+def _download(source: str, patterns: Sequence[str], revision: str | None = None) -> Path:
+    """Fetch the files of these patterns into the hub's cache; returns their folder. Raises `WeightsMissing`."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(source, revision=revision, allow_patterns=list(patterns)))
+    except Exception as error:  # the hub client's errors share no base class
+        raise WeightsMissing(f"{source}: the download broke off ({_reason(error)}); start it again") from error
 
 
 def _judge(kind: str, source: str, folder: Path) -> None:

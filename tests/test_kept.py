@@ -108,7 +108,7 @@ def test_an_earlier_run_is_looked_at_before_anything_is_done(tmp_path: Path) -> 
     kept = Kept(run_folder(tmp_path / "run", facts(three)), own=False)
     items = [Item(name, Path(f"/photos/{name}.jpg")) for name in "abc"]
     told: list[str] = []
-    assert not kept.all(items) and not kept.has(items[1])
+    assert not kept.has_all(items) and not kept.has(items[1])
     with pytest.raises(ValueError, match="holds none of these images; was it made with --keep-analysis"):
         kept.expect(items, facts(three), three, tell=told.append)
     analysis().save(kept.file(items[1]))

@@ -148,7 +148,7 @@ def test_missing_several_and_other_sizes_are_named(tmp_path: Path) -> None:
     assert refused(tmp_path, (6, 4)).endswith("a.npz: masks of 6x4 pixels, but the image has 4x6")
     write_json(tmp_path / "a.json", rows(compressed))
     assert "a.npz and a.json both hold masks of this image; keep one" in refused(tmp_path)
-    with pytest.raises(ValueError, match="masks_from: this image has no id"):
+    with pytest.raises(ValueError, match="masks_from: this image has no name"):
         read_mask_file(tmp_path, "", (4, 6))
 
 

@@ -154,8 +154,21 @@ def test_files_are_found_by_the_paths_name(preset: Preset, image: np.ndarray, tm
     expected = np.repeat([[0] * 20 + [1] * 40], 40, axis=0)
     assert result.masks is not None and np.array_equal(result.masks, expected)
     assert np.array_equal(segmenter.analyze(image, id="scene").segments, expected)
-    with pytest.raises(ValueError, match="masks_from: this image has no id"):
+    with pytest.raises(ValueError, match="masks_from: this image has no name"):
         segmenter.analyze(image)
+
+
+def test_masks_that_changed_are_kept_anew(preset: Preset, image: np.ndarray, tmp_path: Path) -> None:
+    Image.fromarray(image).save(tmp_path / "scene.png")
+    call = ["label", str(tmp_path / "scene.png"), "--classes", "cat", "--by", "files", "--overwrite", "--keep-analysis"]
+    call += ["--masks-from", str(masks_from(tmp_path / "masks")), "--out", str(tmp_path / "out")]
+    call += ["--diffusion", preset.diffusion, "--clip", preset.clip]
+    assert main(call) == 0
+    Image.fromarray(np.repeat([[0] * 50 + [1] * 10], 40, axis=0).astype(np.uint8)).save(tmp_path / "masks/scene.png")
+    assert main(call) == 0
+    kept = Analysis.load(tmp_path / "out/scene.safetensors").segments
+    assert kept is not None and np.array_equal(kept, read_index_png(tmp_path / "out/scene.masks.png"))
+    assert int(kept.sum()) == 400
 
 
 def test_the_model_is_loaded_when_an_image_asks_for_it_and_once(

@@ -271,7 +271,8 @@ def test_images_that_failed_or_cannot_be_read_are_listed_with_their_reasons(tmp_
 def test_difference_maps_come_along_where_the_run_kept_them(tmp_path):
     run, _ = make_run(tmp_path / "run", 4)
     maps = np.random.default_rng(0).integers(0, 256, (5, 7, 9), dtype=np.uint8)
-    save_file({"difference_maps": maps}, run / "0/scene 1.safetensors")
+    masks = read_index_png(run / "0/scene 1.masks.png")
+    save_file({"difference_maps": maps, "segments": masks}, run / "0/scene 1.safetensors")
     save_file({"features": np.zeros((1, 2, 2), np.float16)}, run / "0/scene 2.safetensors")
     save_file({"difference_maps": np.zeros((0, 1, 1), np.uint8)}, run / "0/scene 3.safetensors")
     page = Page(write_report(run).file)

@@ -14,11 +14,13 @@ from run_folders import write_run
 from safetensors.numpy import save_file
 
 from ovseg.draw import class_colours
+from ovseg.files import read_index_png
 from ovseg.pocket.world import scene
 from ovseg.result import masks_png
 from ovseg.run import images as run_images
 from ovseg.run.folder import read_run
-from ovseg.run.images import LABELS, MASKS, PICTURES, SUMMARY, Legend, RunImage, read_legend, read_picture
+from ovseg.run.images import LABELS, MASKS, SUMMARY, Legend, RunImage, read_legend
+from ovseg.run.pictures import PICTURES, read_picture
 
 NAMES = ("background", "cat", "dog")
 LABELS_OF_A = np.array([[0, 1, 1], [2, 2, 255]])  # one mask a class: 0, 1, 2, and 3 without a label
@@ -130,8 +132,11 @@ def test_maps_that_do_not_fit_are_named_with_what_was_expected(run: Path) -> Non
 
 def test_difference_maps_are_those_of_the_kept_analysis(run: Path) -> None:
     maps = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
-    save_file({"difference_maps": maps}, run / "a.safetensors")
+    masks = read_index_png(run / "a.masks.png")
+    save_file({"difference_maps": maps, "segments": masks}, run / "a.safetensors")
     assert image(run).difference_maps().tolist() == maps.tolist()
+    save_file({"difference_maps": maps, "segments": masks[::-1].copy()}, run / "a.safetensors")
+    assert image(run).difference_maps() is None  # of other masks, which an earlier call left
     (run / "a.safetensors").write_bytes(b"no analysis")
     with pytest.raises(ValueError, match=r"a\.safetensors: not a saved analysis"):
         image(run).difference_maps()

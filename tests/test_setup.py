@@ -114,7 +114,9 @@ def test_the_set_up_of_a_record_of_files_and_of_true_masks() -> None:
     files = FACTS | {"by": "files", "options": {"masks_from": "/masks"}, "models": {"clip": "c@1"}}
     assert (setup_of(files, {}).by, setup_of(files, {}).masks_from) == ("files", "/masks")
     assert setup_of(files, {}, by="slic").masks_from is None
-    assert setup_of(FACTS | {"by": "truth"}, {}).by == "none"
+    assert setup_of(FACTS | {"by": "truth"}, {}, by="none").by == "none"
+    with pytest.raises(ValueError, match="by: the run's masks are by truth, which is no source here"):
+        setup_of(FACTS | {"by": "truth"}, {})
     with pytest.raises(ValueError, match="analyses: a run of `ovseg masks` keeps none"):
         setup_of({"command": "masks"}, {})
 

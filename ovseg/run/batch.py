@@ -11,9 +11,9 @@ from typing import Protocol
 
 from ovseg import weights
 from ovseg.masks import MaskSource
-from ovseg.run.images import picture_size
 from ovseg.run.inputs import Batch, Item
 from ovseg.run.launch import sum_over_processes
+from ovseg.run.pictures import picture_size
 from ovseg.run.record import Run
 from ovseg.run.terminal import duration, make_report, say
 from ovseg.run.work import Job, Outcome, Worker, attempt
@@ -41,12 +41,11 @@ def run_job(job: Job, batch: Batch) -> int:
     Returns the exit code, the same in all processes launched together: 1 if any image of any of them failed.
     Raises ValueError where nothing can be done: other settings than the folder's, or ones that no image can meet.
     """
-    from_kept = job.kept.all(batch.items)
-    make_ready(job.setup, *job.needs, from_kept=from_kept)
+    make_ready(job.setup, *job.needs, from_kept=job.kept.has_all(batch.items))
     start = time.perf_counter()
     worker = job.start()
     tell_timesteps(job.setup, worker.source)
-    if not from_kept:
+    if not job.kept.spares(batch.items, worker.source):
         worker.source.load()
     return run_started(worker, batch, time.perf_counter() - start)
 
@@ -57,7 +56,8 @@ def run_started(worker: Worker, batch: Batch, seconds: float) -> int:
     run = Run(job.out, worker.facts, job.files, seconds, batch.shard, batch.overwrite)
     todo = run.open(items)
     job.kept.expect(todo, worker.facts, worker.source, tell=say)
-    announce(worker, [item for item in todo if not job.kept.has(item)])
+    spared = job.kept.spares(todo, worker.source)
+    announce(worker, [] if spared else [item for item in todo if job.kept.own or not job.kept.has(item)])
     with make_report(len(items) - len(todo), len(items)) as report:
         failed = process(run, todo, worker, report)
     say(f"results in {run.out}" + (f"; {failed} of {len(items)} images failed" if failed else ""))
@@ -135,7 +135,7 @@ def announce(worker: Worker, items: Sequence[Item]) -> None:
         try:
             worker.source.check(size)
         except ValueError as error:
-            if not str(error).startswith("image: "):  # as before: it is the image's fault, not the settings'
+            if not str(error).startswith("image: "):  # its shape is its own failure, not the settings'
                 refused = refused or error
             continue
         announce_seconds(worker.source.seconds(size), len(items))

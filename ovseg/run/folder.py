@@ -1,7 +1,7 @@
 """A run folder as it lies on disk: what was run, which images were undertaken, and the files of each.
 
 `run.json` holds the facts of a run and the state of every id; a run shared between processes has one record a shard,
-`run-2-of-4.json`. Whoever predicts writes one (`batch`); scoring, exports and reports read it here and need no
+`run-2-of-4.json`. A run writes its own (`record`); scoring, exports and reports read it here and need no
 model. The files of an id are named after it: `<id>.png`, `<id>.json`, `<id>.masks.png`, ...
 """
 
@@ -135,6 +135,8 @@ def read_record(path: Path) -> dict[str, Any]:
         record = json.loads(path.read_text(encoding="utf-8"))
         if record["format"] != FORMAT or not isinstance(record["ids"], dict):
             raise ValueError(f"expected the format {FORMAT!r}, got {record['format']!r}")
+        if not isinstance(record.get("options") or {}, dict) or not isinstance(record.get("method", ""), str):
+            raise ValueError("options and method: expected an object and a text")
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: not the record of a run ({error})") from error
     return record

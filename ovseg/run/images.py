@@ -1,27 +1,25 @@
 """One image of a run, read from its files: labels, masks, scores, confidence, difference maps, and the photo itself.
 
 A run folder holds for every id the files `<id>.png`, `<id>.json`, ...; their endings are the constants below. Scoring,
-exports and reports read them here, and nowhere else: what a damaged file costs is one ValueError naming it.
+exports and reports read them here, and nowhere else: a damaged file is a ValueError that names it.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from ovseg.draw import Colour, class_colours
 from ovseg.files import read_index_png
-from ovseg.images import read_image, read_size
 from ovseg.result import no_label
 from ovseg.run.folder import RunFolder
+from ovseg.run.pictures import read_picture
 
 if TYPE_CHECKING:
     from ovseg.analysis import Analysis
@@ -31,10 +29,6 @@ MASKS = ".masks.png"  # mask numbers of a labelled image
 SUMMARY = ".json"  # pixels, share and score of every class, and a row for every mask
 OVERLAY = ".overlay.png"  # a picture to look at
 ANALYSIS = ".safetensors"  # a kept analysis
-
-# Images that are no files: what stands in front of the colon in a record -> the function (module:function) that makes
-# the picture, (H, W, 3) uint8, from what stands behind it, or raises ValueError. Loaded when such an image is read.
-PICTURES: dict[str, str] = {"pocket": "ovseg.pocket.world:picture"}
 
 
 @dataclass(frozen=True)
@@ -138,7 +132,7 @@ class RunImage:
         return confidence
 
     def difference_maps(self) -> np.ndarray | None:
-        """(K, h, w) uint8, row k that of mask k, from the kept analysis; None where there are none.
+        """(K, h, w) uint8, row k that of mask k, from a kept analysis of these masks; None where there is none.
 
         Raises ValueError, naming the file, for a damaged analysis.
         """
@@ -147,10 +141,13 @@ class RunImage:
             return None
         try:
             with safe_open(path, framework="numpy") as file:
-                maps = file.get_tensor("difference_maps") if "difference_maps" in file.keys() else None  # noqa: SIM118
+                arrays = {name: file.get_tensor(name) for name in {"difference_maps", "segments"} & {*file.keys()}}
         except SafetensorError as error:
             raise ValueError(f"{path}: not a saved analysis ({error})") from error
-        return maps if maps is not None and maps.dtype == np.uint8 and maps.ndim == 3 and len(maps) else None
+        maps, segments = arrays.get("difference_maps"), arrays.get("segments")
+        if maps is None or segments is None or maps.dtype != np.uint8 or maps.ndim != 3 or not len(maps):
+            return None
+        return maps if np.array_equal(segments, self.masks(segments.shape)) else None
 
     def analysis(self, size: tuple[int, ...]) -> Analysis:
         """The kept analysis. size: (H, W) of the labels.
@@ -212,27 +209,6 @@ def read_legend(run: RunFolder) -> Legend | None:
     except (TypeError, ValueError) as error:
         raise ValueError(f"{run.path}: the record's names, colours and no_label are damaged ({error})") from error
     return legend
-
-
-def read_picture(source: str, folders: Iterable[str | Path] = ("",)) -> np.ndarray:
-    """(H, W, 3) uint8: an image by its file, looked for in the folders one after the other, or by one of `PICTURES`.
-
-    Raises ValueError, naming it, where there is none or it cannot be read.
-    """
-    scheme, colon, name = source.partition(":")
-    if colon and scheme in PICTURES:
-        module, function = PICTURES[scheme].split(":")
-        return cast(np.ndarray, getattr(import_module(module), function)(name))
-    places = (Path(folder) / source for folder in folders)
-    return read_image(next((path for path in places if path.is_file()), source))
-
-
-def picture_size(source: str) -> tuple[int, int]:
-    """(H, W) of an image by its file, from the header alone, or by one of `PICTURES`. Raises as `read_picture`."""
-    if source.partition(":")[0] in PICTURES:
-        height, width = read_picture(source).shape[:2]
-        return height, width
-    return read_size(source)
 
 
 def _read_summary(path: Path) -> Summary:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ class Kept:
     """Where a run looks for analyses before it makes new ones."""
 
     folder: Path
-    own: bool  # it is the run's own folder: what does not fit there gives way, elsewhere it is an error
+    own: bool  # it is the run's own folder: an analysis that does not fit there is made anew, elsewhere it is an error
 
     def file(self, item: Item) -> Path:
         """Where the analysis of an image is, if it is kept."""
@@ -31,9 +31,29 @@ class Kept:
         """Whether the analysis of an image is kept; False, too, for a name too long to be one."""
         return os.path.isfile(self.file(item))
 
-    def all(self, items: Iterable[Item]) -> bool:
+    def has_all(self, items: Sequence[Item]) -> bool:
         """Whether the analyses of all images are kept."""
         return all(map(self.has, items))
+
+    def spares(self, items: Sequence[Item], source: MaskSource) -> bool:
+        """Whether all images' masks come from kept analyses, so that the source need not be ready.
+
+        Of the run's own folder the first analysis is looked at: others may have been made with other settings.
+        """
+        if not self.has_all(items):
+            return False
+        if not self.own or not items:
+            return True
+        try:
+            return not source.differences(Analysis.load(self.file(items[0])).origin.masks)
+        except ValueError:
+            return False
+
+    def stands(self, kept: Analysis | None, analysis: Analysis) -> bool:
+        """Whether an analysis is in the run's own folder as it is, and need not be written again."""
+        if kept is None or not self.own:
+            return False
+        return kept.origin == analysis.origin and kept.segments is analysis.segments
 
     def load(self, item: Item, check: Callable[[Analysis], None]) -> Analysis | None:
         """The kept analysis of an image; None if there is none, or if one in the run's own folder does not fit.

@@ -9,6 +9,7 @@ The command line does this for one image after the other (`batch`); anything els
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -178,7 +179,7 @@ class LabelWorker:
         image, job = read_image(item.path), self.job
         kept = job.kept.load(item, lambda analysis: self.segmenter.check(analysis, image))
         analysis = self.segmenter.analyze(image, id=item.id, kept=kept, progress=progress)
-        if job.keep_analysis and not (kept and job.kept.own and kept.origin == analysis.origin):
+        if job.keep_analysis and not job.kept.stands(kept, analysis):
             analysis.save(job.out / f"{item.id}{ANALYSIS}")
         result = self.segmenter.label_analysis(analysis, self.text, image)
         result.save(job.out, item.id)
@@ -203,7 +204,7 @@ class MaskJob:
 
     @property
     def kept(self) -> Kept:
-        return Kept(self.out, own=True)
+        return Kept(Path(os.devnull), own=True)  # it keeps none, and uses none
 
     def start(self) -> MaskWorker:
         source = SOURCES[self.setup.by].make(self.setup)

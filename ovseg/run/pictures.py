@@ -1,0 +1,35 @@
+"""The images that a run was given: files, or pictures by a scheme, such as a pocket world's scenes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib import import_module
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+
+from ovseg.images import read_image, read_size
+
+# Images that are no files: what stands in front of the colon in a record -> the function (module:function) that makes
+# the picture, (H, W, 3) uint8, from what stands behind it, or raises ValueError. Loaded when such an image is read.
+PICTURES: dict[str, str] = {"pocket": "ovseg.pocket.world:picture"}
+
+
+def read_picture(source: str, folders: Iterable[str | Path] = ("",)) -> np.ndarray:
+    """(H, W, 3) uint8: an image by its file, looked for in the folders one after the other, or by one of `PICTURES`.
+
+    Raises ValueError, naming it, where there is none or it cannot be read.
+    """
+    scheme, colon, name = source.partition(":")
+    if colon and scheme in PICTURES:
+        module, function = PICTURES[scheme].split(":")
+        return cast(np.ndarray, getattr(import_module(module), function)(name))
+    places = (Path(folder) / source for folder in folders)
+    return read_image(next((path for path in places if path.is_file()), source))
+
+
+def picture_size(source: str) -> tuple[int, int]:
+    """(H, W) of an image by its file, from the header alone, or by one of `PICTURES`. Raises as `read_picture`."""
+    picture = read_picture(source) if source.partition(":")[0] in PICTURES else None
+    return read_size(source) if picture is None else (picture.shape[0], picture.shape[1])
