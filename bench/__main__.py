@@ -1,6 +1,6 @@
-"""`python -m bench`, from the repository's root: the engines side by side, or with --curves what their cost grows with.
+"""`python -m bench`, from the repository's root: the engines compared, or with --curves what their cost grows with.
 
-Does not load torch before it is needed: a mistake is told at once.
+Does not load torch before it is needed, so that a mistake in the call is reported at once.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 
 class Parser(argparse.ArgumentParser):
-    """Tells a mistake in one line."""
+    """Reports a mistake in one line."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"bench: error: {message}\n")

@@ -1,4 +1,4 @@
-"""Attention by its maps, as the paper tells of it: an attention processor for diffusers' UNets."""
+"""Attention by explicit maps, as the paper describes it: an attention processor for diffusers' UNets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from emerdiff import LatentDiffusion, Options
 
 
 class MapAttention:
-    """diffusers' attention by maps softmax(QK^T / sqrt d), which can be recorded and given back, and the nudge."""
+    """diffusers' attention by maps softmax(QK^T / sqrt d), which can be recorded and reused, and the nudge."""
 
     def __init__(self, modulated: Attention, before_projection: bool) -> None:
         self.modulated, self.before_projection = modulated, before_projection
@@ -52,7 +52,7 @@ def map_attention(diffusion: LatentDiffusion, options: Options) -> MapAttention:
 
 @contextmanager
 def installed(unet: Any, attention: MapAttention) -> Iterator[None]:
-    """Let every attention of the UNet be that one, inside the block."""
+    """Use this processor for every attention of the UNet inside the block."""
     original = unet.attn_processors
     unet.set_attn_processor(attention)
     try:

@@ -26,7 +26,7 @@ class Calls:
 
 @dataclass
 class Clock:
-    """Times the blocks that it is asked to time; the device has finished its work at both ends."""
+    """Times blocks of code by kind; waits for the device at both ends."""
 
     device: torch.device
     count_flops: bool = False

@@ -1,4 +1,4 @@
-"""The comparison: run the engines, put what they cost and give into one JSON file, show it as tables."""
+"""The comparison: run the engines, write cost and quality into one JSON file, show them as tables."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def _row(one: Measured, reference: Measured | None, rates: dict[str, float]) -> 
 
 
 def sheet(results: dict[str, Any]) -> Sheet:
-    """What the JSON file holds, for people."""
+    """The content of the JSON file as tables."""
     found, quality = results["machine"], results.get("quality")
     rates = ", ".join(f"{rate:.3g} TFLOP/s in {name}" for name, rate in results["matrix_tflops"].items())
     notes = [", ".join(f"{key} {value}" for key, value in found.items()), f"matrix rate: {rates}; {MATRIX_NOTE}"]

@@ -38,7 +38,7 @@ Measure = Callable[[Options, int], tuple[float | None, float]]
 
 @dataclass(frozen=True)
 class Point:
-    """What one image, or several, took."""
+    """The cost of one image, or of several."""
 
     engine: str
     varied: str  # "masks", "size" or "images"
@@ -104,7 +104,7 @@ def _timed(model: EmerDiff, at: Setting) -> Measure:
 
 
 def plot(points: Sequence[Point]) -> bytes:
-    """A PNG with a column for each thing that is varied, and a row each for seconds, if there are any, and TFLOPs."""
+    """A PNG with a column for each varied quantity, and a row each for seconds, if there are any, and TFLOPs."""
     from matplotlib.figure import Figure  # here, because only this needs it
 
     units = {name: unit for name, unit in UNITS.items() if getattr(points[0], name) is not None}

@@ -1,7 +1,7 @@
-"""The engines side by side in one process, on the same weights: seconds, FLOPs, memory, and the label maps they give.
+"""The engines compared in one process, on the same weights: seconds, FLOPs, memory, and the label maps they give.
 
 Every engine is first run once on a freshly loaded model, with its FLOPs counted and its memory watched; that run is
-its warm-up. Then the engines take turns, image by image, so that what else the machine does falls on all of them.
+its warm-up. Then the engines take turns, image by image, so that other load on the machine affects all of them alike.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from ovseg.pocket.world import Scene, scene
 from ovseg.presets import get_preset
 
 ENGINES = REFERENCE, EXACT, FAST = "reference", "exact", "fast"
-OTHER_SEED = "exact, another seed"  # not an engine: how much two runs of one agree
+OTHER_SEED = "exact, another seed"  # not an engine: how much two runs of one engine agree
 SPLIT, BLOCK = "evaluation", 0
 SD14_FOLDER = Path("build/sd14")
 SD14_PART = Part(masks=2, steps=2)  # of the reference on a CPU: all of it takes hours
@@ -47,7 +47,7 @@ class Setting:
 
 @dataclass
 class Measured:
-    """What an engine took."""
+    """The cost of an engine."""
 
     engine: str
     dtype: str
@@ -76,10 +76,10 @@ def setting(name: str, masks: int | None) -> Setting:
     """
     if name == "pocket":
         preset = get_preset("pocket")
-        found = Setting(name, Path(preset.diffusion), preset.options, lambda number: pocket_scene(number).image)
+        chosen = Setting(name, Path(preset.diffusion), preset.options, lambda number: pocket_scene(number).image)
     else:
-        found = Setting(name, kept_sd14(SD14_FOLDER), Options(), _large_picture)
-    return found if masks is None else replace(found, options=replace(found.options, masks=masks))
+        chosen = Setting(name, kept_sd14(SD14_FOLDER), Options(), _large_picture)
+    return chosen if masks is None else replace(chosen, options=replace(chosen.options, masks=masks))
 
 
 def pocket_scene(number: int) -> Scene:
@@ -144,7 +144,7 @@ def count(at: Setting, engine: str, device: torch.device, dtype: torch.dtype, pa
 
 @contextmanager
 def rows_through(module: nn.Module) -> Iterator[list[int]]:
-    """Note the batch size of every call of a module."""
+    """Record the batch size of every call of a module."""
     rows: list[int] = []
     handle = module.register_forward_pre_hook(lambda _module, inputs: rows.append(len(inputs[0])))
     try:
@@ -163,7 +163,7 @@ def take_turns(
     *,
     other_seed: bool = False,
 ) -> dict[str, list[Segments | Reference]]:
-    """Run the engines in turn on every image, note the seconds, and return what they found.
+    """Run the engines in turn on every image, record the seconds, and return their results.
 
     The reference runs on the first images alone. other_seed: also run "exact" with another seed, untimed.
     """

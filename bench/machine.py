@@ -1,4 +1,4 @@
-"""The machine that is measured on: its name, what it can multiply, and how much memory a block of work took."""
+"""The machine: its name, its rate of matrix products, and the peak memory of a block of work."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def machine(device: torch.device) -> dict[str, str | int]:
-    """Name what figures depend on: processor, threads, GPU and versions."""
+    """What figures depend on: processor, threads, GPU and versions."""
     found: dict[str, str | int] = {
         "cpu": _cpu_name(),
         "cores": os.cpu_count() or 0,
@@ -71,7 +71,7 @@ def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
 
 @dataclass
 class Peak:
-    """The most memory that was in use, bytes; None where the system does not tell."""
+    """The most memory that was in use, bytes; None where the system does not report it."""
 
     size: int | None = None
 

@@ -1,4 +1,4 @@
-"""What the engines' masks are worth on scenes with known labels, and how far two engines agree.
+"""The quality of the engines' masks on scenes with known labels, and the agreement of two engines.
 
 Masks are judged twice, by `eval`'s own rules: every mask with the class of most of its pixels (which reads the labels,
 and measures the masks alone), and every mask with the class that CLIP's dense features give it among all names of the
@@ -80,7 +80,7 @@ def _mious(outcomes: dict[str, Outcome], scenes: int) -> dict[str, Any]:
 
 
 def _agreement(some: Sequence[np.ndarray], others: Sequence[np.ndarray], matched: bool) -> dict[str, Any]:
-    """Share of pixels with equal mask numbers, percent; where numbers mean nothing, masks are matched by overlap."""
+    """Share of pixels with equal mask numbers, percent; where numbers are arbitrary, masks are matched by overlap."""
     if matched:
         others = [_renumbered(one, other) for one, other in zip(some, others, strict=True)]
     return {"matched": matched, "equal_pixels": _equal(some, others), "least_equal_pixels": min(_shares(some, others))}

@@ -1,4 +1,4 @@
-"""A diffusers folder of Stable Diffusion 1.4's full size with random weights: as slow as the real one, and at hand."""
+"""A diffusers folder of Stable Diffusion 1.4's full size with random weights, to measure cost without a download."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def sd14_vae() -> AutoencoderKL:
 def save_sd14(folder: Path, seed: int = 0) -> Path:
     """Save random weights with the configurations of Stable Diffusion 1.4, 4.3 GB in float32.
 
-    The tokenizer's files hold bytes alone; the text encoder has the real vocabulary of 49,408 tokens all the same, and
-    the empty prompt asks for its start and end tokens only.
+    The tokenizer's files hold bytes alone; the text encoder still has the real vocabulary of 49,408 tokens, of which
+    the empty prompt needs the start and end tokens only.
     """
     torch.manual_seed(seed)
     networks: dict[str, Any] = {"unet": sd14_unet(), "vae": sd14_vae()}  # Any: diffusers' classes tell no types

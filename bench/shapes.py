@@ -1,9 +1,10 @@
-"""EmerDiff on shapes alone: what an image of any size costs at Stable Diffusion 1.4's full size, without its weights.
+"""EmerDiff on shapes alone: the cost of an image of any size at Stable Diffusion 1.4's full size, without its weights.
 
 The networks are on torch's meta device, where tensors have shapes and no values, and `EmerDiff.segment` itself runs on
-them. What it reads off the device is made up here: k-means gets random queries, which fall into as many clusters as are
-asked for, and every mask's response is a bump at a place of its own, as responses are local. So the FLOPs are those of
-the engine's own calls; with speed="fast" their number depends on how many latents the bumps pack into.
+them. Values that it reads from the device are made up here: k-means gets random queries, which fall into as many
+clusters as are asked for, and every mask's response is a bump at a position of its own, as responses are local. So the
+FLOPs are those of the engine's own calls; with speed="fast" their number depends on how many latents the bumps pack
+into.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def count_flops(model: EmerDiff, options: Options) -> int:
 
 
 class MadeUpValues(TorchDispatchMode):
-    """Gives values to what is read off the meta device."""
+    """Makes up the values that are read from the meta device."""
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

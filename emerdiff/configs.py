@@ -1,7 +1,7 @@
-"""JSON out of model folders, which are data of strangers: nothing that they say may import, download or run code.
+"""JSON of model folders, which is untrusted: no setting in it may import, download or run code.
 
 `check_configs` looks at every setting before a library does. It refuses, by name, the keys by which diffusers,
-transformers, open_clip and timm fetch code or other repositories; weights are somebody else's matter.
+transformers, open_clip and timm fetch code or other repositories. Weights are not checked here.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-# The files of a diffusers folder. Of each group in TOKENIZERS all files, of the groups one is needed.
+# The files of a diffusers folder. Of TOKENIZERS one group is needed, with all of its files.
 CONFIGS = ("unet/config.json", "vae/config.json", "text_encoder/config.json", "scheduler/scheduler_config.json")
 WEIGHTS = (
     "unet/diffusion_pytorch_model.safetensors",
@@ -23,7 +23,7 @@ WEIGHTS = (
 TOKENIZERS = (("tokenizer/tokenizer.json",), ("tokenizer/vocab.json", "tokenizer/merges.txt"))
 # Vocabularies, whose keys are words, and tables of weights; no library takes a setting from them.
 TABLES = re.compile(r"vocab\.json|tokenizer\.json|added_tokens\.json|.*\.index\.json")
-# Keys of transformers and its kin that name code, or a repository to take something from.
+# Keys of transformers and similar libraries that name code, or a repository to fetch something from.
 CODE = re.compile(
     r"auto_?map|custom_.*|.*remote.*|.*kernel.*|.*code_revision|.*quantization_config|base_model_name_or_path"
 )

@@ -23,7 +23,7 @@ from emerdiff.inversion import Step
 from emerdiff.stable_diffusion import StableDiffusion
 
 PARTS = ("unet", "vae", "text_encoder", "scheduler", "tokenizer")
-# By unet/config.json's _class_name and addition_embed_type, what is conditioned on beside text.
+# Keys: unet/config.json's _class_name and its addition_embed_type (conditioning besides text).
 FAMILIES = {("UNet2DConditionModel", None): StableDiffusion}
 
 # VAE decoding of two 512x512 images at a time takes some 4 GB in float32; smaller images go in larger batches.
@@ -73,7 +73,7 @@ class LatentDiffusion:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the numbers in the networks."""
+        """The dtype of the networks' weights and activations."""
         return self.predictor.dtype
 
     @property
@@ -103,7 +103,7 @@ class LatentDiffusion:
 
     @property
     def default_layers(self) -> tuple[str, str]:
-        """Names of the attentions that queries are read from, and that is nudged, unless others are chosen."""
+        """Default layers by name: the attention whose queries are read, and the one that is nudged."""
         return self.predictor.default_layers
 
     def attention(self, name: str) -> Attention:
@@ -133,7 +133,7 @@ class LatentDiffusion:
         last = self.scheduler.config.num_train_timesteps - 1
         if not 1 <= steps <= last:
             raise ValueError(f"steps: expected 1 to {last}, got {steps}")
-        # A scheduler of its own: set_timesteps writes into the object.
+        # A copy, because set_timesteps changes the scheduler.
         scheduler: Any = DDIMScheduler.from_config(self.scheduler.config)
         scheduler.set_timesteps(steps)
         timesteps = scheduler.timesteps.tolist()

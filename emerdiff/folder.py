@@ -1,4 +1,4 @@
-"""A diffusers folder: whether it is whole, and the networks in it. Only safetensors weights are read."""
+"""A diffusers folder: whether it is complete, and the networks in it. Only safetensors weights are read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from emerdiff.memory import is_out_of_memory
 
 
 def check_whole(folder: Path) -> None:
-    """FileNotFoundError where the folder, or one of the files that a model needs, is not there."""
+    """Raise FileNotFoundError where the folder, or a file that a model needs, is missing."""
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder")
     missing = [name for name in (*CONFIGS, *WEIGHTS) if not (folder / name).is_file()]
@@ -26,7 +26,7 @@ def check_whole(folder: Path) -> None:
 
 
 def check_class(path: Path, expected: str) -> None:
-    """ValueError where a config.json is of another class."""
+    """Raise ValueError where a config.json is of another class."""
     name = read_config(path).get("_class_name", expected)
     if name != expected:
         raise ValueError(f"{path}: _class_name: expected {expected}, got {name!r}")

@@ -1,6 +1,6 @@
-"""Looking into a UNet and changing what flows through it: hooks and attention processors inside `with` blocks.
+"""Reading and changing the activations of a UNet: hooks and attention processors inside `with` blocks.
 
-What is placed here is gone when its block ends, also when the block raises. No model is subclassed and no weight is
+They are removed when the block ends, also when it raises. No model is subclassed and no weight is
 touched. Networks with fused query-key-value projections bypass `to_q`: the recorders then raise instead of returning
 nothing.
 """
@@ -98,7 +98,7 @@ def add_to_input(module: nn.Module, delta: Tensor) -> Iterator[None]:
 
 @contextmanager
 def shared_attention(unet: Any) -> Iterator[None]:
-    """Make all rows of a batch attend as its first row does.
+    """Make all rows of a batch use the attention maps of its first row.
 
     In every self- and cross-attention the map softmax(Q K^T / sqrt(d)) is that of row 0, while the values stay each
     row's own (paper, section 3.2: the modulated runs use the attention maps of the unmodulated one). The map is

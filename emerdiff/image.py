@@ -1,4 +1,4 @@
-"""An image between its own size and the network's: aspect kept, sides whole multiples, label maps back by nearest."""
+"""Resizing between an image's own size and the network's: aspect kept, sides whole multiples, label maps by nearest."""
 
 from __future__ import annotations
 

@@ -12,27 +12,27 @@ from typing import TypeVar
 import torch
 
 LOG = logging.getLogger(__name__)
-SHARE = 0.7  # of the free memory that is counted on
-NO_GPU_MEMORY = "STATUS_ALLOC_FAILED"  # cuBLAS' and cuDNN's word, in plain RuntimeErrors
-NO_MEMORY = re.compile(f"out of memory|not enough memory|can't allocate memory|{NO_GPU_MEMORY}")  # torch's words
+SHARE = 0.7  # share of the free memory that may be used
+NO_GPU_MEMORY = "STATUS_ALLOC_FAILED"  # cuBLAS' and cuDNN's messages, in plain RuntimeErrors
+NO_MEMORY = re.compile(f"out of memory|not enough memory|can't allocate memory|{NO_GPU_MEMORY}")  # torch's messages
 Result = TypeVar("Result")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory, the machine's or a GPU's, did not suffice."""
+    """Whether an error means that the machine or a GPU ran out of memory."""
     return isinstance(error, MemoryError) or isinstance(error, RuntimeError) and bool(NO_MEMORY.search(str(error)))
 
 
 @dataclass
 class Peak:
-    """What the work in a `measured` block took at most, in bytes; None where it is not measured (not a CUDA GPU)."""
+    """Peak memory of the work in a `measured` block, in bytes; None where it is not measured (not a CUDA GPU)."""
 
     bytes: int | None = None
 
 
 @contextmanager
 def measured(device: torch.device) -> Iterator[Peak]:
-    """Measure the memory that the block takes beyond what was taken before."""
+    """Measure the memory that the block allocates beyond what was allocated before."""
     peak = Peak()
     if device.type != "cuda":
         yield peak

@@ -130,7 +130,7 @@ def distance(images: Tensor, others: Tensor) -> Tensor:
 
 
 def finite(tensor: Tensor) -> Tensor:
-    """The tensor itself; ValueError where numbers overflowed, which would look like masks that nothing answers to."""
+    """The tensor itself; ValueError where numbers overflowed, which would look like masks without any response."""
     if not tensor.isfinite().all():
         raise ValueError("the diffusion model overflowed: use bfloat16 or float32 instead of float16, or less strength")
     return tensor

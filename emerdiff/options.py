@@ -1,6 +1,6 @@
-"""The settings of the method, each stated once: default, command line flag, reader, and words of a figure's footer.
+"""The settings of the method, each stated once: default, command line flag, reader, and text in a figure's footer.
 
-Nothing heavy is imported: a mistake in a setting is told before torch loads.
+Importing it loads no torch, so that a mistake in a setting is reported at once.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Setting:
 
     @property
     def name(self) -> str:
-        """Of the setting in an ablation: "t_f"."""
+        """The setting's name in an ablation: "t_f"."""
         return self.flag.removeprefix("--").replace("-", "_")
 
 

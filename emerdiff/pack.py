@@ -1,6 +1,6 @@
-"""Many masks' responses in a few latents: what makes `speed="fast"` fast.
+"""Packing many masks' responses into a few latents: what makes `speed="fast"` fast.
 
-A mask that is nudged at t_m has changed the latent near itself and hardly anywhere else, one step later. So the K
+A mask that is nudged at t_m changes the latent, one step later, near itself and hardly anywhere else. So the K
 responses need not be denoised and decoded one by one: those whose windows do not touch share a composite latent, as
 columns of a sparse Jacobian that touch different rows share one difference (Curtis, Powell and Reid, 1974). Every mask
 competes for the pixels of its own window alone. Ours, not the paper's; what it costs and keeps is in bench/README.md.
@@ -23,7 +23,7 @@ MARGIN = 3  # latent positions round the core: the mask's window
 
 @dataclass(frozen=True, eq=False)
 class Packed:
-    """Responses side by side."""
+    """Responses of several masks in each latent."""
 
     latents: Tensor  # (G, C, h, w) float32, sums of responses inside their windows
     owners: np.ndarray  # (G, h, w) int64, the mask whose response is there; -1 outside all windows

@@ -1,6 +1,6 @@
 """The main path: image -> latent -> query clusters -> difference maps -> segments.
 
-EmerDiff (Namekata, Sabour, Fidler, Kim; ICLR 2024, arXiv 2401.11739), whole: no training, no labels, no text.
+EmerDiff (Namekata, Sabour, Fidler, Kim; ICLR 2024, arXiv 2401.11739), complete: no training, no labels, no text.
 `speed="exact"` is the paper's procedure; `speed="fast"` takes a few coarse steps and packs many masks into one row.
 Images keep their aspect; there is no tiling, so sides beyond 4:1 are refused.
 """
@@ -27,7 +27,7 @@ from emerdiff.modulate import Modulation, difference_maps, finite, packed_differ
 from emerdiff.options import Options, read_layer, show_layer
 
 FAST_STEPS = 4  # of the grid's steps from t_m down, evenly spaced
-PACKED = 12  # latents that the responses of many masks are packed into, about
+PACKED = 12  # estimated number of latents that the responses of many masks are packed into
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +47,7 @@ class Segments:
 
 @dataclass(frozen=True)
 class Cost:
-    """The work one image asks for; with speed="fast" about, since how many latents are needed shows on the way."""
+    """The work for one image; an estimate with speed="fast", where the number of latents shows during the run."""
 
     unet_rows: int  # UNet evaluations of one latent each
     decodes: int  # images decoded by the autoencoder
@@ -143,7 +143,7 @@ class EmerDiff:
 
     def cost(self, image_size: tuple[int, int], options: Options | None = None) -> Cost:
         """Return the work that `segment` will do for an image of (H, W); ValueError as `segment` raises."""
-        options = self.snap(options or Options())  # what is wrong for every image is told before any work is done
+        options = self.snap(options or Options())  # refuses bad options before any work is done
         height, width = network_size(image_size, options.base_size, self.diffusion.size_multiple)
         rows, columns = self._grid((height, width), options)
         check_masks(options.masks, rows * columns)

@@ -1,7 +1,7 @@
 """Stable Diffusion 1.x and 2.x: their UNet, conditioned on the empty prompt.
 
-The one family of `emerdiff.diffusion.FAMILIES`: what differs from one line of diffusion models to the next is here,
-the autoencoder, the grid of timesteps and the conversion of predictions are there.
+The one family of `emerdiff.diffusion.FAMILIES`. Here is what differs between families of diffusion models; the
+autoencoder, the grid of timesteps and the conversion of predictions are in `emerdiff.diffusion`.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class StableDiffusion:
 
     @classmethod
     def from_folder(cls, folder: Path, device: str | torch.device, dtype: torch.dtype) -> StableDiffusion:
-        """Load it from a diffusers folder; ValueError for a UNet of another shape, or weights that do not fit."""
+        """Load it from a diffusers folder. Raises ValueError for another UNet shape or weights that do not fit."""
         unet = load_network(UNet2DConditionModel, folder, "unet", torch_dtype=dtype)
         check_shape(unet)
         prompt = encode_empty_prompt(folder, dtype)
@@ -70,7 +70,7 @@ class StableDiffusion:
 
     @property
     def default_layers(self) -> tuple[str, str]:
-        """The attentions that queries are read from and that is nudged: those of the EmerDiff paper."""
+        """Default layers: the attention whose queries are read and the one that is nudged, as in the EmerDiff paper."""
         return CROSS_ATTENTION.format("up_blocks.1", 0), CROSS_ATTENTION.format("up_blocks.1", 2)
 
     @property
@@ -80,17 +80,17 @@ class StableDiffusion:
 
     @property
     def device(self) -> torch.device:
-        """Where it runs."""
+        """The device it runs on."""
         return self.empty_prompt.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of weights and activations."""
+        """The dtype of weights and activations."""
         return self.empty_prompt.dtype
 
     @property
     def in_channels(self) -> int:
-        """Channels of what it takes."""
+        """Channels of its input."""
         return int(self.unet.config.in_channels)
 
     @property
@@ -100,11 +100,11 @@ class StableDiffusion:
 
     @property
     def deepest(self) -> int:
-        """How many times latents are halved in the middle."""
+        """How many times the sides of latents are halved in the middle block."""
         return len(self.unet.config.block_out_channels) - 1
 
     def level(self, name: str) -> int:
-        """How many times latents are halved where the attention called `name` is."""
+        """How many times the sides of latents are halved where the attention called `name` is."""
         block, index, *_ = name.split(".")
         if block == "mid_block":
             return self.deepest
@@ -126,9 +126,9 @@ class StableDiffusion:
 
 def encode_empty_prompt(folder: Path, dtype: torch.dtype) -> Tensor:
     """Return the text encoder's last hidden states (1, S, D) for the empty prompt, padded as the tokenizer says."""
-    found = read_config(folder / "text_encoder/config.json")
+    settings = read_config(folder / "text_encoder/config.json")
     try:
-        config = CLIPTextConfig(**{key: found[key] for key in TEXT_ENCODER_KEYS if key in found})
+        config = CLIPTextConfig(**{key: settings[key] for key in TEXT_ENCODER_KEYS if key in settings})
     except (ValueError, TypeError) as error:
         raise ValueError(f"{folder}/text_encoder/config.json: not of a CLIP text encoder ({error})") from error
     with _no_progress_bar():

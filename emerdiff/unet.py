@@ -1,8 +1,8 @@
 """One evaluation of a UNet of Stable Diffusion's shape, block by block: one row may become many halfway.
 
 The blocks and their order are those of diffusers' `UNet2DConditionModel.forward`, which the tests compare it with. What
-comes before a given transformer is evaluated for one latent, what comes after it for many rows; that is what a change
-inside the network, other in every row, asks for.
+comes before a given transformer is evaluated for one latent, what comes after it for many rows, because each row has
+its own change inside the network.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 DOWN = ("DownBlock2D", "CrossAttnDownBlock2D")
 MID = ("UNetMidBlock2DCrossAttn",)
 UP = ("UpBlock2D", "CrossAttnUpBlock2D")
-# Settings under which more than text, time and latents goes in, or attention is of another kind.
+# Settings that add inputs besides text, time and latents, or change the kind of attention.
 ABSENT = (
     "addition_embed_type",
     "center_input_sample",
@@ -31,11 +31,11 @@ ABSENT = (
 
 
 def check_shape(unet: Any) -> None:
-    """ValueError unless the UNet is built as Stable Diffusion 1.x and 2.x are."""
+    """Raise ValueError unless the UNet is built as Stable Diffusion 1.x and 2.x are."""
     config = unet.config
     for key, known in (("down_block_types", DOWN), ("mid_block_type", MID), ("up_block_types", UP)):
-        found = [config[key]] if key == "mid_block_type" else config[key]
-        if others := [name for name in found if name not in known]:
+        blocks = [config[key]] if key == "mid_block_type" else config[key]
+        if others := [name for name in blocks if name not in known]:
             raise ValueError(f"unet/config.json: {key} {others[0]!r}; expected blocks of Stable Diffusion 1.x or 2.x")
     if others := [key for key in ABSENT if _set(config.get(key))]:
         raise ValueError(

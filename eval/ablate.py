@@ -1,7 +1,7 @@
 """One setting of the masks varied at a time: `ovseg eval ablate`, as the EmerDiff paper (arXiv 2401.11739) does it.
 
 Every value has a run folder of its own, as `ovseg eval predict --keep-analysis` writes it, so a call that was killed
-goes on where it stopped; values that come to the default options share the folder `default`. Then the folders are
+goes on where it stopped; values that equal the default options share the folder `default`. Then the folders are
 measured.
 """
 
@@ -35,11 +35,11 @@ class Variation:
 
     setting: str  # a name in SETTINGS
     options: Options
-    default: bool  # it is what the default has, too
+    default: bool  # whether the options are the default ones
 
     @property
     def value(self) -> str:
-        """In one spelling; timesteps as they are on the model's grid."""
+        """Normalised text of the value; timesteps as snapped to the model's grid."""
         setting = SETTINGS[self.setting]
         return setting.show(getattr(self.options, setting.field))
 
@@ -52,7 +52,7 @@ class Variation:
 def read_over(texts: Sequence[str]) -> dict[str, list[Any]]:
     """The values of every setting, from texts such as "masks=10,20,30".
 
-    Raises ValueError for an unknown setting, one that comes twice, or a value that cannot be.
+    Raises ValueError for an unknown setting, one that is given twice, or an invalid value.
     """
     over: dict[str, list[Any]] = {}
     for text in texts:
@@ -82,12 +82,12 @@ def plan(over: dict[str, list[Any]], base: Options, snap: Callable[[Options], Op
     """The variations of every setting.
 
     base: the default options. snap: moves timesteps to the model's grid and raises ValueError for unknown layers
-    (`EmerDiff.snap`). Raises ValueError for two values of a setting that come to the same.
+    (`EmerDiff.snap`). Raises ValueError for two values of a setting that are the same after it.
     """
     variations: dict[str, list[Variation]] = {}
     for name, values in over.items():
-        found = [snap(replace(base, **{SETTINGS[name].field: value})) for value in values]
-        variations[name] = [Variation(name, options, options == base) for options in found]
+        snapped = [snap(replace(base, **{SETTINGS[name].field: value})) for value in values]
+        variations[name] = [Variation(name, options, options == base) for options in snapped]
         shown = [variation.value for variation in variations[name]]
         if twice := [value for value in shown if shown.count(value) > 1]:
             grid = f" in a grid of {base.steps} steps" if name.startswith("t_") else ""
@@ -96,11 +96,11 @@ def plan(over: dict[str, list[Any]], base: Options, snap: Callable[[Options], Op
 
 
 def ablate(job: PredictJob, over: dict[str, list[Any]], *, overwrite: bool = False) -> None:
-    """Vary settings of a job one at a time, below its folder, measure what comes of it, and write and show the tables.
+    """Vary settings of a job one at a time, in folders below its own, score the results, write and show the tables.
 
     over: the values of every setting, as `read_over` reads them. What is finished is left alone.
-    Raises ValueError, before the first image, for a job without a diffusion model, two values that come to the same,
-    and one that an image is too small for; later for an image that fails.
+    Raises ValueError, before the first image, for a job without a diffusion model, two values that are the same on
+    the model's grid, and one that an image is too small for; later for an image that fails.
     """
     start = time.perf_counter()
     worker = job.start()
@@ -119,7 +119,7 @@ def ablate(job: PredictJob, over: dict[str, list[Any]], *, overwrite: bool = Fal
     for number, (name, one) in enumerate(workers.items(), 1):
         say(f"{name} ({number} of {len(workers)})")
         if run_started(one, Batch(tuple(items), overwrite=overwrite), seconds):
-            check_images(read_run(out / name), dataset)  # raises, for the image that failed: the rest would be in vain
+            check_images(read_run(out / name), dataset)  # raises where an image failed: values need the same images
     measured = {name: measure(out / name, dataset) for name in workers}
     rows = {
         name: [Row(one.value, one.default, measured[one.folder]) for one in found] for name, found in variations.items()
@@ -128,10 +128,10 @@ def ablate(job: PredictJob, over: dict[str, list[Any]], *, overwrite: bool = Fal
 
 
 def check_sizes(workers: Mapping[str, PredictWorker], dataset: Dataset, items: Sequence[Item]) -> None:
-    """ValueError for a variation that cannot be met for one of the images: all would have been in vain by then."""
+    """Raise ValueError for a variation that one of the images is too small for, before any image is segmented."""
     sizes = set()
     for item in items:
-        with suppress(ValueError, OSError):  # one that cannot be read is reported in its turn
+        with suppress(ValueError, OSError):  # an unreadable image is reported when its turn comes
             sizes.add(dataset.size(item.id))
     for name, worker in workers.items():
         for size in sorted(sizes):
@@ -142,7 +142,7 @@ def check_sizes(workers: Mapping[str, PredictWorker], dataset: Dataset, items: S
 
 
 def check_same_images(folder: Path, items: Sequence[Item]) -> None:
-    """ValueError if an earlier call left more images in a run folder: values are compared on the same ones."""
+    """Raise ValueError if an earlier call left more images in a run folder: values are compared on the same ones."""
     earlier = read_run(folder).done if record_files(folder) else []
     if others := sorted(set(earlier) - {item.id for item in items}):
         raise ValueError(f"{folder}: holds {others[0]}, which is not among the first {len(items)} images; {AGAIN}")

@@ -1,6 +1,6 @@
-"""What an ablation shows: its run folders measured, a table for each setting, one picture.
+"""The results of an ablation: its run folders measured, a table for each setting, one plot.
 
-Measured are the labels (`score`) and, for EmerDiff's masks and the naively upsampled ones of the same clusters, three
+Measured are the labels (`scoring`) and, for EmerDiff's masks and the naively upsampled ones of the same clusters, three
 things without names: the best label per mask and the modified protocol (`unsupervised`), which read the labels of the
 images, and how well boundaries are met (`boundaries`).
 """
@@ -34,8 +34,8 @@ COLUMNS += ["boundary F, EmerDiff", "boundary F, naive", "modified, EmerDiff", "
 SPREAD = 0.03  # between the lines of a panel, so that their intervals stand apart; values are 1 apart
 NOTES = (
     "percent; mIoU with its 95 % bootstrap interval over images; lead: of EmerDiff over naive upsampling of the same "
-    "low-resolution masks, with its interval over pairs of the same images; with few images intervals lean low, as "
-    "draws leave classes out",
+    "low-resolution masks, with its interval over pairs of the same images; with few images intervals are biased low, "
+    "as draws leave classes out",
     "reads labels: best label (every mask takes the class of most of its pixels) and modified (every mask takes the "
     "class whose pixels' mean embedding in these very images is nearest); both compare masks, without names",
     "boundary F: mean over images, boundaries matched within 0.75 % of the image's diagonal",
@@ -45,11 +45,11 @@ NOTES = (
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """A run of one value."""
+    """The measurements of one value's run."""
 
     run: RunFolder
     labels: Outcome
-    best_label: Mapping[str, Outcome]  # by kind of masks, see `embeddings.SOURCES`; the next two likewise
+    best_label: Mapping[str, Outcome]  # by source of masks, see `embeddings.SOURCES`; the next two likewise
     modified: Mapping[str, Outcome]
     boundary_f: Mapping[str, float]  # percent, mean over the images that have boundaries; NaN without any
     layer_rms: float  # of the modulated layer's output, mean over images
@@ -78,7 +78,7 @@ class Row:
     """One value of a setting."""
 
     value: str
-    default: bool  # whether this is what is run where nothing is varied
+    default: bool  # whether it is the default
     measured: Measured
 
 
@@ -113,11 +113,11 @@ def sheet(dataset: Dataset, settings: dict[str, list[Row]]) -> Sheet:
 
 
 def _cells(row: Row) -> list[str]:
-    found = row.measured
-    cells = [f"{row.value} (default)" if row.default else row.value, f"{found.relative_strength:.3g}"]
-    cells += [with_interval(found.labels.mIoU, *found.labels.interval), *_compared(found.best_label)]
-    cells += [number(found.boundary_f[source]) for source in SOURCES]
-    return cells + _compared(found.modified)
+    measured = row.measured
+    cells = [f"{row.value} (default)" if row.default else row.value, f"{measured.relative_strength:.3g}"]
+    cells += [with_interval(measured.labels.mIoU, *measured.labels.interval), *_compared(measured.best_label)]
+    cells += [number(measured.boundary_f[source]) for source in SOURCES]
+    return cells + _compared(measured.modified)
 
 
 def _compared(outcomes: Mapping[str, Outcome]) -> list[str]:
@@ -142,19 +142,20 @@ def plot(settings: dict[str, list[Row]]) -> bytes:
 
 
 def _draw(panel: Axes, rows: Sequence[Row]) -> None:
-    """One line for each mIoU; values stand side by side as they were given, whatever their distances."""
-    found = [row.measured for row in rows]
-    lines = [("labels", [one.labels for one in found], "C0", "-")]
+    """One line for each mIoU; values are equally spaced, in the order given."""
+    runs = [row.measured for row in rows]
+    lines = [("labels", [run.labels for run in runs], "C0", "-")]
     for name, colour, by_source in (
-        ("best label", "C1", [one.best_label for one in found]),
-        ("modified", "C2", [one.modified for one in found]),
+        ("best label", "C1", [run.best_label for run in runs]),
+        ("modified", "C2", [run.modified for run in runs]),
     ):
         for source, style in zip(SOURCES, ("-", "--"), strict=True):
             lines.append((f"{name}, {source}", [outcomes[source] for outcomes in by_source], colour, style))
-    for place, (label, outcomes, colour, style) in enumerate(lines):
-        places = np.arange(len(rows)) + SPREAD * (place - (len(lines) - 1) / 2)
-        panel.plot(places, [one.mIoU for one in outcomes], style, color=colour, marker="o", markersize=4, label=label)
-        low, high = np.array([one.interval for one in outcomes]).T
-        panel.vlines(places, low, high, colour)
+    for index, (label, outcomes, colour, style) in enumerate(lines):
+        positions = np.arange(len(rows)) + SPREAD * (index - (len(lines) - 1) / 2)
+        means = [outcome.mIoU for outcome in outcomes]
+        panel.plot(positions, means, style, color=colour, marker="o", markersize=4, label=label)
+        low, high = np.array([outcome.interval for outcome in outcomes]).T
+        panel.vlines(positions, low, high, colour)
     panel.set_xticks(range(len(rows)), [row.value for row in rows])
     panel.grid(alpha=0.3)

@@ -1,4 +1,4 @@
-"""How well contours are met: boundary IoU of label maps, boundary F of class-agnostic masks.
+"""How well contours match: boundary IoU of label maps, boundary F of class-agnostic masks.
 
 Boundary IoU is that of Cheng et al. (CVPR 2021, arXiv 2103.16562), its counts summed over a set, class by class.
 Boundary F is the harmonic mean of precision and recall of boundary pixels, as in Martin et al. (PAMI 2004), without
@@ -13,7 +13,7 @@ import numpy as np
 from scipy import ndimage
 
 BAND = 0.02  # of the image's diagonal: how far from its region's edge a pixel counts for boundary IoU
-TOLERANCE = 0.0075  # of the image's diagonal: how far apart boundary pixels may be that meet, for boundary F
+TOLERANCE = 0.0075  # of the image's diagonal: how far apart matching boundary pixels may be, for boundary F
 
 
 def boundary_counts(truth: np.ndarray, predicted: np.ndarray, classes: int, ignore: int = 255) -> np.ndarray:
@@ -33,7 +33,7 @@ def boundary_counts(truth: np.ndarray, predicted: np.ndarray, classes: int, igno
 
 
 def _boundary_classes(labels: np.ndarray, ignored: np.ndarray, classes: int, width: int) -> np.ndarray:
-    """(H, W) int32: the class of the pixels that lie on their region's boundary, L elsewhere.
+    """(H, W) int32: the class of pixels on their region's boundary, L elsewhere.
 
     Eroding d times with a 3x3 square keeps the pixels whose whole (2d + 1)-square is in the region, which is where the
     smallest and the largest label of that square are equal: for all classes at once.
@@ -46,7 +46,7 @@ def _boundary_classes(labels: np.ndarray, ignored: np.ndarray, classes: int, wid
 
 
 def boundary_f(segments: np.ndarray, truth: np.ndarray, ignore: int = 255) -> float:
-    """Boundary F of a segmentation in percent, by where ids differ alone; NaN where neither map has a boundary.
+    """Boundary F of a segmentation in percent, from where ids differ; NaN where neither map has a boundary.
 
     segments, truth: (H, W) integers of one size. A boundary pixel has a neighbour (above, below, left, right) with
     another id. Precision is the share of the segmentation's boundary pixels that have one of the truth's within 0.75 %
@@ -78,11 +78,11 @@ def _without_rims(truth: np.ndarray, ignore: int, reach: float) -> np.ndarray:
 
 def _boundary_pixels(ids: np.ndarray, counted: np.ndarray) -> np.ndarray:
     """(H, W) bool: pixels with a 4-neighbour of another id, both counted."""
-    found = np.zeros(ids.shape, bool)
+    boundary = np.zeros(ids.shape, bool)
     across = (ids[:, 1:] != ids[:, :-1]) & counted[:, 1:] & counted[:, :-1]
     down = (ids[1:] != ids[:-1]) & counted[1:] & counted[:-1]
-    found[:, 1:] |= across
-    found[:, :-1] |= across
-    found[1:] |= down
-    found[:-1] |= down
-    return found
+    boundary[:, 1:] |= across
+    boundary[:, :-1] |= across
+    boundary[1:] |= down
+    boundary[:-1] |= down
+    return boundary

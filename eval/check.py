@@ -1,4 +1,4 @@
-"""`ovseg eval check`: whether a data set lies complete on this disk, and what is missing where it does not."""
+"""`ovseg eval check`: whether a data set is complete on this disk, and what is missing."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from ovseg.eval.datasets import Dataset, from_survey, look, open_dataset
 from ovseg.eval.layouts import expected_tree
 from ovseg.eval.survey import Survey
 
-SAMPLE = 16  # label files whose values are looked at
+SAMPLE = 16  # label files whose values are checked
 
 
 def check(name: str, root: str | Path | None, ignore: int | None = None) -> bool:
-    """Look whether a data set is whole, and print what was found. name, root, ignore: as in `open_dataset`.
+    """Check whether a data set is complete, and print the result. name, root, ignore: as in `open_dataset`.
 
     Raises ValueError for an unknown name or a root that is no folder.
     """

@@ -1,4 +1,4 @@
-"""COCO's instances JSON as label maps, for those who have the annotations and not the stuffthingmaps.
+"""COCO's instances JSON as label maps, where the annotations are on disk and the stuffthingmaps are not.
 
 Polygons and run lengths are drawn by pycocotools.
 """
@@ -31,7 +31,7 @@ def instance_map(path: Path, image: str) -> np.ndarray:
     """The objects of one image as stuffthingmaps have them: (H, W) uint8, category id - 1, 255 = no object.
 
     Where objects overlap, the one with fewer pixels is on top, and of two equal ones the one with the lower annotation
-    id. Crowds (groups drawn as one region) count as their class and lie beneath everything else. How COCO-Stuff
+    id. Crowds (groups drawn as one region) count as their class and are beneath all other objects. How COCO-Stuff
     resolved overlaps is not published, so that pixels on them may differ from its maps.
     image: an id of `instance_images`. Raises as `instance_images`.
     """
@@ -54,7 +54,7 @@ def _load(path: Path) -> tuple[Any, dict[str, dict[str, Any]]]:
     from pycocotools.coco import COCO
 
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # it tells how long it takes
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints how long it takes
             coco = COCO(str(path))
         images = {
             Path(one["file_name"]).stem: {key: one[key] for key in ("id", "height", "width")}

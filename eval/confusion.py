@@ -1,4 +1,4 @@
-"""Confusion matrices and what is read off them. Integer counts first, ratios once at the end, so that parts add up.
+"""Confusion matrices and the metrics computed from them. Counts are integers, ratios come last, so that parts add up.
 
 A matrix is (L, L + 1) int64: rows are true classes, columns predicted ones, and the last column counts pixels with a
 true class that were given none; they are in every union and in every accuracy's denominator. The IoUs need less of it,
@@ -61,7 +61,7 @@ def class_iou(counts: np.ndarray) -> np.ndarray:
 
 
 def mean_iou(counts: np.ndarray) -> np.ndarray:
-    """Mean IoU over the classes that are there, in percent: (...,) of class counts (..., L, 3); NaN without any."""
+    """Mean IoU over the classes that occur, in percent: (...,) of class counts (..., L, 3); NaN without any."""
     values = class_iou(counts)
     there = ~np.isnan(values)
     with np.errstate(invalid="ignore"):
@@ -69,7 +69,7 @@ def mean_iou(counts: np.ndarray) -> np.ndarray:
 
 
 def scores(confusion: np.ndarray) -> Scores:
-    """mIoU and its kin of a matrix (L, L + 1), over all pixels that were counted. NaN where no pixel was."""
+    """mIoU and the other metrics of a matrix (L, L + 1), over all pixels that were counted. NaN where no pixel was."""
     counts = class_counts(confusion)
     true, _, both = counts.T
     class_ious = class_iou(counts)

@@ -1,4 +1,4 @@
-"""Benchmark data sets as they lie on disk: images, and truth maps in the classes' own indices.
+"""Benchmark data sets as they are stored on disk: images, and truth maps in the classes' own indices.
 
 `open_dataset("voc21", root)` looks for the tree (`layouts`) and reads nothing more; images and label files are read one
 at a time, and label values become class indices by the set's rule (`label_rules`).
@@ -32,7 +32,7 @@ NOT_SCORED = (BACKGROUND, "unlabelled", "unlabeled", "void", "ignore", "ignored"
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A data set that is there in full, or a part that the user asked for."""
+    """A complete data set, or the part of one that the user chose."""
 
     name: str
     root: str  # the folder that holds the tree, absolute; pocket: "world3/SPLIT/SEED"
@@ -78,7 +78,7 @@ class Dataset:
 
 
 class PocketScenes(Dataset):
-    """Scenes of a pocket world, painted when they are asked for; ids end in the scene's number."""
+    """Scenes of a pocket world, generated on request; ids end in the scene's number."""
 
     def file(self, id: str) -> str:
         return f"pocket:{self.root}/{_number(id)}"
@@ -102,7 +102,7 @@ def _number(id: str) -> int:
 
 
 def open_dataset(name: str, root: str | Path | None, *, ignore: int | None = None, part: bool = False) -> Dataset:
-    """Open a data set of this machine.
+    """Open a data set on this machine's disk.
 
     Args:
         name: one of `NAMES`.
@@ -113,9 +113,9 @@ def open_dataset(name: str, root: str | Path | None, *, ignore: int | None = Non
         part: take any number of images instead of the official one. Each still needs its labels, and each label its
             image; where a split file lists the ids, it lists the part.
     Raises:
-        ValueError: unknown name; no such folder; a tree that is not there or incomplete (with the tree that is
-            expected, over several lines); custom: a class list that cannot be, an `ignore` that is a class.
-        OSError: what cannot be read.
+        ValueError: unknown name; no such folder; a missing or incomplete tree (with the expected tree, over
+            several lines); custom: an invalid class list, an `ignore` that is a class.
+        OSError: a file that cannot be read.
     """
     if name == "pocket":
         if ignore not in (None, 255):
@@ -131,7 +131,7 @@ def open_dataset(name: str, root: str | Path | None, *, ignore: int | None = Non
 
 
 def look(name: str, root: str | Path | None, *, ignore: int | None = None) -> tuple[Survey, tuple[str, ...]]:
-    """What is there of a set other than pocket, and its classes as `Dataset.classes`. Raises as `open_dataset`."""
+    """What is on disk of a set other than pocket, and its classes as `Dataset.classes`. Raises as `open_dataset`."""
     if name not in NAMES:
         raise ValueError(f"unknown data set {name!r}, expected one of {', '.join(NAMES)}")
     ignore = label_rules.IGNORED if ignore is None else ignore
@@ -145,7 +145,7 @@ def look(name: str, root: str | Path | None, *, ignore: int | None = None) -> tu
     root = Path(root)
     if not root.is_dir():
         raise ValueError(f"root: {root}: {'not a folder' if root.exists() else 'no such folder'}")
-    root = Path(os.path.abspath(root))  # records name files that are found from everywhere
+    root = Path(os.path.abspath(root))  # absolute, so that records are valid in every working directory
     if name == "custom":
         layout, classes = _custom(root, ignore)
     else:

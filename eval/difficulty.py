@@ -1,4 +1,4 @@
-"""How far colour alone gets in a world: superpixels and colour clusters against the exact labels, and what there is.
+"""How far colour alone gets in a world: superpixels and colour clusters against the exact labels, and statistics.
 
     python -m ovseg.eval.difficulty --world 3 --split tuning --count 100
 
@@ -20,17 +20,17 @@ from ovseg.pocket.scene import BACKGROUNDS, NAMES, OBJECTS, Scene
 from ovseg.pocket.world import WORLD_VERSION, WORLDS, scene
 
 SEGMENTS = 20
-COMPACTNESS = (3.0, 10.0, 30.0)  # SLIC's balance of place against colour
+COMPACTNESS = (3.0, 10.0, 30.0)  # SLIC's weight of position against colour
 
 
 def colour_clusters(image: np.ndarray, count: int) -> np.ndarray:
-    """k-means of CIELAB colour and place: (H, W) int32 from 0. Place has as much variance as colour."""
+    """k-means of CIELAB colour and position: (H, W) int32 from 0. Position has as much variance as colour."""
     from skimage.color import rgb2lab
     from sklearn.cluster import KMeans
 
     colour = rgb2lab(image).reshape(-1, 3)
-    place = np.indices(image.shape[:2]).reshape(2, -1).T.astype(np.float64)
-    features = np.concatenate([_scaled(colour), _scaled(place)], axis=1)
+    position = np.indices(image.shape[:2]).reshape(2, -1).T.astype(np.float64)
+    features = np.concatenate([_scaled(colour), _scaled(position)], axis=1)
     return KMeans(count, n_init=1, max_iter=50, random_state=0).fit_predict(features).reshape(image.shape[:2])
 
 
@@ -86,12 +86,12 @@ def main() -> None:
     segmentations: dict[str, Callable[[np.ndarray], np.ndarray]] = {
         f"SLIC, compactness {value:g}": partial(superpixels, count=SEGMENTS, compactness=value) for value in COMPACTNESS
     }
-    segmentations["k-means, colour and place"] = partial(colour_clusters, count=SEGMENTS)
+    segmentations["k-means, colour and position"] = partial(colour_clusters, count=SEGMENTS)
     segmentations["squares of 8 pixels"] = blocks
     for name, segment in segmentations.items():
-        segments = [segment(one.image) for one in scenes]
-        counts = sum(best_label_counts(found, one.labels) for found, one in zip(segments, scenes, strict=True))
-        number = np.mean([len(np.unique(found)) for found in segments])
+        segments = [segment(scene.image) for scene in scenes]
+        counts = sum(best_label_counts(ids, scene.labels) for ids, scene in zip(segments, scenes, strict=True))
+        number = np.mean([len(np.unique(ids)) for ids in segments])
         print(f"{name}: best-label mIoU {float(mean_iou(np.asarray(counts))):.1f} ({number:.1f} segments)")
 
 

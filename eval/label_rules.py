@@ -1,4 +1,4 @@
-"""What the label values in a data set's files become: class indices, or 255 where the pixel is left out.
+"""From the label values in a data set's files to class indices, or 255 where the pixel is not scored.
 
 A rule is a (65536,) int16 array, the index for every value that a file can hold; `OUTSIDE` marks values that the set's
 files never hold, so that a wrong file is noticed. The sources stand beside each rule.

@@ -1,7 +1,7 @@
-"""How the benchmark data sets lie on a user's disk: one table.
+"""How the benchmark data sets are laid out on a user's disk: one table.
 
 The trees are those of mmsegmentation's `data` folder, which its guide to preparing data sets describes, or what the
-sets' own archives unpack to. What of a tree is there says `survey`.
+sets' own archives unpack to. `survey` finds which parts of a tree are there.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ovseg.eval import label_rules
 
 @dataclass(frozen=True, eq=False)
 class Labels:
-    """One form in which a set's labels lie on disk."""
+    """One form in which a set's labels are stored on disk."""
 
     pattern: str  # below the root; an id stands where the pattern's stars do. Or a COCO instances JSON, without a star
     rule: np.ndarray  # what the files' values become, see `label_rules`

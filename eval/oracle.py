@@ -1,4 +1,4 @@
-"""The one mask source that reads labels: `--by truth`. Reading them is evaluation's matter, so it is not in `masks`."""
+"""The one mask source that reads labels: `--by truth`. Only evaluation may read labels, so it is not in `masks`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ovseg.masks import SOURCES, PlainSource
 if TYPE_CHECKING:
     from ovseg.eval.datasets import Dataset
 
-TRUTH = "truth"  # its name
+TRUTH = "truth"  # its name for --by
 BY = (*SOURCES, TRUTH)  # the sources that evaluation has
 
 
@@ -26,7 +26,7 @@ def true_masks(dataset: Dataset) -> PlainSource:
 
 
 def check_source(by: str) -> str:
-    """The name of a mask source, as it is. Raises ValueError for one that there is not."""
+    """The name of a mask source, unchanged. Raises ValueError for an unknown one."""
     if by not in BY:
         raise ValueError(f"by: no mask source {by!r}, expected one of {', '.join(BY)}")
     return by

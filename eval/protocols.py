@@ -1,4 +1,4 @@
-"""The rules that published numbers depend on besides the method, as one table: a number means nothing without them.
+"""The rules that published numbers depend on besides the method, as one table.
 
 Two families of papers and MaskCLIP's own differ in image size, windows, logit scale and background. "native" is what
 `ovseg label` does, for sets without published rows. Where papers of a family differ among themselves the table says
@@ -6,7 +6,7 @@ whose values it has. The rest is the same everywhere and is the project's own: o
 the truth's size, images resized bicubically and to whole cells, windows' cosines averaged on CLIP's grid and upsampled
 once.
 
-Data alone: what a view and a background do is `ovseg.dense`'s and `ovseg.labels`'s matter. Does not load torch before
+This file holds values alone; `ovseg.dense` applies a view, `ovseg.labels` a background. Does not load torch before
 `protocol` is called.
 """
 
@@ -32,7 +32,7 @@ class Protocol:
     """The rules of one evaluation. `dataclasses.asdict` of it is what run.json keeps."""
 
     name: str  # the family's
-    view: View | None  # how CLIP sees images, its variant being the method's to choose; None: the model's own view
+    view: View | None  # how images are shown to CLIP (its variant belongs to the method); None: the model's own view
     logit_scale: float | None  # factor between cosine and logit; None: the model's own
     background: Background  # with neither words nor threshold where the set has no background class
     templates: str | None  # name of the prompt templates; None: the preset's
@@ -109,7 +109,7 @@ def protocols_of(dataset: str) -> tuple[str, ...]:
 
 
 def protocol(name: str | None, dataset: str, background: bool = False) -> Protocol:
-    """A protocol as it is for one data set.
+    """A protocol for one data set.
 
     Args:
         name: "sclip", "tcl", "maskclip" or "native"; None for the set's default (sclip for the benchmarks, native for
@@ -117,7 +117,7 @@ def protocol(name: str | None, dataset: str, background: bool = False) -> Protoc
         dataset: a name that `ovseg.eval.datasets` knows.
         background: whether a set of the user's own has a background class (`Dataset.background`).
     Raises:
-        ValueError: a protocol that the set does not have (names those it has).
+        ValueError: a protocol that does not apply to the set (the message names those that do).
     """
     known = protocols_of(dataset)
     if name is not None and name not in known:

@@ -1,4 +1,4 @@
-"""What scoring a run gives: its counts on a data set, and the metrics, intervals and leads that follow from them."""
+"""The result of scoring a run: its counts on a data set, and the metrics, intervals and leads computed from them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Scored:
 
     @property
     def scores(self) -> Scores:
-        """mIoU and its kin."""
+        """mIoU and the other metrics."""
         return scores(self.confusion)
 
     @property

@@ -1,7 +1,7 @@
 """Scores run folders against a data set: `ovseg eval score`. It reads files alone, no model.
 
 Labels are compared at the truth's own resolution, over the images that the run's record says were undertaken, one image
-after the other; what is kept of an image are counts. With `best_label` the masks are scored instead: each takes the
+after the other; only counts are kept of an image. With `best_label` the masks are scored instead: each takes the
 class that most of its valid pixels have, so this *reads labels* and measures masks alone, of any number, without names.
 """
 
@@ -34,7 +34,7 @@ def score_run(
 ) -> Scored:
     """Score a run folder of `ovseg label`, `ovseg masks` (with `best_label`) or `ovseg eval predict`.
 
-    track: wraps the ids that are gone through, to show progress.
+    track: wraps the iteration over ids, to show progress.
     Raises ValueError, naming the folder or file: an image that is not done or not of the data set, names that are not
     the data set's, a prediction that is missing, unreadable, of the wrong size, or with indices out of range; OSError
     and ValueError as `read_run` and the data set.
@@ -87,7 +87,7 @@ def score_and_show(
     out: as in `write_results`. Raises ValueError and OSError as `score_run` and `write_results`.
     """
     folders = read_runs(runs)
-    out_folders(folders, out, best_label)  # a mistake in it shows now
+    out_folders(folders, out, best_label)  # so that a mistake in it is reported before scoring
     found = [score_run(folder, dataset, best_label, track=progress(folder.path)) for folder in folders]
     write_results(found, out).show()
 
@@ -113,7 +113,7 @@ def write_results(found: Sequence[Scored], out: str | Path | None = None) -> She
 
 
 def check_images(folder: RunFolder, dataset: Dataset) -> None:
-    """ValueError unless a run has images, all of them done and all of the data set."""
+    """Raise ValueError unless a run has images, all of them done and all of the data set."""
     unfinished = sorted(set(folder.ids) - set(folder.done))
     if unfinished:
         entry = folder.ids[unfinished[0]]
@@ -128,7 +128,7 @@ def check_images(folder: RunFolder, dataset: Dataset) -> None:
 
 
 def _check_names(folder: RunFolder, dataset: Dataset) -> None:
-    """ValueError unless a run's names are the data set's."""
+    """Raise ValueError unless a run's names are the data set's."""
     names, expected = folder.facts.get("names"), list(dataset.names)
     if names is None:
         raise ValueError(f"best_label: needed, because {folder.path} holds masks without names")
@@ -148,7 +148,7 @@ def _read(image: RunImage, size: tuple[int, ...], best_label: bool) -> np.ndarra
 
 
 def out_folders(runs: Sequence[RunFolder], out: str | Path | None, best_label: bool = False) -> list[Path]:
-    """Where each run's results go: into the run, into `out`, or, several runs, into a folder of `out` each.
+    """The folder of each run's results: into the run, into `out`, or, several runs, into a folder of `out` each.
 
     Raises ValueError for an `out` that is a file, for two runs of one name, and where a result would be the file of an
     image.

@@ -1,4 +1,4 @@
-"""What of a data set's tree is there on this disk. Nothing is downloaded, converted or written."""
+"""Which parts of a data set's tree are on this disk. Nothing is downloaded, converted or written."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SHOWN = 3  # missing files that a message names
 
 @dataclass(frozen=True, eq=False)
 class Survey:
-    """What is there of a tree. `ids` are the split's, or all that have an image or a label; sorted."""
+    """The parts of a tree that are there. `ids` are the split's, or all that have an image or a label; sorted."""
 
     root: Path
     layout: Layout
@@ -32,7 +32,7 @@ class Survey:
 
     @property
     def miscount(self) -> str | None:
-        """What to say when the number of ids is not the official one."""
+        """The message where the number of ids is not the official one; empty where it is."""
         if self.layout.expected in (None, len(self.ids)):
             return None
         return f"{len(self.ids)} images, expected {self.layout.expected}"
@@ -66,7 +66,7 @@ def survey(layout: Layout, root: Path) -> Survey:
 
 
 def _labels(root: Path, layout: Layout, images: Collection[str]) -> tuple[Labels, dict[str, Path]]:
-    """The form of the labels that counts, and its files by id."""
+    """The form of labels that is used, and its files by id."""
     chosen = layout.labels[0], dict[str, Path]()
     for form in layout.labels:
         files = _files(root, form, images)
@@ -78,7 +78,7 @@ def _labels(root: Path, layout: Layout, images: Collection[str]) -> tuple[Labels
 
 
 def _files(root: Path, form: Labels, images: Collection[str]) -> dict[str, Path]:
-    """The label files of one form, by id. Of a JSON, only what it says of these images."""
+    """The label files of one form, by id; of a JSON, for these images alone."""
     if form.pattern.endswith(".json"):
         path = root / form.pattern
         return {id: path for id in coco.instance_images(path) if id in images} if path.is_file() else {}
@@ -87,7 +87,7 @@ def _files(root: Path, form: Labels, images: Collection[str]) -> dict[str, Path]
 
 
 def _missing(kind: str, ids: Collection[str], found: Mapping[str, Path], root: Path, pattern: str) -> list[str]:
-    """A line about the ids of which there is none, by the names that their files would have."""
+    """A line about ids without a file, with the file names that are expected; no line if none is missing."""
     lost = [id for id in ids if id not in found]
     if not lost:
         return []
@@ -100,7 +100,7 @@ def _missing(kind: str, ids: Collection[str], found: Mapping[str, Path], root: P
 
 
 def _find(root: Path, pattern: str) -> dict[str, Path]:
-    """Files by id: the part of their path that the stars of the pattern stand for. What is hidden is left out."""
+    """Files by id: the part of their path that the stars of the pattern stand for. Hidden files are left out."""
     before, _, rest = pattern.partition("*")
     suffix = rest.rpartition("*")[2]
     found: dict[str, Path] = {}

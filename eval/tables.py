@@ -1,4 +1,4 @@
-"""What is shown of scored runs: a table with a row a run, and below it published rows of the same set and protocol.
+"""Tables of scored runs: one row per run, and below it published rows of the same data set and protocol.
 
 Markdown for files and pipes, a rich table for terminals, CSV for the classes. Numbers of different protocols cannot be
 compared, so the protocol is a column, and published rows appear only beside a run of their own protocol.
@@ -27,7 +27,7 @@ from ovseg.run.terminal import is_terminal
 if TYPE_CHECKING:
     from ovseg.eval.scored import Scored
 
-LEAST_WIDTH = 12  # of a folded first column on a terminal
+LEAST_WIDTH = 12  # least width of a folded first column on a terminal
 PUBLISHED_FILE = "published.json"
 METRICS = {
     "pixel_accuracy": "pixel acc.",
@@ -36,8 +36,8 @@ METRICS = {
     "boundary_IoU": "boundary IoU",
     "boundary_F": "boundary F",
 }
-NO_PROTOCOL = "none"  # shown for runs of `ovseg label` and `ovseg masks`, which follow none
-NOT_STATED = "not stated"  # shown for published rows whose source does not say
+NO_PROTOCOL = "none"  # for runs of `ovseg label` and `ovseg masks`, which follow no protocol
+NOT_STATED = "not stated"  # for published rows whose source does not state it
 PUBLISHED_NOTE = (
     "numbers of the papers, not ours; CLIP ViT-B/16 of OpenAI and no training, unless the row says otherwise; "
     f"compare within a protocol alone ({NOT_STATED}: the source names none)"
@@ -46,7 +46,7 @@ PUBLISHED_NOTE = (
 
 @dataclass(frozen=True)
 class Sheet:
-    """Rows of text under a header, and notes on them; a row whose first cell is "published" is set back."""
+    """Rows of text under a header, and notes on them; a row whose first cell is "published" is dimmed."""
 
     title: str
     header: Sequence[str]
@@ -55,7 +55,7 @@ class Sheet:
     below: Sheet | None = None  # another one to show after it
 
     def markdown(self) -> str:
-        """All of it as Markdown."""
+        """The whole sheet as Markdown."""
         lines = [self.header, ["---"] * len(self.header), *self.rows]
         table = "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n" for cells in lines)
         text = f"## {self.title}\n\n{table}\n" + "".join(f"- {note}\n" for note in self.notes)
@@ -84,10 +84,10 @@ class Sheet:
             self.below.show()
 
     def widths(self, width: int) -> list[int]:
-        """Of the columns, in characters, with one between them, on a terminal of so many.
+        """Widths of the columns in characters, one more between two of them, on a terminal of that width.
 
-        Words stay whole but in the first column, which has the names of runs; what space there is more, it gets
-        first. Columns that do not fit at all are left out, from the right.
+        Words are broken in the first column alone, which has the names of runs and gets spare space first. Columns
+        that do not fit at all are left out, from the right.
         """
         columns = [[name, *(row[index] for row in self.rows)] for index, name in enumerate(self.header)]
         whole = [max(map(len, cells)) for cells in columns]
@@ -214,7 +214,7 @@ def _vocabulary_notes(runs: Sequence[Scored]) -> list[str]:
     prompts = {(name, scored.run.facts.get("vocabulary_sha256")) for scored, name in zip(runs, used, strict=True)}
     if len(prompts) > 1:
         notes.append(
-            "these runs differ in vocabulary (class names, aliases or background): so much of a lead is theirs"
+            "these runs differ in vocabulary (class names, aliases or background): part of a lead may come from that"
         )
     return notes
 

@@ -32,8 +32,8 @@ from ovseg.files import json_bytes, write_atomically
 from ovseg.run.folder import RunFolder, read_run
 
 RESTARTS = 10  # of k-means
-MOST_MASKS = 30_000  # that k-means goes through at once; with more, it takes mini-batches
-BATCH = 4096  # masks of a mini-batch
+MOST_MASKS = 30_000  # for full k-means; with more, mini-batches are used
+BATCH = 4096  # masks in a mini-batch
 
 # mIoU in percent.
 PUBLISHED: dict[tuple[str, str], dict[str, float]] = {
@@ -76,7 +76,7 @@ def match(counts: np.ndarray) -> np.ndarray:
 
 
 def modified(masks: Masks, seed: int = 0) -> np.ndarray:
-    """The class of every mask, (M,) int64, by the modified protocol, in which nothing is left to the seed.
+    """The class of every mask, (M,) int64, by the modified protocol, which does not depend on the seed.
 
     A class without any labelled pixel has no concept. Raises ValueError where no class has one.
     """
@@ -138,7 +138,7 @@ def unsupervised(
 
 
 def _results(protocol: str, found: dict[str, Outcome], names: Sequence[str]) -> dict[str, Any]:
-    """For JSON: what came of one protocol."""
+    """The results of one protocol, for JSON."""
     reads_labels = protocol == "modified"
     results: dict[str, Any] = {"reads_labels": reads_labels}
     for source, outcome in found.items():
@@ -150,7 +150,7 @@ def _results(protocol: str, found: dict[str, Outcome], names: Sequence[str]) -> 
 
 
 def sheet(folder: RunFolder, dataset: Dataset, outcomes: dict[str, dict[str, Outcome]]) -> Sheet:
-    """What is shown: a row for each protocol and kind of masks, and published rows of the same data set."""
+    """The table: a row for each protocol and kind of masks, and published rows of the same data set."""
     total = dataset.expected or len(dataset.ids)
     rows, others = [], []
     for protocol, found in outcomes.items():
@@ -186,7 +186,7 @@ def _notes(protocols: Sequence[str], *, partial: bool) -> list[str]:
     if "modified" in protocols:
         notes.append(
             "modified: reads labels. A class's concept is the mean embedding of its pixels in these very images, so "
-            "this compares masks and features; it is no result that could be had without labels"
+            "this compares masks and features; it is not a result that is possible without labels"
         )
     if partial:
         notes.append("not all images of the data set were undertaken: not comparable to results on all of them")

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ovseg.dense import View
 
 DEFAULT = "sd14-vitb16"
+DTYPES = ("float32", "float16", "bfloat16")
 
 
 @dataclass(frozen=True, repr=False)

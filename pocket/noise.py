@@ -1,4 +1,4 @@
-"""Smooth random fields, out of NumPy's plain arithmetic alone, so that the same random state gives the same bytes."""
+"""Smooth random fields, in NumPy's plain arithmetic alone, so that the same random state gives the same bytes."""
 
 from __future__ import annotations
 

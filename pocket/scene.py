@@ -1,4 +1,4 @@
-"""What a scene of the pocket worlds is: its names, its arrays, and the sentence that says what it shows."""
+"""A scene of the pocket worlds: its class names, its arrays, and its caption."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NAMES = OBJECTS + BACKGROUNDS
 
 @dataclass(frozen=True)
 class Scene:
-    """image: (128, 128, 3) uint8. labels: (128, 128) uint8, indices into `NAMES`. What it shows comes in two parts."""
+    """image: (128, 128, 3) uint8. labels: (128, 128) uint8, indices into `NAMES`. objects, backgrounds: names."""
 
     image: np.ndarray
     labels: np.ndarray

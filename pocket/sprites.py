@@ -1,4 +1,4 @@
-"""Objects of worlds 2 and 3: drawings out of emoji families, posed, and dressed so that colour tells little of them."""
+"""Objects of worlds 2 and 3: drawings from emoji families, posed and recoloured; colour says little about the class."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ovseg.pocket.scene import GLYPH_FOLDER, SIZE
 HELD_OUT = ("twemoji",)  # seen in the held-out split alone
 TURN = 25  # degrees, the most an object is turned
 
-# NTSC's luma and its two axes of colour: a hue is turned by turning the latter.
+# NTSC's luma and its two axes of colour: rotating the latter changes the hue.
 TO_YIQ = ((0.299, 0.587, 0.114), (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
 TO_RGB = ((1.0, 0.956, 0.621), (1.0, -0.272, -0.647), (1.0, -1.106, 1.703))
 

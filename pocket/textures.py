@@ -1,4 +1,4 @@
-"""World 2's ten backgrounds. What tells them apart is their structure: their colours are drawn from lists that overlap.
+"""World 2's ten backgrounds. They differ in structure; their colours are drawn from lists that overlap.
 
 Every texture takes a random state and gives (3, SIZE, SIZE) float32, grey levels, not clipped. All that is seen in one,
 flowers in grass or stars in the night, belongs to its class.

@@ -1,12 +1,12 @@
-"""The pocket worlds: little scenes of emoji objects over painted backgrounds, with exact label maps.
+"""The pocket worlds: small scenes of emoji objects over painted backgrounds, with exact label maps.
 
     python -m ovseg.pocket.world --world 3 --seed 1 --count 100 --out scenes
 
 writes `images/*.png`, `labels/*.png` (8-bit index maps) and `classes.txt` (line n names index n). A scene depends on
 (world, split, seed, index) alone, and all four enter its random state, so no two worlds or splits share a scene.
-All have the same names. World 1 has one drawing a noun, and its colours tell things apart; in world 3 a noun has a few
-drawings, and colour tells little; in world 2 it has ten, of any hue. The embedded models were trained on world 3's
-`train` split, and they know nothing else. The `heldout` splits show drawings that no other split has.
+All have the same names. World 1 has one drawing per noun, and colour tells the classes apart; in world 3 a noun has a
+few drawings, and colour says little; in world 2 it has ten, of any hue. The embedded models were trained on world 3's
+`train` split, and on nothing else. The `heldout` splits show drawings that no other split has.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ __all__ = [
     "scene",
 ]
 
-WORLD_VERSION = 3  # the world of everything that does not name one
+WORLD_VERSION = 3  # where none is named
 SPLITS = {"train": 0, "tuning": 1, "evaluation": 2}
 HELD_OUT = "heldout"
 WORLDS = {1: SPLITS, 2: SPLITS | {HELD_OUT: 3}, 3: SPLITS | {HELD_OUT: 3}}  # every world's splits
@@ -65,15 +65,15 @@ class Block:
     @classmethod
     def parse(cls, text: str) -> Block:
         """Read "world2/evaluation/0", or "evaluation/0" of the embedded models' world. Raises ValueError."""
-        found = re.fullmatch(r"(?:world(\d+)/)?([a-z]+)/(\d+)", text, re.ASCII)
-        if not found:
+        match = re.fullmatch(r"(?:world(\d+)/)?([a-z]+)/(\d+)", text, re.ASCII)
+        if not match:
             raise ValueError(f"expected WORLD/SPLIT/SEED such as world2/evaluation/0, got {text!r}")
-        world = int(found[1]) if found[1] else WORLD_VERSION
+        world = int(match[1]) if match[1] else WORLD_VERSION
         if world not in WORLDS:
             raise ValueError(f"expected one of {', '.join(f'world{number}' for number in WORLDS)}, got {text!r}")
-        if found[2] not in WORLDS[world]:
+        if match[2] not in WORLDS[world]:
             raise ValueError(f"world{world} has the splits {', '.join(WORLDS[world])}, got {text!r}")
-        return cls(world, found[2], int(found[3]))
+        return cls(world, match[2], int(match[3]))
 
     def __str__(self) -> str:
         return f"world{self.world}/{self.split}/{self.seed}"
@@ -86,7 +86,7 @@ class Block:
 def picture(name: str) -> np.ndarray:
     """The picture of a scene by its name, "world3/evaluation/0/17": (H, W, 3) uint8.
 
-    Raises ValueError for a name that is none.
+    Raises ValueError for another kind of name.
     """
     block, _, number = name.rpartition("/")
     if not re.fullmatch(r"\d{1,9}", number, re.ASCII):

@@ -15,7 +15,7 @@ HIDDEN = 0.3  # the largest share of an object that a later one may hide
 
 
 def draw(rng: np.random.Generator) -> Scene:
-    """A scene out of a fresh random state, which alone decides what it shows."""
+    """A scene, determined by a fresh random state alone."""
     image, labels, backgrounds = _paint_backgrounds(rng)
     close_up = rng.random() < CLOSE_UP
     owner = np.full((SIZE, SIZE), -1)  # which object, in order of placement, shows at a pixel

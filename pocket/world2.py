@@ -1,4 +1,4 @@
-"""Worlds 2 and 3: several drawings a noun, small and large, on one to three backgrounds; colour separates little."""
+"""Worlds 2 and 3: several drawings a noun, small and large, on one to three backgrounds; colour tells little."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SHADOW = 0.6  # share of objects with a shadow at their foot
 
 @dataclass(frozen=True)
 class Composition:
-    """What sets a world's objects apart: how they look and how many there are."""
+    """A world's parameters for objects: how they look and how many there are."""
 
     appearance: Appearance
     close_up: float  # share of scenes with one large object
@@ -58,7 +58,7 @@ COMPOSITIONS = {  # by the world's number
 
 
 def draw(rng: np.random.Generator, composition: Composition, held_out: bool) -> Scene:
-    """A scene out of a fresh random state, which alone decides what it shows; objects of the held-out family or not."""
+    """A scene, determined by a fresh random state alone; with objects of the held-out family or not."""
     image, labels = _paint_backgrounds(rng)
     objects = _put_objects(image, labels, composition, HELD_OUT if held_out else composition.appearance.families, rng)
     seen = {NAMES[index] for index in np.unique(labels)}

@@ -17,7 +17,7 @@ from run_folders import blobs, write_run
 
 from ovseg import export
 from ovseg.cli import main
-from ovseg.export import WRITERS, LabelledImage, check_names, format_lines, open_images
+from ovseg.export import WRITERS, LabelledImage, check_names, open_images
 from ovseg.export import image as export_image
 from ovseg.export.write import export as export_images
 from ovseg.files import index_png, read_index_png
@@ -214,13 +214,6 @@ def test_help_names_every_format(capsys: pytest.CaptureFixture[str]) -> None:
         main(["export", "--help"])
     shown = capsys.readouterr().out
     assert [line.split()[0] for line in shown.split("formats:\n")[1].split("\n\n")[0].splitlines()] == list(WRITERS)
-
-
-def test_a_line_of_help_is_the_first_of_the_formats_file() -> None:
-    lines = dict(line.split(maxsplit=1) for line in format_lines().splitlines())
-    assert list(lines) == list(WRITERS)
-    assert lines["png"] == "index maps and a legend, for programs that read arrays"
-    assert lines["voc"] == "a PASCAL VOC segmentation tree"
 
 
 def test_a_new_format_is_a_function_and_an_entry(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The command line. `grammar` says what may be typed; each command has a file here, loaded once it is asked for.
+"""The command line. `grammar` has the commands and flags; each command has a file here, loaded when it is called.
 
 Exit codes: 0 all went well, 1 some images failed, 2 a mistake in the call, missing weights or models too large for the
 memory (one line says which).
@@ -20,15 +20,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if stream is None:  # closed; otherwise the next file that is opened would get what libraries print there
+        if stream is None:  # closed; otherwise what libraries print would go into the next file that is opened
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - for as long as the process
         elif isinstance(stream, io.TextIOWrapper) and not stream.closed:  # not a notebook's own
             stream.reconfigure(errors="backslashreplace")  # a file name may hold bytes that no encoding has
     given = parser().parse_args(arguments)
-    # Their loading bars and advice would bury our own lines.
+    # Their progress bars and advice would hide our own messages.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
-    # Threads that wait for the next piece of work otherwise spin, and take the cores from whatever else runs here.
+    # Otherwise idle OpenMP threads spin, and take the cores from other programs.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         module, function = given.run.split(":")
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def fail(message: str) -> int:
-    """Tell a mistake in the call; returns the exit code."""
+    """Report a mistake in the call; returns the exit code."""
     from ovseg.run.terminal import one_line, say
 
     say("\n".join(map(one_line, f"ovseg: error: {message}".split("\n"))))

@@ -1,6 +1,6 @@
 """The grammar of `ovseg eval`: check a data set, predict, score, the unsupervised protocols, ablations.
 
-What a command does is loaded once it is known which one; nothing heavy is imported here.
+The code of a command is loaded when it is called; importing this file loads neither torch nor NumPy.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ masks (--by) over which CLIP's dense features are pooled:
   naive      the low-resolution masks, naively upsampled
   slic       SLIC superpixels, as many as masks
   emerdiff   EmerDiff's masks (default)
-  files      anyone's, from --masks-from DIR
+  files      masks of other tools, from --masks-from DIR
   truth      the true masks: an oracle, reads labels
-protocols (image size, windows, logit scale, background rule; the published rows of one are never set beside another's):
+protocols (image size, windows, logit scale, background rule; published rows of one are never shown beside another's):
   sclip, tcl, maskclip   of these papers;   native   as `ovseg label` does it (default for pocket, camvid, custom)
 
-OUT is a run folder: run.json and, for each image, ID.png (class indices) and ID.masks.png. The same command once more
+OUT is a run folder: run.json and, for each image, ID.png (class indices) and ID.masks.png. The same command again
 does only what is left."""
 SCORE_EXAMPLES = """\
 examples:
   ovseg eval score voc21 --root R --predictions runs/maskclip runs/emerdiff
   ovseg eval score voc21 --root R --predictions runs/emerdiff --best-label     (the masks alone: reads labels)
 
-Writes results.json, table.md and classes.csv into --out. mIoU and its kin in percent, at the labels' own resolution."""
+Writes results.json, table.md and classes.csv into --out. All metrics in percent, at the labels' own resolution."""
 UNSUPERVISED_EXAMPLES = """\
 examples:
   ovseg eval predict coco-stuff27 --root R --out runs/e --keep-analysis
@@ -66,7 +66,7 @@ settings, one varied at a time (several --over: several tables):
                                                   up_blocks.1.attentions.0.transformer_blocks.0.attn2
 
 OUT gets a run folder for each value (`masks=10`, and `default`), ablation.json, ablation.md and ablation.png. The same
-command once more does only what is left."""
+command again does only what is left."""
 
 
 def add_eval(commands: Any) -> None:
@@ -139,7 +139,7 @@ def _add_ablate(actions: Any) -> None:
 
 def _add_dataset(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="voc21, voc20, context60, ..., camvid, pocket, custom")
-    parser.add_argument("--root", metavar="DIR", help="where the data set lies (pocket: such as world3/heldout/0)")
+    parser.add_argument("--root", metavar="DIR", help="the data set's folder (pocket: such as world3/heldout/0)")
     parser.add_argument(
         "--ignore",
         type=int,

@@ -43,7 +43,7 @@ def run(given: Namespace) -> int:
         source = SOURCES[setup.by].make(setup)
         models = {"diffusion": source.identity["diffusion"]}
     if not isinstance(source, DiffusionSource):
-        raise ValueError(f"by: {setup.by} has no diffusion model whose work could be shown")
+        raise ValueError(f"by: {setup.by} has no diffusion model whose steps could be shown")
     tell_timesteps(setup, source)
     source.check(image.shape[:2])
     announce_seconds(source.seconds(image.shape[:2]), 1)

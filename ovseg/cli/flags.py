@@ -7,9 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 from emerdiff.options import Setting, settings
+from ovseg.presets import DTYPES
 from ovseg.variants import VARIANTS
-
-DTYPES = ("float32", "float16", "bfloat16")
 
 
 def add_inputs(parser: ArgumentParser) -> None:
@@ -18,7 +17,7 @@ def add_inputs(parser: ArgumentParser) -> None:
 
 
 def add_run(parser: ArgumentParser, out: str | None) -> None:
-    """Where results go, and which part of the work is done. out: the default folder, None if it must be given."""
+    """The folder for results, and which images of the input. out: the default folder, None if it must be given."""
     default = f" (default {out})" if out else ""
     parser.add_argument("--out", default=out, required=out is None, metavar="DIR", help=f"folder for results{default}")
     parser.add_argument("--overwrite", action="store_true", help="replace what --out holds, instead of going on there")
@@ -26,7 +25,7 @@ def add_run(parser: ArgumentParser, out: str | None) -> None:
 
 
 def add_analyses(parser: ArgumentParser) -> None:
-    """Keeping the work on the image, and using it again."""
+    """Keeping analyses, and using an earlier run's."""
     parser.add_argument(
         "--keep-analysis", action="store_true", help="keep masks and features, ID.safetensors, in --out"
     )
@@ -34,7 +33,7 @@ def add_analyses(parser: ArgumentParser) -> None:
 
 
 def add_models(parser: ArgumentParser, *, clip: bool = True) -> None:
-    """Which weights, where, in which numbers."""
+    """Which weights, device and dtype."""
     models = parser.add_argument_group("models")
     models.add_argument("--preset", metavar="P", help="sd14-vitb16 (default), pocket, ...; see `ovseg models`")
     models.add_argument("--diffusion", metavar="D", help="instead: diffusers folder or hub id, of SD 1.x/2.x's shape")
@@ -80,7 +79,7 @@ def _reader(setting: Setting) -> Callable[[str], Any]:
             value = setting.read(text)
         except ValueError as error:
             raise ArgumentTypeError(f"expected {setting.expected}, got {text!r}") from error
-        if value is None:  # which here would mean that the flag was not given
+        if value is None:  # None here means that the flag was not given
             raise ArgumentTypeError(f"expected {setting.expected} by its name, got {text!r}")
         return value
 

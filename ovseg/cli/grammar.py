@@ -2,7 +2,7 @@
 
 Exit codes: 0 all went well, 1 some images failed, 2 a mistake in the call, missing weights or models too large for the
 memory (one line says which).
-Here is the grammar and its help; what a command does is loaded once it is known which one (`run`: module:function).
+This file has the flags and their help; the code of a command is loaded when it is called (`run`: module:function).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ examples:
   ovseg label photos/ --classes cat,dog --out run1 --keep-analysis
   ovseg label photos/ --classes cow,pig --out run2 --analyses run1   (other classes, in seconds)
   ovseg label photos/ --classes cat,dog --by slic                    (other masks; see below)
-  ovseg label photos/ --classes cat,dog --by files --masks-from sam  (anyone's masks: sam/ID.png, .npz or .json)
+  ovseg label photos/ --classes cat,dog --by files --masks-from sam  (masks of other tools: sam/ID.png, .npz or .json)
   ovseg label photos/ --classes cat --out run1 --shard 1/4           (and 2/4, 3/4, 4/4 on other machines)
   ovseg label photo.jpg --classes cat --diffusion /models/sd21 --clip timm/vit_base_patch16_clip_224.openai
 
@@ -35,8 +35,8 @@ Two names are the same if they differ in upper and lower case, white space or Un
   naive        the same clusters, upsampled bilinearly: quick and blocky
   slic         SLIC superpixels, as many as --masks
   none         no masks: every pixel by itself
-  files        anyone's, from --masks-from DIR: index PNGs, npz, or JSON with run lengths as SAM's tools write it
---background says what becomes of pixels that are none of your classes:
+  files        from --masks-from DIR, of any tool: index PNGs, npz, or JSON with run lengths as SAM's tools write it
+--background says what happens to pixels that are none of your classes:
   words        a list of stuff words (sky, wall, ...) competes with your classes and wins as "background" (default)
   none         every pixel gets one of your classes
   threshold=T  a mask whose best class is less probable than T becomes background
@@ -44,7 +44,7 @@ Two names are the same if they differ in upper and lower case, white space or Un
 
 OUT gets run.json and, for each image: ID.png (class indices in the order of the list, background in front as 0,
 255 = no label), ID.overlay.png (to look at, with a legend), ID.masks.png (mask numbers), ID.json (pixels, share and
-score per class, a row per mask). The same command once more does only what is left; Ctrl-C stops after an image."""
+score per class, a row per mask). The same command again does only what is left; Ctrl-C stops after an image."""
 MASKS_EXAMPLES = """\
 examples:
   ovseg masks photo.jpg
@@ -84,8 +84,8 @@ formats:
   labelme        a JSON with polygons an image
   label-studio   tasks.json with brush predictions, labeling_config.xml
 
-png, npz, coco, coco-panoptic and voc keep pixels without a label apart from background; in the other formats both are
-what nothing is drawn on. Each format goes into a folder of its own, OUT/FORMAT. Images that failed or are not finished
+png, npz, coco, coco-panoptic and voc tell pixels without a label from background; in the other formats nothing is drawn
+on either. Each format goes into a folder of its own, OUT/FORMAT. Images that failed or are not finished
 are left out."""
 
 REPORT_EXAMPLES = """\
@@ -94,12 +94,12 @@ examples:
   ovseg report ovseg-labels --out today.html --title "Street scenes"
 
 The page needs no server and fetches nothing. Up to some 30 MB the images are inside it; where they take more they are
-in a folder beside it, report-files, which is to be copied along. Runs of `ovseg masks` and `ovseg eval predict` work
+in a folder beside it, report-files, which must be copied with it. Runs of `ovseg masks` and `ovseg eval predict` work
 as well. Difference maps show where the run kept its analyses (--keep-analysis)."""
 
 
 class Parser(argparse.ArgumentParser):
-    """Takes flags in full alone: `--over` must not pass for --overwrite. What it parses knows its `flags` by field."""
+    """Takes no abbreviated flags: `--over` must not mean --overwrite. What it parses has its `flags` by field."""
 
     def __init__(self, **more: Any) -> None:
         super().__init__(allow_abbrev=False, **more)
@@ -111,7 +111,7 @@ class Parser(argparse.ArgumentParser):
         return given, rest
 
     def error(self, message: str) -> NoReturn:
-        """One line, as for every other mistake in a call; argparse's own comes below a page of usage."""
+        """One line, as for every other mistake in a call; argparse's own message would follow a page of usage."""
         self.exit(2, f"ovseg: error: {message.removeprefix('argument ')} (see `{self.prog} --help`)\n")
 
 

@@ -1,4 +1,4 @@
-"""`ovseg label`: everything that can be wrong without the networks, then the weights, the models, and the images."""
+"""`ovseg label`: checks what needs no networks, then gets the weights, loads the models, and labels the images."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def run(given: Namespace) -> int:
 
 
 def export_whole(job: LabelJob, batch: Batch) -> None:
-    """Export a run that is whole to its folder `exports`, in place of what an earlier call left there."""
+    """Export a complete run to its folder `exports`, in place of what an earlier call left there."""
     from ovseg.export import open_images
     from ovseg.export.write import export
 

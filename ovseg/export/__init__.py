@@ -1,6 +1,6 @@
 """Run folders as the files of other tools: a dict of writers, one small file a format.
 
-A new format is a file and an entry of `WRITERS`; its line in the help is the first line of its file. A writer is a
+A new format is a file and an entry of `WRITERS`; its line in the help is in `ovseg.cli.grammar`. A writer is a
 function of (images, folder): it reads the images one at a time and writes the format's files below the folder, which is
 new and empty; `ovseg.export.write` renames it when all is there. What becomes of "background", of pixels without a
 label, of holes and of regions in several parts stands in each format's file.
@@ -8,7 +8,6 @@ label, of holes and of regions in several parts stands in each format's file.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -39,20 +38,11 @@ WRITERS: dict[str, Callable[[ImageSet, Path], None]] = {
     "label-studio": write_label_studio,
 }
 
-# How the formats that do not hold every name make a run's names and colours their own; the others hold any.
+# For formats that do not allow every class name: how they convert a run's names and colours; the others allow any.
 CLASSES: dict[str, Callable[[Sequence[str], Sequence[Colour]], object]] = {
     "voc": voc_classes,
     "cvat": names_and_colours,
 }
-
-
-def format_lines() -> str:
-    """The formats for a help text, a line each: its name, and what the first line of its file says it is."""
-    lines = []
-    for name, writer in WRITERS.items():
-        first = (sys.modules[writer.__module__].__doc__ or "").partition("\n")[0]
-        lines.append(f"  {name:<15}{first.removeprefix(f'`{name}`: ').rstrip('.')}")
-    return "\n".join(lines)
 
 
 def check_names(formats: Sequence[str], names: Sequence[str]) -> None:

@@ -85,7 +85,7 @@ def encode(mask: np.ndarray) -> list[int]:
     starts = np.flatnonzero(np.concatenate([[True], flat[1:] != flat[:-1]]))
     values = np.where(flat[starts], 255, 0)
     lengths = 4 * np.diff(np.append(starts, flat.size))
-    pieces = -(-lengths // (1 << RUN_SIZES[-1]))  # a run longer than the code holds goes in pieces
+    pieces = -(-lengths // (1 << RUN_SIZES[-1]))  # a run longer than the code allows is split into pieces
     values, lengths = np.repeat(values, pieces), _divided(lengths, pieces)
     kinds = np.searchsorted([1 << size for size in RUN_SIZES], lengths)
     sizes = np.array(RUN_SIZES)[kinds]
@@ -107,5 +107,5 @@ def _divided(lengths: np.ndarray, pieces: np.ndarray) -> np.ndarray:
 def _bits(codes: np.ndarray, widths: np.ndarray) -> np.ndarray:
     """The lowest `widths` bits of each code, highest first, one after the other: (bits,) uint8 of 0 and 1."""
     ends = np.cumsum(widths)
-    place = np.repeat(ends, widths) - np.arange(int(ends[-1])) - 1
-    return ((np.repeat(codes, widths) >> place) & 1).astype(np.uint8)
+    shift = np.repeat(ends, widths) - np.arange(int(ends[-1])) - 1
+    return ((np.repeat(codes, widths) >> shift) & 1).astype(np.uint8)

@@ -1,7 +1,7 @@
 """`npz`: NumPy archives without pickle, for `np.load(path, allow_pickle=False)`.
 
     <id>.npz   labels      (H, W) uint8 or uint16, as in the run; no_label (255 or 65535) where there is none
-               confidence  (H, W) float32 in 0..1, 0 without a label; not there if the run kept no masks
+               confidence  (H, W) float32 in 0..1, 0 without a label; absent if the run kept no masks
                names       (L,) str;  colours (L, 3) uint8;  no_label () int64
 
 Exact; the background is a class.

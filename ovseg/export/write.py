@@ -1,7 +1,7 @@
-"""Exports of a run: checks, one writer after the other, whole folders only.
+"""Exports of a run: checks, one writer after the other, complete folders only.
 
-Each format gets a folder of its own, OUT/<format>. It is written under a temporary name and renamed when it is whole.
-OUT/export.json says which exports stand there; only what it names is replaced by --overwrite.
+Each format gets a folder of its own, OUT/<format>. It is written under a temporary name and renamed once complete.
+OUT/export.json lists the exports there; --overwrite replaces only what it lists.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def _left_out(images: ImageSet) -> str | None:
 
 @contextmanager
 def _whole_folder(target: Path) -> Iterator[Path]:
-    """A new folder that takes the place of `target` if all goes well, and is gone if not."""
+    """A new folder that replaces `target` if the block succeeds, and is removed if it raises."""
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     replaced = target.with_name(f".{target.name}.{os.getpid()}.old")
     temporary.mkdir(parents=True)

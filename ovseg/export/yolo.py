@@ -1,6 +1,6 @@
 """`yolo`: polygons for Ultralytics' YOLO segmentation.
 
-    data.yaml           class names; train and val both name images/, to be divided by you
+    data.yaml           class names; train and val both name images/; split them yourself
     labels/<id>.txt     a line a region: class x1 y1 x2 y2 ..., x and y as shares of the image's width and height
     images/<id>.jpg     with --images copy; else put the images here yourself, YOLO looks for them beside labels/
 

@@ -21,7 +21,7 @@ from ovseg.report.page import assemble, json_in_script, page_data
 from ovseg.run.folder import RunFolder, read_run
 from ovseg.run.inputs import AGAIN
 
-EMBEDDED_BYTES = 30_000_000  # images of more are kept beside the page, for browsers read a page whole
+EMBEDDED_BYTES = 30_000_000  # larger images are kept beside the page, because browsers read a page as a whole
 CALL = "ovsegReport("  # what a script beside the page calls, with its number and the maps
 OUR_FILES = re.compile(r"\d+(\.js|\.png|\.jpg|\.thumb\.jpg)")
 
@@ -94,7 +94,7 @@ def _check_free(out: Path, beside: Path, overwrite: bool) -> None:
 
 
 def _is_ours(folder: Path) -> bool:
-    """Whether a report made the folder, and nothing was added to it."""
+    """Whether a report made the folder, and nothing else was added to it."""
     first = folder / "0.js"
     return (
         first.is_file()

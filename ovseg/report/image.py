@@ -1,4 +1,4 @@
-"""What one image adds to a report: a row for the page, maps that load when they are looked at, and small pictures.
+"""One image's part of a report: a row for the page, maps that load when they are viewed, and small pictures.
 
 Everything comes from the run folder's files but the photo, which is looked for where the run found it. Pictures longer
 than `LONGEST` are shown smaller, their maps sampled at the nearest pixel; up to that size maps stay exact.
@@ -84,7 +84,7 @@ def read_report_image(run: RunFolder, id: str) -> ReportImage:
 def pack(array: np.ndarray) -> dict[str, Any]:
     """An unsigned array as JSON: its shape, the bits of a number (8 or 16), and the little-endian bytes, zlib, base64.
 
-    The page unpacks it without a canvas, whose pixels some browsers disturb against fingerprinting.
+    The page unpacks it without a canvas, whose pixels some browsers alter to prevent fingerprinting.
     """
     little = array.astype(array.dtype.newbyteorder("<"))
     data = base64.b64encode(zlib.compress(little.tobytes())).decode("ascii")
@@ -162,6 +162,6 @@ def _photo_files(photo: np.ndarray, size: tuple[int, int]) -> dict[str, bytes]:
 def _jpeg(picture: Image.Image, size: tuple[int, int]) -> bytes:
     buffer = io.BytesIO()
     shown = picture.resize((size[1], size[0]), Image.Resampling.LANCZOS)
-    fine = max(size) <= THUMBNAIL  # then it may be shown enlarged, where coarse colours would be seen
+    fine = max(size) <= THUMBNAIL  # then it may be shown enlarged, where coarse colours would show
     shown.save(buffer, format="JPEG", quality=JPEG_QUALITY, subsampling=0 if fine else 2, optimize=True)
     return buffer.getvalue()

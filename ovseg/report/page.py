@@ -15,7 +15,7 @@ from ovseg.report.image import mask_colours
 from ovseg.run.folder import RunFolder
 from ovseg.run.images import read_legend
 
-APART = ("names", "colours", "no_label")  # facts that the page shows in another way
+APART = ("names", "colours", "no_label")  # facts that the page shows elsewhere
 
 SCRIPTS = ("report.js", "paint.js", "detail.js")
 
@@ -42,7 +42,7 @@ def json_in_script(value: object) -> str:
 def page_data(
     run: RunFolder, title: str, rows: Sequence[Mapping[str, Any]], problems: Mapping[str, str], folder: str | None
 ) -> dict[str, Any]:
-    """All that the page knows at once.
+    """The data that is in the page itself.
 
     rows: of the images, as `ReportImage` has them. problems: id -> why it is not shown. folder: of the images' files,
     below the page's own; None where they are embedded.

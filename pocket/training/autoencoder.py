@@ -5,7 +5,7 @@
 A diffusers `AutoencoderKL` with few channels, learned on random crops with an L1 loss on pixels and on their
 differences, and a slight pull of the latents towards a unit Gaussian.
 
-With `--from-weights` the decoder alone learns on: the diffusion model knows the latents that the encoder gives today.
+With `--from-weights` only the decoder is trained: the diffusion model was trained on the present encoder's latents.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ EDGE_WEIGHT = 0.5  # of the loss on differences between neighbouring pixels
 
 
 def build(from_weights: bool = False) -> Any:
-    """An untrained autoencoder, or the one that ships, whose encoder stays as it is.
+    """An untrained autoencoder, or the shipped one, whose encoder stays fixed.
 
     Any, here and below: diffusers' classes carry no types for their calls.
     """
@@ -89,7 +89,7 @@ def psnr(model: Any, images: np.ndarray, device: str) -> float:
 
 
 def save(plan: Plan, model: Any) -> None:
-    """Writes the diffusers folder in half precision, and prints how well scenes never trained on come back."""
+    """Writes the diffusers folder in half precision, and prints the PSNR on scenes that were not trained on."""
     unseen = np.stack([scene("tuning", 0, number, plan.world).image for number in range(100)])
     print(f"{psnr(model, unseen, plan.device):.2f} dB on tuning scenes")
     save_half(model, DIFFUSION / "vae")

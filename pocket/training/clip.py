@@ -1,4 +1,4 @@
-"""Trains the pocket CLIP: a small open_clip ViT that knows the pocket world's names.
+"""Trains the pocket CLIP: a small open_clip ViT for the pocket world's names.
 
     python -m ovseg.pocket.training.clip
 
@@ -9,8 +9,8 @@ every name of the world, the target spread evenly over the names it shows. The t
 names shown, so that a patch may say one thing and its neighbour another. There the last block attends to itself alone,
 as MaskCLIP has it. Attention is local by its weights (see `locality`). The result is an ordinary ViT.
 
-How much it is told: the losses see one window and the names it shows, not where in the window they are. But windows are
-laid round objects, and named, by the scenes' label maps, as a photographer frames and names a thing.
+Supervision: the losses see one window and the names it shows, not where in the window they are. But windows are
+placed around objects, and named, by the scenes' label maps.
 """
 
 from __future__ import annotations
@@ -167,8 +167,8 @@ def train(plan: Plan) -> open_clip.CLIP:
     def loss(rng: np.random.Generator) -> Tensor:
         pictures, salient, noticed = windows(images, labels, plan.batch, rng)
         row, column = rng.integers(0, spare + 1, 2)
-        found = embed(model.visual, pictures.to(plan.device), (row, column))
-        whole, patches = (functional.normalize(one.float(), dim=-1) for one in found)
+        embedded = embed(model.visual, pictures.to(plan.device), (row, column))
+        whole, patches = (functional.normalize(features.float(), dim=-1) for features in embedded)
         sentences = [caption([NAMES[i] for i in rng.permutation(np.flatnonzero(shown))]) for shown in salient]
         prompts = [str(rng.choice(phrases)).replace("{}", name) for name in NAMES]
         text = model.encode_text(tokenize(sentences + prompts).to(plan.device)).float()

@@ -35,7 +35,7 @@ EMPTY_CAPTIONS = 0.15  # share of captions left empty
 
 
 def build(from_weights: bool = False) -> Any:
-    """An untrained UNet, or the one that ships.
+    """An untrained UNet, or the shipped one.
 
     On 32x32 latents; `up_blocks.1` is the 16x16 level with three cross-attentions.
     """
@@ -165,7 +165,7 @@ def train(plan: Plan) -> tuple[Any, Any]:
 
 
 def save(models: tuple[Any, Any]) -> None:
-    """Writes the UNet, the text encoder and all else of the diffusers folder; its autoencoder is there already."""
+    """Writes the diffusers folder but for its autoencoder, which is there already."""
     unet, encoder = models
     save_half(unet, DIFFUSION / "unet")
     save_half(encoder, DIFFUSION / "text_encoder")

@@ -1,8 +1,8 @@
-"""Draws what the pocket diffusion model makes of captions: a sheet of samples, a row a caption.
+"""Draws samples of the pocket diffusion model: a sheet with one row per caption.
 
     python -m ovseg.pocket.training.draw_samples --out samples.png
 
-A diffusion model that cannot draw its world does not know it. Sampling is diffusers' own pipeline, DDIM with
+They show what the model has learned of its world. Sampling is diffusers' own pipeline, DDIM with
 classifier-free guidance.
 """
 

@@ -1,6 +1,7 @@
 """Weights that make an ordinary ViT's attention local, so that a patch's feature says what is at the patch.
 
-So small a CLIP, trained on whole pictures, lets every patch carry the whole caption, and dense features are lost. Here
+In so small a CLIP, trained on whole pictures, every patch comes to carry the whole caption, which ruins dense
+features. Here
 the residual stream reserves channels that hold a patch's row and column as one-hot vectors; in every head, queries
 copy them and keys answer them with a large negative number wherever rows or columns lie further apart than `RADIUS`.
 Nothing else reads or writes these channels. The result is a plain open_clip ViT: no mask and no code of its own is
@@ -115,7 +116,7 @@ def _toward(tower: VisionTransformer, axis: int, offset: int) -> Tensor:
 
 
 def _far(tower: VisionTransformer) -> Tensor:
-    """(query's channel, key's channel) float: 1 where the two positions are out of each other's sight."""
+    """(query's channel, key's channel) float: 1 where the two positions are further apart than `RADIUS`."""
     rows, columns = tower.grid_size
     far = torch.zeros(reserved(tower), reserved(tower))
     for first, side in ((0, rows), (rows, columns)):

@@ -40,7 +40,7 @@ class Plan:
     seed: int
     device: str
     from_weights: bool  # start from the shipped weights, not from random ones
-    world: int = WORLD_VERSION  # of the scenes it learns from
+    world: int = WORLD_VERSION  # of the training scenes
 
     def learning_rate_at(self, step: int) -> float:
         cosine = 0.5 + 0.5 * math.cos(math.pi * step / self.steps)
@@ -57,8 +57,8 @@ class OtherRunError(ValueError):
 
 
 def read_plan(name: str, description: str, *, steps: int, batch: int, learning_rate: float) -> Plan:
-    """The plan as the command line of `python -m ovseg.pocket.train_<name>` gives it."""
-    parser = argparse.ArgumentParser(prog=f"python -m ovseg.pocket.train_{name}", description=description)
+    """The plan as the command line of `python -m ovseg.pocket.training.<name>` gives it."""
+    parser = argparse.ArgumentParser(prog=f"python -m ovseg.pocket.training.{name}", description=description)
     parser.add_argument("--steps", type=int, default=steps, help=f"optimiser steps in all (default {steps})")
     parser.add_argument("--batch", type=int, default=batch, help=f"pictures in each process's step (default {batch})")
     parser.add_argument("--learning-rate", type=float, default=learning_rate, help=f"default {learning_rate}")

@@ -1,4 +1,4 @@
-"""Where the embedded models lie: `diffusion` (a diffusers folder) and `clip` (an open_clip folder)."""
+"""The folders of the embedded models: `diffusion` (a diffusers folder) and `clip` (an open_clip folder)."""
 
 from __future__ import annotations
 
@@ -30,5 +30,5 @@ def save_half(model: Any, folder: Path) -> None:
     with replacing(folder) as draft:
         copy.deepcopy(model).half().save_pretrained(draft, safe_serialization=True)
         config = json.loads((draft / "config.json").read_text(encoding="utf-8"))
-        config.pop("_name_or_path", None)  # where the weights that training began from lay on this machine
+        config.pop("_name_or_path", None)  # the path on this machine of the weights that training started from
         (draft / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
