@@ -32,7 +32,7 @@ class Survey:
 
     @property
     def miscount(self) -> str | None:
-        """The message where the number of ids is not the official one; empty where it is."""
+        """The message where the number of ids is not the official one, else None."""
         if self.layout.expected in (None, len(self.ids)):
             return None
         return f"{len(self.ids)} images, expected {self.layout.expected}"

@@ -84,7 +84,7 @@ class Sheet:
             self.below.show()
 
     def widths(self, width: int) -> list[int]:
-        """Widths of the columns in characters, one more between two of them, on a terminal of that width.
+        """Widths of the columns in characters, with one character between them, on a terminal of that width.
 
         Words are broken in the first column alone, which has the names of runs and gets spare space first. Columns
         that do not fit at all are left out, from the right.
