@@ -153,6 +153,6 @@ def read_analyses(run: RunFolder, dataset: Dataset, track: Track = iter) -> Iter
         if found := differences(recorded, options, words="and"):
             raise ValueError(f"{path}: was kept by a run with other settings ({'; '.join(found)})")
         made_with = {"diffusion": masks["diffusion"], "clip": analysis.origin.clip}
-        if found := differences(run.facts.get("models") or {}, made_with, words="and"):
+        if found := differences(run.facts.get("models") or made_with, made_with, words="and"):
             raise ValueError(f"{path}: was kept by a run with other models ({'; '.join(found)})")
         yield analysis, truth

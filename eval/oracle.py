@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ovseg.masks import SOURCES, PlainSource
+from ovseg.masks import PlainSource
+from ovseg.sources import SOURCES
 
 if TYPE_CHECKING:
     from ovseg.eval.datasets import Dataset

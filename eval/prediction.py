@@ -20,7 +20,7 @@ from ovseg.eval.oracle import TRUTH, true_masks
 from ovseg.eval.protocols import Protocol, protocol
 from ovseg.files import index_png, write_atomically
 from ovseg.labels import Scoring
-from ovseg.masks import SOURCES, MaskSource, Progress
+from ovseg.masks import MaskSource, Progress
 from ovseg.result import masks_png, no_label
 from ovseg.run.folder import recorded_facts
 from ovseg.run.images import ANALYSIS, LABELS, MASKS
@@ -30,6 +30,7 @@ from ovseg.run.terminal import say
 from ovseg.run.work import provenance, shares
 from ovseg.segmenter import Segmenter, Text
 from ovseg.setup import Setup
+from ovseg.sources import SOURCES
 
 
 @dataclass(frozen=True)
@@ -172,6 +173,9 @@ class PredictWorker:
     def source(self) -> MaskSource:
         """Where the masks come from."""
         return self.segmenter.source
+
+    def size(self, item: Item) -> tuple[int, int]:
+        return self.job.dataset.size(item.id)
 
     def __call__(self, item: Item, progress: Progress | None = None) -> str:
         job, names = self.job, self.job.dataset.names

@@ -25,13 +25,11 @@ from torch.nn import functional as F
 from emerdiff.configs import check_configs
 from emerdiff.memory import is_out_of_memory
 from ovseg.classes import check_lengths
-from ovseg.clip_config import check_tokenizer, read_clip_config
+from ovseg.clip_config import CLIP_CONFIG, CLIP_WEIGHTS, check_tokenizer, read_clip_config
 from ovseg.dense import View, view_features
 from ovseg.labels import Scoring
 from ovseg.towers import cell_size
-from ovseg.weights import KINDS
 
-CLIP_CONFIG, CLIP_WEIGHTS = KINDS["clip"].configs[0], KINDS["clip"].weights[0]
 PRECISIONS = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 FROM_FILES_ALONE = {"trust_remote_code": False, "local_files_only": True}  # for transformers' tokenizers
 TEXT_BATCH = 256  # prompts per forward pass; fixed, so that results on the CPU are bit-equal

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from emerdiff.configs import read_config
-from ovseg.weights import KINDS
 
-CLIP_CONFIG = KINDS["clip"].configs[0]
+CLIP_CONFIG = "open_clip_config.json"
+CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors")  # in open_clip's own order
 OPENAI_VOCABULARY = 49408  # entries of the tokenizer that open_clip carries with it
 # What an open_clip config may say; whatever else is there is refused, because open_clip would act on it.
 BLOCK_KEYS = {

@@ -1,12 +1,7 @@
-"""Where masks come from: one dict of sources. A source turns an image into class-agnostic masks.
+"""Where masks come from: what a mask source is, and the sources of `ovseg.sources`.
 
-    emerdiff   clusters of a diffusion model's queries, carried to the pixels by modulated denoising (arXiv 2401.11739)
-    naive      the same clusters, upsampled bilinearly: the paper's baseline
-    slic       SLIC superpixels (Achanta et al., 2012)
-    none       every pixel by itself
-    files      anyone's masks from a folder, see `ovseg.mask_files`
-
-A new source is a function and an entry in `SOURCES`; the command line, evaluation and Python choose from it.
+EmerDiff's masks are clusters of a diffusion model's queries, carried to the pixels by modulated denoising (arXiv
+2401.11739), or upsampled bilinearly, its baseline; superpixels are SLIC's (Achanta et al., 2012).
 """
 
 from __future__ import annotations
@@ -190,16 +185,6 @@ def superpixels(image: np.ndarray, count: int, compactness: float = SLIC_COMPACT
     return min(tries, key=lambda segments: abs(int(segments.max()) + 1 - count)).astype(np.int32)
 
 
-@dataclass(frozen=True)
-class Source:
-    """An entry of `SOURCES`: what is known of a source before it is made."""
-
-    make: Callable[[Setup], MaskSource]
-    about: str  # a line for the help
-    needs: tuple[str, ...] = ()  # kinds of models beside CLIP
-    masks: bool = True  # whether it has masks to write, number and look at
-
-
 def by_diffusion(setup: Setup, upsampling: str) -> DiffusionSource:
     """EmerDiff with the set-up's diffusion model. An earlier run's record is taken without reading the model."""
     from emerdiff import EmerDiff, Options
@@ -221,6 +206,10 @@ def by_diffusion(setup: Setup, upsampling: str) -> DiffusionSource:
     return DiffusionSource(diffusion, sketch.snap(replace(setup.options(sketch), upsampling=upsampling)), load)
 
 
+by_emerdiff = partial(by_diffusion, upsampling="modulated")
+by_naive = partial(by_diffusion, upsampling="naive")
+
+
 def by_superpixels(setup: Setup) -> PlainSource:
     """SLIC, as many superpixels as there would be masks."""
     count = setup.options(None).masks
@@ -240,10 +229,6 @@ def by_files(setup: Setup) -> PlainSource:
     return PlainSource("files", read, {"masks_from": str(folder)})
 
 
-SOURCES: dict[str, Source] = {
-    "emerdiff": Source(partial(by_diffusion, upsampling="modulated"), "EmerDiff's masks", needs=("diffusion",)),
-    "naive": Source(partial(by_diffusion, upsampling="naive"), "its clusters, upsampled", needs=("diffusion",)),
-    "slic": Source(by_superpixels, "SLIC superpixels, as many as --masks"),
-    "none": Source(lambda _setup: PlainSource("none", lambda *_: None), "every pixel by itself", masks=False),
-    "files": Source(by_files, "anyone's, from --masks-from DIR"),
-}
+def by_pixels(setup: Setup) -> PlainSource:
+    """No masks: every pixel by itself."""
+    return PlainSource("none", lambda _image, _id: None)

@@ -28,12 +28,13 @@ from ovseg.dense import View
 from ovseg.draw import class_colours
 from ovseg.images import ImageLike, as_image
 from ovseg.labels import Scoring, label_masks, label_pixels
-from ovseg.masks import SOURCES, Masks, MaskSource, Progress
+from ovseg.masks import Masks, MaskSource, Progress
 from ovseg.presets import DEFAULT, Preset
 from ovseg.refinement import Refined, refine
 from ovseg.regions import pool
 from ovseg.result import Segmentation, no_label
 from ovseg.setup import Setup
+from ovseg.sources import SOURCES
 
 Classes = ClassList | str | Sequence[str]
 Rule = Background | str
@@ -69,11 +70,10 @@ class Segmenter:
     def load(cls, setup: Setup, source: MaskSource | None = None) -> Segmenter:
         """Load what a set-up names; its weights are on this machine. The diffusion model waits for its first image.
 
-        source: takes the place of the set-up's own. Raises ValueError for settings that do not fit the models,
-        `WeightsMissing` (an OSError) for weights that are not there.
+        source: takes the place of the set-up's own. Raises ValueError for settings that do not fit the models, OSError.
         """
         source = source or SOURCES[setup.by].make(setup)
-        folder = weights.folder("clip", setup.sources("clip")["clip"])
+        folder = weights.folder("clip", setup.preset.clip)
         clip = Clip.from_pretrained(folder, device=setup.find_device(), dtype=setup.torch_dtype())
         models = {kind: name for kind, name in source.identity.items() if kind == "diffusion"}
         return cls(

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from emerdiff.options import Options
-from ovseg.masks import SOURCES
-from ovseg.presets import DEFAULT, Preset, get_preset
+from ovseg.presets import DEFAULT, DTYPES, Preset, get_preset
+from ovseg.sources import SOURCES
 from ovseg.variants import check_variant
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 MASK_FIELDS = {one.name for one in fields(Options)} - {"upsampling"}  # which `by` decides
 OWN_FIELDS = ("by", "masks_from", "dense", "device", "dtype")  # beside which settings stand where options are given
-DTYPES = ("float32", "float16", "bfloat16")
 
 
 @dataclass(frozen=True, repr=False)

@@ -15,6 +15,7 @@ from pathlib import Path
 from threading import Thread
 
 from emerdiff import configs
+from ovseg.clip_config import CLIP_CONFIG, CLIP_WEIGHTS, read_clip_config
 
 HUB_DEADLINE = 5.0  # seconds to find out that the hub cannot be reached, name look-up and all addresses included
 
@@ -46,8 +47,8 @@ KINDS: dict[str, Kind] = {
         settings=("tokenizer/*.json", "tokenizer/*.txt"),
     ),
     "clip": Kind(  # of open_clip
-        configs=("open_clip_config.json",),
-        weights=(("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors"),),
+        configs=(CLIP_CONFIG,),
+        weights=(CLIP_WEIGHTS,),
         tokenizer=(),
         settings=("tokenizer*.json", "special_tokens_map.json", "vocab.json", "merges.txt"),
     ),
@@ -174,8 +175,6 @@ def _judge(kind: str, source: str, folder: Path) -> None:
         raise WeightsMissing(f"{source}: not a {kind} model; it lacks {', '.join(lacking)}")
     configs.check_configs(*(folder / part for part in KINDS[kind].parts))
     if kind == "clip":
-        from ovseg.clip_config import read_clip_config
-
         read_clip_config(folder)
     else:
         from emerdiff import LatentDiffusion

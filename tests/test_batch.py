@@ -15,6 +15,7 @@ import torch
 from emerdiff.memory import is_out_of_memory
 from ovseg.masks import Progress
 from ovseg.run import record as records
+from ovseg.run.attempt import Outcome
 from ovseg.run.batch import process
 from ovseg.run.folder import read_run
 from ovseg.run.images import ANALYSIS, LABELS, MASKS, OVERLAY, SUMMARY
@@ -22,7 +23,6 @@ from ovseg.run.inputs import Item, collect, prepare
 from ovseg.run.launch import Shard
 from ovseg.run.record import Run
 from ovseg.run.terminal import PlainReport, RichReport, duration, make_report
-from ovseg.run.work import Outcome
 
 LABEL_FILES = (SUMMARY, MASKS, OVERLAY, LABELS)
 MASK_FILES = (OVERLAY, LABELS)

@@ -16,10 +16,11 @@ from ovseg.analysis import Analysis
 from ovseg.cli import main
 from ovseg.files import read_index_png
 from ovseg.labels import label_pixels
-from ovseg.masks import SOURCES, DiffusionSource, PlainSource, Source
+from ovseg.masks import DiffusionSource, PlainSource
 from ovseg.presets import PRESETS, Preset
 from ovseg.segmenter import Segmenter
 from ovseg.setup import Setup
+from ovseg.sources import SOURCES, Source
 
 SETTINGS: dict[str, Any] = {"masks": 4, "steps": 10, "base_size": 32}
 

@@ -13,6 +13,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from processes import run_here
 from test_cli import ovseg
 
 from emerdiff import Options
@@ -326,7 +327,7 @@ def test_the_lead_is_emerdiffs_over_naive_upsampling_of_the_same_images(tmp_path
     ("change", "message"),
     [
         ({}, r"a\.safetensors: no kept analysis; expected a run made with --keep-analysis"),
-        ({"upsampling": "naive"}, "holds naively upsampled masks, expected those of EmerDiff"),
+        ({"upsampling": "naive"}, "holds masks by naive, expected those of EmerDiff"),
         ({"masks": 7}, r"kept by a run with other settings \(masks 30 and 7\)"),
     ],
 )
@@ -385,10 +386,10 @@ def tree(tmp_path: Path) -> Path:
 def test_kept_analyses_of_real_runs_are_evaluated_without_a_model(tree, tmp_path, tiny_diffusion, tiny_clip):
     run = tmp_path / "run"
     models = ["--diffusion", tiny_diffusion, "--clip", tiny_clip, "--masks", "4", "--steps", "5"]
-    made = ovseg("eval", "predict", "custom", "--root", tree, *models, "--keep-analysis", "--out", run)
+    made = run_here("eval", "predict", "custom", "--root", tree, *models, "--keep-analysis", "--out", run)
     assert made.returncode == 0, made.stderr
     call = ["eval", "unsupervised", "custom", "--root", tree, "--predictions", run]
-    shown = ovseg(*call)
+    shown = ovseg(*call)  # a process of its own
     assert shown.returncode == 0, shown.stderr
     assert shown.stdout == (run / "unsupervised.md").read_text() and "reads labels" in shown.stdout
     written = (run / "unsupervised.json").read_bytes()
@@ -396,21 +397,21 @@ def test_kept_analyses_of_real_runs_are_evaluated_without_a_model(tree, tmp_path
     assert set(results["protocols"]) == {"traditional", "modified"}
     both = results["protocols"]["modified"]
     assert both["lead"]["mIoU"] == pytest.approx(both["EmerDiff"]["mIoU"] - both["naive upsampling"]["mIoU"])
-    assert ovseg(*call).returncode == 0 and (run / "unsupervised.json").read_bytes() == written
-    again = ovseg(*call, "--protocol", "modified", "--out", tmp_path / "elsewhere")
+    assert run_here(*call).returncode == 0 and (run / "unsupervised.json").read_bytes() == written
+    again = run_here(*call, "--protocol", "modified", "--out", tmp_path / "elsewhere")
     assert again.returncode == 0, again.stderr
     assert json.loads((tmp_path / "elsewhere" / "unsupervised.json").read_bytes())["protocols"] == {"modified": both}
-    wrong = ovseg(*call, "--seed", "-1")
+    wrong = run_here(*call, "--seed", "-1")
     assert wrong.returncode == 2 and wrong.stderr.startswith("ovseg: error: --seed: expected")
 
 
 def test_a_run_without_analyses_ends_in_one_line(tree, tmp_path, tiny_clip):
     run = tmp_path / "run"
-    made = ovseg(
+    made = run_here(
         *("eval", "predict", "custom", "--root", tree, "--out", run, "--by", "none"),
         *("--diffusion", "none", "--clip", tiny_clip),
     )
     assert made.returncode == 0, made.stderr
-    shown = ovseg("eval", "unsupervised", "custom", "--root", tree, "--predictions", run)
+    shown = run_here("eval", "unsupervised", "custom", "--root", tree, "--predictions", run)
     assert shown.returncode == 2 and "sub/0.safetensors: no kept analysis" in shown.stderr
     assert len(shown.stderr.splitlines()) == 1 and not (run / "unsupervised.json").exists()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import multiprocessing
 import pickle
 import shutil
 from collections.abc import Callable
@@ -16,6 +15,7 @@ import pytest
 import torch
 from dataset_trees import build_tree
 from PIL import Image
+from processes import SERVER
 
 from ovseg.classes import parse_classes
 from ovseg.cli import main
@@ -23,8 +23,9 @@ from ovseg.eval.prediction import PredictJob
 from ovseg.files import read_index_png
 from ovseg.masks import Progress
 from ovseg.presets import Preset
+from ovseg.run.attempt import Job, Outcome, Worker, attempt
 from ovseg.run.inputs import Item, collect
-from ovseg.run.work import Job, LabelJob, MaskJob, Outcome, Worker, attempt
+from ovseg.run.work import LabelJob, MaskJob
 from ovseg.setup import Setup
 
 
@@ -102,7 +103,7 @@ def test_a_process_that_gets_a_job_as_bytes_writes_the_same_files(
         elsewhere = replace(job, out=tmp_path / str(number))  # type: ignore[type-var]
         do(pickle.dumps(job), items)
         sent.append((pickle.dumps(elsewhere), items))
-    process = multiprocessing.get_context("spawn").Process(target=do_all, args=(sent,))
+    process = SERVER.Process(target=do_all, args=(sent,))
     process.start()
     process.join()
     assert process.exitcode == 0

@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return fail(in_flags(str(error), given.flags))
     except (MemoryError, RuntimeError) as error:
         from emerdiff.memory import is_out_of_memory
-        from ovseg.run.work import OUT_OF_MEMORY
+        from ovseg.run.attempt import OUT_OF_MEMORY
 
         if not is_out_of_memory(error):
             raise

@@ -10,6 +10,7 @@ from typing import Any
 
 from ovseg.cli import flags
 from ovseg.run.folder import FORMER_METHODS
+from ovseg.sources import help_lines
 
 EVAL_EXAMPLES = """\
 examples:
@@ -26,12 +27,9 @@ examples:
   accelerate launch -m ovseg eval predict voc20 --root R --out runs/e --score                (every GPU a part)
 
 masks (--by) over which CLIP's dense features are pooled:
-  none       no masks: every pixel by itself
-  naive      the low-resolution masks, naively upsampled
-  slic       SLIC superpixels, as many as masks
-  emerdiff   EmerDiff's masks (default)
-  files      masks of other tools, from --masks-from DIR
-  truth      the true masks: an oracle, reads labels
+"""
+PREDICT_RULES = """
+  truth        the true masks: an oracle, reads labels
 protocols (image size, windows, logit scale, background rule; published rows of one are never shown beside another's):
   sclip, tcl, maskclip   of these papers;   native   as `ovseg label` does it (default for pocket, camvid, custom)
 
@@ -82,7 +80,10 @@ def add_eval(commands: Any) -> None:
     check.set_defaults(run="ovseg.eval.commands:check")
 
     predict = actions.add_parser(
-        "predict", help="label a data set's images", epilog=PREDICT_EXAMPLES, formatter_class=plain
+        "predict",
+        help="label a data set's images",
+        epilog=PREDICT_EXAMPLES + help_lines() + PREDICT_RULES,
+        formatter_class=plain,
     )
     _add_dataset(predict)
     _add_limit(predict)

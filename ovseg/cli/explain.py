@@ -13,12 +13,13 @@ from ovseg.cli.setup import read_class_flags, read_setup
 from ovseg.figure import explain_figure
 from ovseg.files import write_atomically
 from ovseg.images import read_image
-from ovseg.masks import SOURCES, DiffusionSource, MaskSource
+from ovseg.masks import DiffusionSource, MaskSource
+from ovseg.run.attempt import Outcome
 from ovseg.run.batch import announce_seconds, make_ready, tell_timesteps
 from ovseg.run.inputs import Item
 from ovseg.run.terminal import make_report, say
-from ovseg.run.work import Outcome
 from ovseg.sheet import SUFFIXES, figure_bytes, require_matplotlib
+from ovseg.sources import SOURCES
 
 
 def run(given: Namespace) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 
 from emerdiff.options import Setting, settings
 from ovseg.presets import DTYPES
+from ovseg.sources import SOURCES
 from ovseg.variants import VARIANTS
 
 
@@ -46,8 +47,8 @@ def add_models(parser: ArgumentParser, *, clip: bool = True) -> None:
 
 
 def add_masks(parser: ArgumentParser, *more: str) -> None:
-    """Where masks come from. more: sources beside those of `ovseg.masks`."""
-    known = ", ".join(("emerdiff", "naive", "slic", "none", "files", *more))
+    """Where masks come from. more: sources beside those of `ovseg.sources`."""
+    known = ", ".join((*SOURCES, *more))
     parser.add_argument("--by", metavar="SOURCE", help=f"where masks come from: {known} (default emerdiff); see below")
     parser.add_argument("--masks-from", metavar="DIR", help="with --by files: ID.png, ID.npz or run-length ID.json")
 

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 from ovseg import __version__
 from ovseg.cli import flags
 from ovseg.cli.eval import add_eval
+from ovseg.sources import help_lines
 
 LABEL_EXAMPLES = """\
 examples:
@@ -31,11 +32,8 @@ examples:
 A semicolon separates a class's name from its aliases; a class file has one class a line, `name; alias`, # comments.
 Two names are the same if they differ in upper and lower case, white space or Unicode spelling alone.
 --by says where masks come from:
-  emerdiff     clusters of the diffusion model's queries, carried to the pixels by modulated denoising (default)
-  naive        the same clusters, upsampled bilinearly: quick and blocky
-  slic         SLIC superpixels, as many as --masks
-  none         no masks: every pixel by itself
-  files        from --masks-from DIR, of any tool: index PNGs, npz, or JSON with run lengths as SAM's tools write it
+"""
+LABEL_RULES = """
 --background says what happens to pixels that are none of your classes:
   words        a list of stuff words (sky, wall, ...) competes with your classes and wins as "background" (default)
   none         every pixel gets one of your classes
@@ -127,7 +125,10 @@ def parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     label = commands.add_parser(
-        "label", help="label images with your classes", epilog=LABEL_EXAMPLES, formatter_class=plain
+        "label",
+        help="label images with your classes",
+        epilog=LABEL_EXAMPLES + help_lines() + LABEL_RULES,
+        formatter_class=plain,
     )
     classes = label.add_mutually_exclusive_group(required=True)
     classes.add_argument("--classes", metavar="LIST", help='class names, such as "cat;kitten,dog"')

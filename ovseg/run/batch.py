@@ -11,12 +11,11 @@ from typing import Protocol
 
 from ovseg import weights
 from ovseg.masks import MaskSource
+from ovseg.run.attempt import Job, Outcome, Worker, attempt
 from ovseg.run.inputs import Batch, Item
 from ovseg.run.launch import sum_over_processes
-from ovseg.run.pictures import picture_size
 from ovseg.run.record import Run
 from ovseg.run.terminal import duration, make_report, say
-from ovseg.run.work import Job, Outcome, Worker, attempt
 from ovseg.setup import Setup
 
 LONG_RUN_SECONDS = 60  # a run on a CPU that will take longer says so before it starts
@@ -87,7 +86,9 @@ def make_ready(setup: Setup, *kinds: str, from_kept: bool = False) -> None:
 
     kinds: models that are needed beside the mask source's. from_kept: all masks come from kept analyses.
     """
-    sources = setup.sources(*(() if from_kept and setup.recorded else setup.needs), *kinds)
+    sources = setup.sources(*kinds)
+    if not (from_kept and setup.recorded):
+        sources |= setup.sources(*setup.needs)
     preset = setup.preset
     if wanted := weights.require(sources, preset.name):
         size = f" (up to {preset.megabytes} MB)" if preset.megabytes else ""
@@ -129,7 +130,7 @@ def announce(worker: Worker, items: Sequence[Item]) -> None:
     refused = None
     for item in items:
         try:
-            size = picture_size(str(item.path))
+            size = worker.size(item)
         except (ValueError, OSError):
             continue  # its own turn will come to be reported
         try:

@@ -147,7 +147,8 @@ class RunImage:
         maps, segments = arrays.get("difference_maps"), arrays.get("segments")
         if maps is None or segments is None or maps.dtype != np.uint8 or maps.ndim != 3 or not len(maps):
             return None
-        return maps if np.array_equal(segments, self.masks(segments.shape)) else None
+        masks = self.masks(segments.shape)
+        return maps if masks is not None and np.array_equal(segments, masks) else None
 
     def analysis(self, size: tuple[int, ...]) -> Analysis:
         """The kept analysis. size: (H, W) of the labels.

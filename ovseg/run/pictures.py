@@ -9,7 +9,7 @@ from typing import cast
 
 import numpy as np
 
-from ovseg.images import read_image, read_size
+from ovseg.images import read_image
 
 # Images that are no files: what stands in front of the colon in a record -> the function (module:function) that makes
 # the picture, (H, W, 3) uint8, from what stands behind it, or raises ValueError. Loaded when such an image is read.
@@ -27,9 +27,3 @@ def read_picture(source: str, folders: Iterable[str | Path] = ("",)) -> np.ndarr
         return cast(np.ndarray, getattr(import_module(module), function)(name))
     places = (Path(folder) / source for folder in folders)
     return read_image(next((path for path in places if path.is_file()), source))
-
-
-def picture_size(source: str) -> tuple[int, int]:
-    """(H, W) of an image by its file, from the header alone, or by one of `PICTURES`. Raises as `read_picture`."""
-    picture = read_picture(source) if source.partition(":")[0] in PICTURES else None
-    return read_size(source) if picture is None else (picture.shape[0], picture.shape[1])

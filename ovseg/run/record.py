@@ -37,7 +37,7 @@ from ovseg.run.launch import Shard
 from ovseg.run.terminal import say
 
 if TYPE_CHECKING:
-    from ovseg.run.work import Outcome
+    from ovseg.run.attempt import Outcome
 
 RECORD_SECONDS = 2.0  # the least time between two writings of the record, unless writing it is slow itself
 LIBRARIES = ("torch", "diffusers", "open_clip_torch", "transformers", "numpy", "pillow")

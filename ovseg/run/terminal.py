@@ -16,7 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from ovseg.run.inputs import Item
 
 if TYPE_CHECKING:
-    from ovseg.run.work import Outcome
+    from ovseg.run.attempt import Outcome
 
 STOPPING = "stopping after this image; the same command goes on from there (Ctrl-C once more stops at once)"
 

@@ -10,93 +10,26 @@ The command line does this for one image after the other (`batch`); anything els
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from ovseg.classes import ClassList, Vocabulary, build_vocabulary
 from ovseg.draw import class_colours
-from ovseg.images import read_image
-from ovseg.masks import SOURCES, MaskSource, Progress
+from ovseg.images import read_image, read_size
+from ovseg.masks import MaskSource, Progress
 from ovseg.result import no_label, save_masks
 from ovseg.run.images import ANALYSIS, LABELS, MASKS, OVERLAY, SUMMARY
 from ovseg.run.inputs import Item
 from ovseg.run.kept import Kept
 from ovseg.setup import Setup
+from ovseg.sources import SOURCES
 
 if TYPE_CHECKING:
     from ovseg.segmenter import Segmenter, Text
-
-OUT_OF_MEMORY = "out of memory; --dtype float16 takes half of it, and a smaller or less elongated image takes less"
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What came of one image. error: why it failed, in one line; None where it is done."""
-
-    item: Item
-    seconds: float
-    summary: str = ""  # a line about the result
-    error: str | None = None
-
-
-class Worker(Protocol):
-    """What a job starts."""
-
-    @property
-    def job(self) -> Job: ...
-    @property
-    def source(self) -> MaskSource: ...
-    @property
-    def facts(self) -> dict[str, Any]: ...  # for the run's record: what decides the results
-
-    def __call__(self, item: Item, progress: Progress | None = None) -> str:
-        """Do the work for one image and write its files; returns a line about the result."""
-
-
-class Job(Protocol):
-    """What is to be done for each image of a run; frozen, and can be pickled."""
-
-    @property
-    def setup(self) -> Setup: ...
-    @property
-    def out(self) -> Path: ...
-    @property
-    def needs(self) -> tuple[str, ...]: ...  # kinds of models beside the mask source's
-
-    @property
-    def files(self) -> tuple[str, ...]:
-        """The endings of the files that it writes for an id; all of them there: the image is finished."""
-
-    @property
-    def kept(self) -> Kept:
-        """Where kept analyses are looked for."""
-
-    def start(self) -> Worker:
-        """Load the models."""
-
-
-def attempt(worker: Worker, item: Item, progress: Progress | None = None) -> Outcome:
-    """Do the work for one image. What is wrong with the image, or too large for the memory, is part of the outcome.
-
-    Anything else is raised: it would be wrong for the next image as well.
-    """
-    start = time.perf_counter()
-    try:
-        summary = worker(item, progress)
-    except (ValueError, OSError, MemoryError, RuntimeError) as error:
-        from emerdiff.memory import is_out_of_memory  # torch is loaded by now, if the work needs it
-
-        too_large = is_out_of_memory(error)
-        if isinstance(error, RuntimeError) and not too_large:
-            raise
-        reason = f"{item.path}: {OUT_OF_MEMORY}" if too_large else str(error)
-        return Outcome(item, time.perf_counter() - start, error=reason)
-    return Outcome(item, time.perf_counter() - start, summary)
 
 
 @dataclass(frozen=True)
@@ -175,6 +108,9 @@ class LabelWorker:
         """Where the masks come from."""
         return self.segmenter.source
 
+    def size(self, item: Item) -> tuple[int, int]:
+        return read_size(item.path)
+
     def __call__(self, item: Item, progress: Progress | None = None) -> str:
         image, job = read_image(item.path), self.job
         kept = job.kept.load(item, lambda analysis: self.segmenter.check(analysis, image))
@@ -220,6 +156,9 @@ class MaskWorker:
     job: MaskJob
     source: MaskSource
     facts: dict[str, Any]
+
+    def size(self, item: Item) -> tuple[int, int]:
+        return read_size(item.path)
 
     def __call__(self, item: Item, progress: Progress | None = None) -> str:
         image = read_image(item.path)
