@@ -1,11 +1,14 @@
-"""The command line in real processes, forked from one that has torch loaded already, which takes seconds otherwise."""
+"""The command line in processes forked from one that has torch loaded, and in the tests' own: loading takes seconds."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import multiprocessing
 import os
 import resource
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from multiprocessing.context import ForkServerProcess
@@ -17,7 +20,13 @@ import torch
 from ovseg.cli import main
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["ovseg.cli.label", "ovseg.segmenter", "ovseg.run.batch"])
+SERVER.set_forkserver_preload(
+    [
+        *("ovseg.cli.label", "ovseg.segmenter", "ovseg.run.batch", "open_clip", "sklearn.cluster"),
+        *("diffusers.models.autoencoders.autoencoder_kl", "diffusers.models.unets.unet_2d_condition"),
+        "transformers.models.clip.modeling_clip",
+    ]
+)
 
 
 def command(arguments: list[str], log: Path, prepare: Callable[..., None] | None = None, *more: Any) -> None:
@@ -47,3 +56,33 @@ def finish(arguments: list[str], log: Path, prepare: Callable[..., None] | None 
     process.join()
     assert process.exitcode is not None
     return process.exitcode
+
+
+def run_script(code: str, folder: Path, log: Path) -> int:
+    """Run a script in a process of its own that works in `folder`; returns the exit code. What it prints: the log."""
+    process = SERVER.Process(target=script, args=(code, folder, log))
+    process.start()
+    process.join()
+    assert process.exitcode is not None
+    return process.exitcode
+
+
+def script(code: str, folder: Path, log: Path) -> None:
+    """The script in this process, as `python -c` runs it."""
+    with log.open("a") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    torch.set_num_threads(1)
+    os.chdir(folder)
+    exec(compile(code, "<script>", "exec"), {"__name__": "__main__"})
+
+
+def run_here(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run the command line in this process; returns its exit code and what it printed, as a process would give them."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            code = main(list(map(str, arguments)))
+        except SystemExit as ended:  # argparse's own
+            code = ended.code if isinstance(ended.code, int) else -1
+    return subprocess.CompletedProcess(list(map(str, arguments)), code, out.getvalue(), err.getvalue())

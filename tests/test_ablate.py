@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from processes import run_here
 from test_cli import ovseg
 from test_unsupervised import DATASET, Truth, analysis_of, save_tree, write_run
 
@@ -155,7 +156,7 @@ def flags(tree, tiny_diffusion, tiny_clip) -> list[str | Path]:
 def test_an_ablation_of_real_runs_and_the_same_once_more(flags, tree, tmp_path, tiny_diffusion):
     out = tmp_path / "ablation"
     call = [*flags, "--over", "masks=2,4", "--over", "injection=on,off", "--out", out]
-    shown = ovseg(*call)
+    shown = run_here(*call)
     assert shown.returncode == 0, shown.stderr
     assert shown.stdout.endswith((out / "ablation.md").read_text())
     assert sorted(path.name for path in out.iterdir()) == [
@@ -186,13 +187,13 @@ def test_an_ablation_of_real_runs_and_the_same_once_more(flags, tree, tmp_path, 
 
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
     (out / "default" / f"{id}.png").unlink()
-    again = ovseg(*call)
+    again = ovseg(*call)  # a process of its own
     assert again.returncode == 0, again.stderr
     assert (out / "ablation.json").read_bytes() == written
     assert before == {path: path.stat().st_mtime_ns for path in before}  # no diffusion again
     assert (out / "default" / f"{id}.png").is_file()
 
-    fewer = ovseg(*call, "--limit", "1")
+    fewer = run_here(*call, "--limit", "1")
     assert fewer.returncode == 2 and "masks=2: holds sub/1, which is not among the first 1 images" in fewer.stderr
 
 
@@ -207,7 +208,7 @@ def test_an_ablation_of_real_runs_and_the_same_once_more(flags, tree, tmp_path, 
     ],
 )
 def test_a_mistake_ends_in_one_line(flags, tmp_path, more, message):
-    shown = ovseg(*flags, *more, "--out", tmp_path / "out")
+    shown = run_here(*flags, *more, "--out", tmp_path / "out")
     assert shown.returncode == 2 and message in shown.stderr.splitlines()[-1], shown.stderr
     assert "Traceback" not in shown.stderr and not (tmp_path / "out").exists()
 
@@ -215,12 +216,14 @@ def test_a_mistake_ends_in_one_line(flags, tmp_path, more, message):
 def test_an_image_that_fails_stops_before_the_next_value(flags, tree, tmp_path):
     out = tmp_path / "out"
     (tree / "images" / "sub" / "1.png").write_bytes(b"no image")
-    shown = ovseg(*flags, "--over", "masks=3,2", "--out", out)
+    shown = run_here(*flags, "--over", "masks=3,2", "--out", out)
     assert shown.returncode == 2
     assert f"{out}/masks=3: 1 of 2 images are not done, such as sub/1 (failed: " in shown.stderr.splitlines()[-1]
     assert [path.name for path in out.iterdir()] == ["masks=3"]
 
 
-def test_processes_launched_together_are_refused(flags, tmp_path):
-    shown = ovseg(*flags, "--over", "masks=2", "--out", tmp_path, WORLD_SIZE="2", RANK="0")
+def test_processes_launched_together_are_refused(flags, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    shown = run_here(*flags, "--over", "masks=2", "--out", tmp_path)
     assert shown.returncode == 2 and "ablate runs as one process" in shown.stderr

@@ -100,7 +100,7 @@ def test_a_folder_of_odd_files_is_labelled_as_far_as_it_can_be(
 def test_one_interrupt_ends_the_run_in_good_order_and_the_same_command_goes_on(
     label: list[str], tmp_path: Path
 ) -> None:
-    folder, log = make_images(tmp_path / "photos", 30), tmp_path / "log"
+    folder, log = make_images(tmp_path / "photos", 8), tmp_path / "log"
     arguments = [*label, str(folder), "--out", str(tmp_path / "out")]
     process = start(arguments, log)
     wait_for(lambda: (tmp_path / "out/image001.json").exists(), process)
@@ -110,13 +110,13 @@ def test_one_interrupt_ends_the_run_in_good_order_and_the_same_command_goes_on(
     assert "stopping after this image" in log.read_text() and "ovseg: interrupted" in log.read_text()
     assert "Traceback" not in log.read_text()
     states = Counter(entry["state"] for entry in read_run(tmp_path / "out").ids.values())
-    assert states["done"] >= 2 and states["pending"] >= 1 and states.total() == 30
+    assert states["done"] >= 2 and states["pending"] >= 1 and states.total() == 8
     before = contents(tmp_path / "out")
     assert len(before) == 1 + 4 * states["done"]  # whole images only, and the record
     assert finish(arguments, log) == 0
-    assert f"{states['done']} of 30 images are finished already" in log.read_text()
+    assert f"{states['done']} of 8 images are finished already" in log.read_text()
     after = contents(tmp_path / "out")
-    assert len(read_run(tmp_path / "out").done) == 30
+    assert len(read_run(tmp_path / "out").done) == 8
     assert {name: after[name] for name in before if name != "run.json"} == {
         name: content for name, content in before.items() if name != "run.json"
     }

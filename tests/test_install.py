@@ -132,7 +132,7 @@ def test_an_empty_folder_of_the_packages_name(environments: dict[str, Path], fol
     assert "usage: ovseg" in succeed([python, "-m", "ovseg", "--help"], cwd=folder)
 
 
-@pytest.mark.parametrize("install", INSTALLS)
+@pytest.mark.parametrize("install", [pytest.param("wheel", marks=pytest.mark.slow), "editable"])
 def test_the_command(install: str, environments: dict[str, Path], folder: Path) -> None:
     command = str(environments[install] / "bin" / "ovseg")
     succeed([command, "label", "photo.png", *ARGUMENTS, "--out", "out"], cwd=folder)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from processes import SERVER
 
 from ovseg.files import read_index_png
 from ovseg.run.folder import read_run
@@ -79,10 +80,9 @@ def come_later(rank: int, port: int, seconds: float, results: multiprocessing.Qu
 
 
 def test_processes_wait_for_each_other_and_add_up() -> None:
-    context = multiprocessing.get_context("forkserver")
-    results: multiprocessing.Queue[tuple[int, int]] = context.Queue()
+    results: multiprocessing.Queue[tuple[int, int]] = SERVER.Queue()
     port = free_port()
-    processes = [context.Process(target=come_later, args=(i, port, i / 2, results)) for i in range(3)]
+    processes = [SERVER.Process(target=come_later, args=(i, port, i / 2, results)) for i in range(3)]
     for process in processes:
         process.start()
     assert sorted(results.get(timeout=60) for _ in processes) == [(0, 111), (1, 111), (2, 111)]

@@ -1,4 +1,4 @@
-"""Predicting data sets as a user does: real processes over small trees in each set's own format, tiny models."""
+"""Predicting data sets as a user does, over small trees in each set's own format with tiny models."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from dataset_trees import CONVERTED, FOLDER_SETS, SIZES, TABLES, build_tree, painted, tree_ids
+from processes import run_here
 from sklearn.metrics import confusion_matrix
 
 from emerdiff import EmerDiff
@@ -45,7 +46,11 @@ def environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
-def evaluate(*arguments: object) -> subprocess.CompletedProcess[str]:
+def evaluate_here(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return run_here("eval", *arguments)
+
+
+def in_process_of_its_own(*arguments: object) -> subprocess.CompletedProcess[str]:
     """Run `ovseg eval ...` as a process of its own."""
     return subprocess.run(command(*arguments), capture_output=True, text=True, check=False, env=environment())
 
@@ -62,6 +67,7 @@ def facts(folder: Path) -> dict:
 def test_every_data_set_is_predicted_and_scored(name: str, tmp_path: Path, models: list[str]) -> None:
     root, out = build_tree(name, tmp_path), tmp_path / "out"
     by = "none" if name in ("voc21", "coco-stuff171") else "emerdiff"
+    evaluate = in_process_of_its_own if name == "custom" else evaluate_here
     done = evaluate("predict", name, "--root", root, "--out", out, "--limit", 2, "--by", by, *models)
     assert done.returncode == 0, done.stderr
     done = evaluate("score", name, "--root", root, "--predictions", out)
@@ -234,7 +240,7 @@ def test_processes_launched_together_share_the_images_and_print_one_table(
             "--by: no mask source 'attention', expected one of emerdiff, naive, slic, none, files, t",
         ),
         (("--by", "files"), "--masks-from: missing; by files needs the folder"),
-        (("--by", "files", "--masks-from", "nowhere"), "--masks-from: nowhere: no such folder"),
+        (("--by", "files", "--masks-from", "/nowhere"), "--masks-from: /nowhere: no such folder"),
         (("--masks-from", "nowhere"), "--masks-from: is for by files, got by emerdiff"),
         (("--analyses", "nowhere"), "nowhere: no run folder"),
         (("--score", "--shard", "1/2"), "--score: a shard alone cannot be scored"),
@@ -269,7 +275,7 @@ def test_superpixels_are_about_as_many_as_asked_for(count: int) -> None:
 @pytest.mark.slow
 def test_twenty_kills_change_no_count(tmp_path: Path, models: list[str]) -> None:
     scenes = ("pocket", "--root", "tuning/6", "--limit", 30)
-    assert evaluate("predict", *scenes, "--out", tmp_path / "whole", *models).returncode == 0
+    assert in_process_of_its_own("predict", *scenes, "--out", tmp_path / "whole", *models).returncode == 0
     moments = random.Random(0)
     for _ in range(20):
         running = subprocess.Popen(
@@ -278,8 +284,8 @@ def test_twenty_kills_change_no_count(tmp_path: Path, models: list[str]) -> None
         time.sleep(moments.uniform(2, 9))
         running.send_signal(signal.SIGKILL)
         running.wait()
-    assert evaluate("predict", *scenes, "--out", tmp_path / "killed", *models).returncode == 0
+    assert in_process_of_its_own("predict", *scenes, "--out", tmp_path / "killed", *models).returncode == 0
     for folder in ("whole", "killed"):
-        assert evaluate("score", *scenes[:3], "--predictions", tmp_path / folder).returncode == 0
+        assert in_process_of_its_own("score", *scenes[:3], "--predictions", tmp_path / folder).returncode == 0
     assert results(tmp_path / "killed")["confusion"] == results(tmp_path / "whole")["confusion"]
     assert not list((tmp_path / "killed").rglob(".*"))

@@ -78,7 +78,8 @@ def write_run(folder: Path, analyses: dict[str, Analysis], **facts: object) -> P
     for id, analysis in analyses.items():
         analysis.save(folder / f"{id}.safetensors")
     ids = {id: {"file": f"{id}.jpg", "state": "done", "seconds": 1.0} for id in analyses}
-    record = {"format": "ovseg run 1", "options": asdict(Options()), **facts, "versions": {}, "timings": {}, "ids": ids}
+    settings = {"options": asdict(Options()), "models": {"diffusion": "d", "clip": "c"}, **facts}
+    record = {"format": "ovseg run 1", **settings, "versions": {}, "timings": {}, "ids": ids}
     (folder / "run.json").write_bytes(json_bytes(record))
     return folder
 
