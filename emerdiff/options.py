@@ -9,6 +9,7 @@ import dataclasses
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any
 
 MODULATIONS = ("after-projection", "before-projection")
@@ -104,6 +105,15 @@ def _option(
     return dataclasses.field(default=default, metadata={"setting": setting})
 
 
+TYPES: dict[str, tuple[Any, str]] = {  # of the fields of `Options`, by their annotation
+    "int": (Integral, "a whole number"),
+    "float": (Real, "a number"),
+    "bool": (bool, "True or False"),
+    "str": (str, "text"),
+    "str | None": ((str, type(None)), "text or None"),
+}
+
+
 @dataclass(frozen=True)
 class Options:
     """Settings of the method; the defaults are the paper's for Stable Diffusion 1.4.
@@ -163,6 +173,10 @@ class Options:
     keep_difference_maps: bool = False
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value, (kinds, expected) = getattr(self, field.name), TYPES[str(field.type)]
+            if not isinstance(value, kinds) or (isinstance(value, bool) and kinds is not bool):
+                raise ValueError(f"{field.name}: expected {expected}, got {value!r}")
         for name, least in (("masks", 1), ("steps", 1), ("batch", 1), ("base_size", 1), ("seed", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}: expected at least {least}, got {getattr(self, name)}")

@@ -60,10 +60,7 @@ class Setup:
             check_variant(self.dense)
         if unknown := sorted(set(self.settings) - MASK_FIELDS):
             raise ValueError(f"{unknown[0]}: no such setting, expected one of {', '.join(sorted(MASK_FIELDS))}")
-        try:
-            self.options(None)
-        except TypeError as error:  # text for a number
-            raise ValueError(f"settings: {dict(self.settings)}: {error}") from error
+        self.options(None)
 
     @classmethod
     def of(cls, preset: str | Preset, options: Mapping[str, Any]) -> Setup:

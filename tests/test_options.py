@@ -136,3 +136,12 @@ def test_a_flag_says_what_it_expects(arguments: list[str], told: str, capsys: py
     with pytest.raises(SystemExit):
         parse(*arguments)
     assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("masks", 20.5), ("masks", True), ("seed", "1"), ("sigma", "wide"), ("attention_injection", "no"), ("speed", 1)],
+)
+def test_a_value_of_another_type_is_refused_by_its_field(field, value):
+    with pytest.raises(ValueError, match=rf"^{field}: expected .*, got {value!r}$"):
+        Options(**{field: value})

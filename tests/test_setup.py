@@ -30,7 +30,7 @@ OWN = Preset(name="", diffusion="a/b", clip="c/d")
         ({"settings": {"masks": 0}}, "masks: expected at least 1, got 0"),
         ({"settings": {"mask": 3}}, "mask: no such setting, expected one of .*masks"),
         ({"settings": {"upsampling": "naive"}}, "upsampling: no such setting"),
-        ({"settings": {"masks": "three"}}, "settings: .*three"),
+        ({"settings": {"masks": "three"}}, "masks: expected a whole number, got .three."),
         ({"settings": {"speed": "slow"}}, "speed: expected one of fast, exact, got 'slow'"),
     ],
 )
