@@ -9,7 +9,7 @@ demo: .venv/installed
 	@echo "Look at build/demo/*.overlay.png"
 
 test: .venv/installed
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-slow: .venv/installed
 	$(BIN)/python -m pytest -m slow

@@ -23,7 +23,8 @@ from ovseg.images import read_image, read_size
 from ovseg.pocket.world import NAMES as POCKET_NAMES
 from ovseg.pocket.world import Block, Scene
 
-NAMES = (*LAYOUTS, "pocket", "custom")
+OTHERS = ("pocket", "custom")  # sets without a tree of their own
+NAMES = (*LAYOUTS, *OTHERS)
 CUSTOM_CLASSES = "classes.txt"
 POCKET_ROOT = "evaluation/0"
 POCKET_SCENES = 200
@@ -132,8 +133,9 @@ def open_dataset(name: str, root: str | Path | None, *, ignore: int | None = Non
 
 def look(name: str, root: str | Path | None, *, ignore: int | None = None) -> tuple[Survey, tuple[str, ...]]:
     """What is on disk of a set other than pocket, and its classes as `Dataset.classes`. Raises as `open_dataset`."""
-    if name not in NAMES:
-        raise ValueError(f"unknown data set {name!r}, expected one of {', '.join(NAMES)}")
+    known = (*LAYOUTS, *OTHERS)
+    if name not in known:
+        raise ValueError(f"unknown data set {name!r}, expected one of {', '.join(known)}")
     ignore = label_rules.IGNORED if ignore is None else ignore
     if ignore != label_rules.IGNORED and name != "custom":
         raise ValueError(f"ignore: is for custom data sets; the label values of {name} are fixed")
