@@ -27,7 +27,7 @@ from ovseg.run.images import ANALYSIS, LABELS, MASKS
 from ovseg.run.inputs import Item
 from ovseg.run.kept import Kept
 from ovseg.run.terminal import say
-from ovseg.run.work import provenance, shares
+from ovseg.run.work import analyzed, provenance, shares
 from ovseg.segmenter import Segmenter, Text
 from ovseg.setup import Setup
 from ovseg.sources import SOURCES
@@ -180,10 +180,7 @@ class PredictWorker:
     def __call__(self, item: Item, progress: Progress | None = None) -> str:
         job, names = self.job, self.job.dataset.names
         image = job.dataset.image(item.id)
-        kept = job.kept.load(item, lambda analysis: self.segmenter.check(analysis, image))
-        analysis = self.segmenter.analyze(image, id=item.id, kept=kept, progress=progress)
-        if job.keep_analysis and not job.kept.stands(kept, analysis):
-            analysis.save(job.out / f"{item.id}{ANALYSIS}")
+        analysis = analyzed(self.segmenter, item, image, job.kept, job.out if job.keep_analysis else None, progress)
         result = self.segmenter.label_analysis(analysis, self.text)
         if result.masks is not None:
             write_atomically(job.out / f"{item.id}{MASKS}", masks_png(result.masks))

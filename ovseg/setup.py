@@ -31,7 +31,7 @@ class Setup:
     """Models and how they are used. Raises ValueError, naming the field, for what cannot be meant.
 
     preset: a named one, or a nameless one with a diffusion model and a CLIP of one's own.
-    by: the mask source, a name in `masks.SOURCES`; masks_from: its folder, for "files".
+    by: the mask source, a name in `sources.SOURCES`; masks_from: its folder, for "files".
     settings: of the method, by the names of `emerdiff.Options`' fields, where they are not the preset's.
     dense: the dense variant of CLIP, a name in `variants.VARIANTS`; None: the preset's.
     device: "auto" (a CUDA GPU if there is one, else the CPU) or as torch names it. dtype: one of `DTYPES`.

@@ -29,6 +29,7 @@ from ovseg.setup import Setup
 from ovseg.sources import SOURCES
 
 if TYPE_CHECKING:
+    from ovseg.analysis import Analysis
     from ovseg.segmenter import Segmenter, Text
 
 
@@ -113,10 +114,7 @@ class LabelWorker:
 
     def __call__(self, item: Item, progress: Progress | None = None) -> str:
         image, job = read_image(item.path), self.job
-        kept = job.kept.load(item, lambda analysis: self.segmenter.check(analysis, image))
-        analysis = self.segmenter.analyze(image, id=item.id, kept=kept, progress=progress)
-        if job.keep_analysis and not job.kept.stands(kept, analysis):
-            analysis.save(job.out / f"{item.id}{ANALYSIS}")
+        analysis = analyzed(self.segmenter, item, image, job.kept, job.out if job.keep_analysis else None, progress)
         result = self.segmenter.label_analysis(analysis, self.text, image)
         result.save(job.out, item.id)
         return shares(result.labels, result.names)
@@ -165,6 +163,23 @@ class MaskWorker:
         labels = self.source.segment(image, item.id, progress).labels
         assert labels is not None  # `MaskJob` takes no source without masks
         return f"{save_masks(self.job.out, item.id, image, labels)} masks"
+
+
+def analyzed(
+    segmenter: Segmenter,
+    item: Item,
+    image: np.ndarray,
+    kept: Kept,
+    out: Path | None = None,
+    progress: Progress | None = None,
+) -> Analysis:
+    """An image's analysis, out of a kept one as far as that fits. image: (H, W, 3) uint8; out: the folder to keep it
+    in, None: it is not kept. Raises ValueError as `Kept.load` and `Segmenter.analyze`."""
+    earlier = kept.load(item, lambda analysis: segmenter.check(analysis, image))
+    analysis = segmenter.analyze(image, id=item.id, kept=earlier, progress=progress)
+    if out is not None and not kept.stands(earlier, analysis):
+        analysis.save(out / f"{item.id}{ANALYSIS}")
+    return analysis
 
 
 def provenance(setup: Setup, source: MaskSource, models: Mapping[str, str]) -> dict[str, Any]:
