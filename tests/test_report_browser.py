@@ -85,7 +85,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     # Two masks, the left and the right one: of the first image, where the diffusion model was moved to.
     differences = np.stack([np.tile([255, 0, 0, 0], (3, 1)), np.tile([0, 0, 0, 255], (3, 1))]).astype(np.uint8)
-    save_file({"difference_maps": differences}, folder / "run" / "a/first.safetensors")
+    segments = (maps["a/first"] == 2).astype(np.uint8)
+    save_file({"difference_maps": differences, "segments": segments}, folder / "run" / "a/first.safetensors")
     return folder / "run"
 
 
