@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow check typed measure clean
+.PHONY: demo test test-slow fuzz check typed measure clean
 
 demo: .venv/installed
 	$(BIN)/ovseg label examples/images --preset pocket --classes-file examples/classes.txt --out build/demo --overwrite
@@ -13,6 +13,11 @@ test: .venv/installed
 
 test-slow: .venv/installed
 	$(BIN)/python -m pytest -m slow
+
+# Damaged models, records, images and flags, by fixed seeds: some 10,000 cases of each. See tests/fuzzing.py.
+CASES ?= 10000
+fuzz: .venv/installed
+	OVSEG_FUZZ_CASES=$(CASES) $(BIN)/python -m pytest -n 2 --dist worksteal --timeout 0 tests/test_fuzz_*.py
 
 check: .venv/installed typed
 	$(BIN)/ruff check .
