@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from emerdiff.settings import refusal, show, show_key
+
 # The files of a diffusers folder. Of TOKENIZERS one group is needed, with all of its files.
 CONFIGS = ("unet/config.json", "vae/config.json", "text_encoder/config.json", "scheduler/scheduler_config.json")
 WEIGHTS = (
@@ -30,20 +32,29 @@ CODE = re.compile(
 PLAIN = {"custom_text", "conv_in_kernel", "conv_out_kernel"}  # numbers and switches that CODE would match
 ATTENTION = re.compile(r"_?(attn|experts)_implementation.*")  # may name a kernel to download
 BUILT_IN = (None, "eager", "sdpa")
+WORDS = "label2id"  # its keys are words, in any script
 DEEPEST = 50  # levels of nesting
+LONGEST = 2**24  # bytes of a file of settings
 
 
 def read_config(path: Path) -> dict[str, Any]:
     """A JSON file's settings, checked. Raises ValueError, naming the file and the key, as `check_configs`."""
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not JSON ({error})") from error
+    config = read_json(path)
     if not isinstance(config, dict):
-        raise ValueError(f"{path}: expected a JSON object of settings, got {type(config).__name__}")
+        raise ValueError(f"{path}: expected a JSON object of settings, got {show(config)}")
     for keys, value in _settings(config, path):
         _check_setting(path, keys, value)
     return config
+
+
+def read_json(path: Path, longest: int = LONGEST) -> Any:
+    """What a JSON file of at most `longest` bytes holds. Raises ValueError, naming the file, for any other file."""
+    if (size := path.stat().st_size) > longest:
+        raise ValueError(f"{path}: expected at most {longest} bytes, got {size}")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not JSON ({error})") from error
 
 
 def check_configs(*folders: Path) -> None:
@@ -61,20 +72,22 @@ def _check_setting(path: Path, keys: tuple[str, ...], value: Any) -> None:
     name, dotted = unicodedata.normalize("NFKC", keys[-1]).casefold().replace("-", "_"), ".".join(keys)
     if value is None or value is False:
         return
+    if not keys[-1].isascii() and not CODE.fullmatch(name) and WORDS not in keys[:-1]:
+        raise ValueError(f"{path}: {ascii(dotted)}: expected a key of plain letters; this one only looks like another")
     if ATTENTION.fullmatch(name):
         if value not in BUILT_IN:
-            raise ValueError(f"{path}: {dotted}: expected eager or sdpa, got {value!r}; kernels are never downloaded")
+            raise refusal(path, dotted, "eager or sdpa, for kernels are never downloaded", value)
     elif CODE.fullmatch(name) and name not in PLAIN:
         raise ValueError(
-            f"{path}: {dotted}: this setting takes code or a model from elsewhere, and only weights and plain settings "
-            "are read; choose another model, or take the key out if you trust the rest"
+            f"{path}: {show_key(dotted)}: this setting takes code or a model from elsewhere, and only weights and "
+            "plain settings are read; choose another model, or take the key out if you trust the rest"
         )
 
 
 def _settings(config: Any, path: Path, keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
     """Every (path of keys, value) in nested settings, outermost first."""
     if len(keys) > DEEPEST:
-        raise ValueError(f"{path}: {'.'.join(keys[:3])}: nested more than {DEEPEST} levels deep")
+        raise ValueError(f"{path}: {show_key('.'.join(keys[:3]))}: nested more than {DEEPEST} levels deep")
     if isinstance(config, list):
         for index, value in enumerate(config):
             yield from _settings(value, path, (*keys, str(index)))
