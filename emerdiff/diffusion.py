@@ -17,9 +17,11 @@ from diffusers import AutoencoderKL, DDIMScheduler
 from diffusers.models.attention_processor import Attention
 from torch import Tensor
 
-from emerdiff.configs import check_configs, read_config
-from emerdiff.folder import check_class, check_whole, load_network, sketch_network
+from emerdiff.configs import WEIGHTS, check_configs, read_config
+from emerdiff.diffusers_config import read_scheduler, read_vae
+from emerdiff.folder import check_whole, load_network, sketch_network
 from emerdiff.inversion import Step
+from emerdiff.settings import refusal, show
 from emerdiff.stable_diffusion import StableDiffusion
 
 PARTS = ("unet", "vae", "text_encoder", "scheduler", "tokenizer")
@@ -49,11 +51,10 @@ class LatentDiffusion:
         """
         folder = Path(folder)
         check_whole(folder)
-        family, scheduler = _check_settings(folder)
-        predictor = family.from_folder(folder, device, dtype)
-        vae = load_network(AutoencoderKL, folder, "vae", torch_dtype=dtype)
-        _check_channels(folder, predictor, vae)
-        return cls(predictor, vae.to(device, memory_format=torch.channels_last).eval(), scheduler)
+        plan = cls.sketch(folder)
+        predictor = plan.predictor.load(folder, device, dtype)
+        vae = load_network(plan.vae, folder / WEIGHTS[1], dtype, device)
+        return cls(predictor, vae.to(device, memory_format=torch.channels_last), plan.scheduler)
 
     @classmethod
     def sketch(cls, folder: Path) -> LatentDiffusion:
@@ -61,10 +62,11 @@ class LatentDiffusion:
 
         Raises OSError and ValueError as `from_pretrained` does for settings.
         """
-        family, scheduler = _check_settings(folder)
-        predictor, vae = family.sketch(folder), sketch_network(AutoencoderKL, folder, "vae")
+        family, scheduler, settings = _check_settings(folder)
+        vae = sketch_network(lambda: AutoencoderKL(**settings), folder / "vae/config.json")
+        predictor = family.sketch(folder)
         _check_channels(folder, predictor, vae)
-        return cls(predictor, vae.eval(), scheduler)
+        return cls(predictor, vae, scheduler)
 
     @property
     def device(self) -> torch.device:
@@ -169,41 +171,21 @@ class LatentDiffusion:
         return output
 
 
-def _check_settings(folder: Path) -> tuple[type[StableDiffusion], Any]:
-    """The model's family and its scheduler, from a folder's JSON files alone.
+def _check_settings(folder: Path) -> tuple[type[StableDiffusion], Any, dict[str, Any]]:
+    """The model's family, its scheduler as a DDIMScheduler, and its autoencoder's settings, from JSON files alone.
 
     Raises ValueError, naming the file, for what asks for code, and for models of another kind.
     """
     check_configs(*(folder / part for part in PARTS))
-    config = read_config(folder / "unet/config.json")
+    path = folder / "unet/config.json"
+    config = read_config(path)
     kind = config.get("_class_name", "UNet2DConditionModel"), config.get("addition_embed_type")
     if kind not in list(FAMILIES):  # not in the dict: JSON may hold what has no hash
         raise ValueError(
-            f"{folder}/unet/config.json: _class_name {kind[0]!r} with addition_embed_type {kind[1]!r}; "
+            f"{path}: _class_name {show(kind[0])} with addition_embed_type {show(kind[1])}; "
             "expected a UNet of Stable Diffusion 1.x or 2.x"
         )
-    check_class(folder / "vae/config.json", "AutoencoderKL")  # most others give no latent distribution
-    return FAMILIES[kind], _scheduler(folder)
-
-
-def _scheduler(folder: Path) -> Any:
-    """The folder's scheduler, of whichever class, as a DDIMScheduler.
-
-    Raises ValueError for one whose noise levels are no betas (flow matching, EDM), and for unknown prediction types.
-    """
-    path = folder / "scheduler/scheduler_config.json"
-    config = read_config(path)
-    name = str(config.get("_class_name", "DDIMScheduler"))
-    flows = "FlowMatch" in name or config.get("use_flow_sigmas")
-    if flows or not (config.get("beta_schedule") or config.get("trained_betas")):
-        raise ValueError(f"{path}: _class_name: expected a scheduler with betas, such as DDIMScheduler, got {name!r}")
-    scheduler: Any = DDIMScheduler.from_pretrained(folder / "scheduler")
-    if scheduler.config.prediction_type not in ("epsilon", "v_prediction"):
-        raise ValueError(
-            f"{folder}/scheduler: expected prediction_type epsilon or v_prediction, "
-            f"got {scheduler.config.prediction_type!r}"
-        )
-    return scheduler
+    return FAMILIES[kind], DDIMScheduler(**read_scheduler(folder)), read_vae(folder)
 
 
 def _check_channels(folder: Path, predictor: StableDiffusion, vae: Any) -> None:
@@ -212,3 +194,5 @@ def _check_channels(folder: Path, predictor: StableDiffusion, vae: Any) -> None:
             f"{folder}/unet/config.json: in_channels is {predictor.in_channels}, but latents have "
             f"{vae.config.latent_channels} channels; models for inpainting and the like take more than latents"
         )
+    if predictor.out_channels != predictor.in_channels:
+        raise refusal(folder / "unet/config.json", "out_channels", str(predictor.in_channels), predictor.out_channels)

@@ -1,15 +1,26 @@
-"""A diffusers folder: whether it is complete, and the networks in it. Only safetensors weights are read."""
+"""A diffusers folder: whether it is complete, and the networks in it. Only safetensors weights are read.
+
+A network is sketched on torch's meta device first, and compared by names and shapes with the header of its weights;
+memory is taken for what both agree on alone.
+"""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
-from emerdiff.configs import CONFIGS, TOKENIZERS, WEIGHTS, read_config
-from emerdiff.memory import is_out_of_memory
+from emerdiff.configs import CONFIGS, TOKENIZERS, WEIGHTS
+from emerdiff.memory import check_room
+
+# How diffusers called an autoencoder's attention before 0.17.
+FORMER_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+FORMER = re.compile(r"(.*attentions\.\d+)\.(query|key|value|proj_attn)\.(weight|bias)")
 
 
 def check_whole(folder: Path) -> None:
@@ -25,33 +36,74 @@ def check_whole(folder: Path) -> None:
         )
 
 
-def check_class(path: Path, expected: str) -> None:
-    """Raise ValueError where a config.json is of another class."""
-    name = read_config(path).get("_class_name", expected)
-    if name != expected:
-        raise ValueError(f"{path}: _class_name: expected {expected}, got {name!r}")
-
-
-def load_network(model_class: Any, folder: Path, part: str, **settings: Any) -> Any:
-    """Load one network of the folder, refusing weights that leave a parameter at its random start."""
-    try:
-        model, report = model_class.from_pretrained(
-            folder / part, use_safetensors=True, local_files_only=True, output_loading_info=True, **settings
-        )
-    except (SafetensorError, RuntimeError, ValueError, KeyError, TypeError) as error:
-        if is_out_of_memory(error):
-            raise
-        raise ValueError(f"{folder}/{part}: weights do not fit config.json ({error})") from error
-    missing = sorted(report["missing_keys"])
-    if missing:
-        raise ValueError(f"{folder}/{part}: {len(missing)} parameters are not in the weights, such as {missing[0]}")
-    return model
-
-
-def sketch_network(model_class: Any, folder: Path, part: str) -> Any:
-    """A diffusers network of the folder on torch's meta device: shapes without values, from config.json alone."""
+def sketch_network(build: Callable[[], Any], path: Path) -> Any:
+    """What `build` builds, on torch's meta device: shapes without values. path: the config it is built from."""
     try:
         with torch.device("meta"):
-            return model_class.from_config(read_config(folder / part / "config.json"))
-    except (RuntimeError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{folder}/{part}/config.json: no network can be built from it ({error})") from error
+            return build().eval()
+    except (RuntimeError, ValueError, KeyError, TypeError, IndexError, ZeroDivisionError) as error:
+        raise ValueError(f"{path}: no network can be built from it ({one_line(error)})") from error
+
+
+def load_network(sketch: Any, weights: Path, dtype: torch.dtype, device: str | torch.device = "cpu") -> Any:
+    """Fill a network that was sketched with its weights, on the CPU, in `dtype`. device: where it is to run."""
+    sketch.load_state_dict(read_weights(sketch, weights, dtype, device), assign=True)
+    return sketch
+
+
+def read_weights(
+    sketch: Any, weights: Path, dtype: torch.dtype, device: str | torch.device = "cpu"
+) -> dict[str, Tensor]:
+    """The tensors that a sketch of a network wants, by its own names, on the CPU, in `dtype`.
+
+    Raises ValueError, naming the file, where one is missing, of another shape or not finite, for a file that is
+    damaged, and where the network does not fit into the memory of the CPU or of `device`.
+    """
+    wanted = {name: tuple(tensor.shape) for name, tensor in sketch.state_dict().items()}
+    try:
+        with safe_open(weights, framework="pt") as file:
+            stored = {own_name(name, wanted): name for name in file.keys()}  # noqa: SIM118 - no mapping
+            shapes = {own: tuple(file.get_slice(name).get_shape()) for own, name in stored.items()}
+            check_shapes(wanted, shapes, weights)
+            check_room(sum(map(len_of, wanted.values())) * dtype.itemsize, device, weights)
+            return {own: _finite(file.get_tensor(stored[own]).to(dtype), own, weights) for own in wanted}
+    except (SafetensorError, TypeError) as error:
+        raise ValueError(f"{weights}: not safetensors weights that can be read ({one_line(error)})") from error
+
+
+def own_name(name: str, wanted: Mapping[str, Any]) -> str:
+    """A stored tensor's name as the network has it, by what diffusers and transformers called it before."""
+    if former := FORMER.fullmatch(name):
+        name = f"{former[1]}.{FORMER_NAMES[former[2]]}.{former[3]}"
+    for other in (name.removeprefix("text_model."), f"text_model.{name}"):
+        if name not in wanted and other in wanted:
+            return other
+    return name
+
+
+def check_shapes(wanted: Mapping[str, tuple[int, ...]], stored: Mapping[str, tuple[int, ...]], weights: Path) -> None:
+    """Raise ValueError, naming the first, where tensors that a network wants are not stored, or in other shapes."""
+    if absent := sorted(wanted.keys() - stored.keys()):
+        raise ValueError(f"{weights}: {len(absent)} parameters are not in the weights, such as {absent[0]}")
+    for name, shape in wanted.items():
+        if shape != stored[name]:
+            expected = f"expected {list(shape)} for {name}, got {list(stored[name])}"
+            raise ValueError(f"{weights}: weights do not fit config.json ({expected})")
+
+
+def len_of(shape: tuple[int, ...]) -> int:
+    """How many numbers a tensor of this shape holds."""
+    return int(torch.Size(shape).numel())
+
+
+def one_line(error: BaseException) -> str:
+    """A message of some other library in one line of some 200 characters."""
+    words = " ".join(str(error).split()) or type(error).__name__
+    return words if len(words) <= 200 else f"{words[:199]}…"
+
+
+def _finite(tensor: Tensor, name: str, weights: Path) -> Tensor:
+    """The tensor itself; ValueError where a number is NaN or infinite."""
+    if tensor.is_floating_point() and tensor.numel() and not all(end.isfinite() for end in torch.aminmax(tensor)):
+        raise ValueError(f"{weights}: {name}: expected finite numbers in {tensor.dtype}, got NaN or infinity")
+    return tensor

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -21,6 +22,31 @@ Result = TypeVar("Result")
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error means that the machine or a GPU ran out of memory."""
     return isinstance(error, MemoryError) or isinstance(error, RuntimeError) and bool(NO_MEMORY.search(str(error)))
+
+
+def check_room(size: int, device: str | torch.device, path: Path) -> None:
+    """Raise ValueError, naming the file, where `size` bytes fit into the free memory of the CPU or the GPU not at all.
+
+    Weights pass through the CPU's memory on their way. Where a system does not tell what is free, nothing is raised.
+    """
+    room = {"the CPU": _free_on_cpu()}
+    if torch.device(device).type == "cuda":
+        room["the GPU"] = torch.cuda.mem_get_info(device)[0]
+    for place, free in room.items():
+        if free is not None and size > free:
+            raise ValueError(
+                f"{path}: expected weights that fit into the free memory of {place}, {free / 1e9:.1f} GB, "
+                f"got {size / 1e9:.1f} GB; dtype bfloat16 or float16 take half of float32's"
+            )
+
+
+def _free_on_cpu() -> int | None:
+    """Bytes of memory and swap that can still be taken, None where /proc does not say it."""
+    try:
+        lines = [line.split() for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines()]
+        return 1024 * sum(int(words[1]) for words in lines if words[0] in ("MemAvailable:", "SwapFree:"))
+    except (OSError, ValueError, IndexError):
+        return None
 
 
 @dataclass

@@ -41,8 +41,8 @@ def number(least: float, most: float, *, above: bool = False) -> Allowed:
 
 def choice(*values: Any) -> Allowed:
     """One of these values, of the same type."""
-    shown_values = [show(value) for value in values]
-    words = shown_values[0] if len(values) == 1 else f"one of {', '.join(shown_values)}"
+    *others, last = (value if isinstance(value, str) else show(value) for value in values)
+    words = f"{', '.join(others)} or {last}" if others else last
     return Allowed(words, lambda value: any(type(value) is type(one) and value == one for one in values))
 
 

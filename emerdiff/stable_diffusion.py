@@ -19,30 +19,13 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
-from emerdiff.configs import read_config
-from emerdiff.folder import load_network, sketch_network
+from emerdiff.configs import WEIGHTS
+from emerdiff.diffusers_config import read_text_encoder, read_unet
+from emerdiff.folder import load_network, read_weights, sketch_network
 from emerdiff.hooks import attentions, shared_attention
 from emerdiff.options import CROSS_ATTENTION
-from emerdiff.unet import check_shape, evaluate
-
-# What CLIP's text encoder is built from; every other entry of its config is left unread.
-TEXT_ENCODER_KEYS = (
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "projection_dim",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "max_position_embeddings",
-    "hidden_act",
-    "layer_norm_eps",
-    "attention_dropout",
-    "initializer_range",
-    "initializer_factor",
-    "pad_token_id",
-    "bos_token_id",
-    "eos_token_id",
-)
+from emerdiff.tokenizer_files import read_tokenizer
+from emerdiff.unet import evaluate
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -53,20 +36,19 @@ class StableDiffusion:
     empty_prompt: Tensor  # (1, S, D) the text encoder's states for ""
 
     @classmethod
-    def from_folder(cls, folder: Path, device: str | torch.device, dtype: torch.dtype) -> StableDiffusion:
-        """Load it from a diffusers folder. Raises ValueError for another UNet shape or weights that do not fit."""
-        unet = load_network(UNet2DConditionModel, folder, "unet", torch_dtype=dtype)
-        check_shape(unet)
+    def sketch(cls, folder: Path) -> StableDiffusion:
+        """Its shapes alone, on torch's meta device, by a folder's JSON; ValueError for a model of another shape."""
+        settings = read_unet(folder)
+        sketch_text_encoder(folder)
+        unet = sketch_network(lambda: UNet2DConditionModel(**settings), folder / "unet/config.json")
+        return cls(unet, torch.empty(1, 1, 1, device="meta"))
+
+    def load(self, folder: Path, device: str | torch.device, dtype: torch.dtype) -> StableDiffusion:
+        """Fill a sketch with the folder's weights. Raises ValueError for weights that do not fit."""
+        unet = load_network(self.unet, folder / WEIGHTS[0], dtype, device)
         prompt = encode_empty_prompt(folder, dtype)
         # Convolutions are faster in this layout, on CPUs and GPUs; numbers stay the same but for rounding.
-        return cls(unet.to(device, memory_format=torch.channels_last).eval(), prompt.to(device))
-
-    @classmethod
-    def sketch(cls, folder: Path) -> StableDiffusion:
-        """Its shapes alone, on torch's meta device; ValueError for a UNet of another shape."""
-        unet = sketch_network(UNet2DConditionModel, folder, "unet")
-        check_shape(unet)
-        return cls(unet.eval(), torch.empty(1, 1, 1, device="meta"))
+        return StableDiffusion(unet.to(device, memory_format=torch.channels_last), prompt.to(device))
 
     @property
     def default_layers(self) -> tuple[str, str]:
@@ -92,6 +74,11 @@ class StableDiffusion:
     def in_channels(self) -> int:
         """Channels of its input."""
         return int(self.unet.config.in_channels)
+
+    @property
+    def out_channels(self) -> int:
+        """Channels of its output."""
+        return int(self.unet.config.out_channels)
 
     @property
     def sample_size(self) -> Any:
@@ -124,23 +111,39 @@ class StableDiffusion:
         return evaluate(self.unet, inputs, timestep, self.empty_prompt, widen_at=transformer, rows=rows)
 
 
+def sketch_text_encoder(folder: Path) -> Any:
+    """The folder's text encoder on torch's meta device."""
+    settings, path = read_text_encoder(folder), folder / "text_encoder/config.json"
+    return sketch_network(lambda: CLIPTextModel(CLIPTextConfig(**settings)), path)
+
+
 def encode_empty_prompt(folder: Path, dtype: torch.dtype) -> Tensor:
     """Return the text encoder's last hidden states (1, S, D) for the empty prompt, padded as the tokenizer says."""
-    settings = read_config(folder / "text_encoder/config.json")
-    try:
-        config = CLIPTextConfig(**{key: settings[key] for key in TEXT_ENCODER_KEYS if key in settings})
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{folder}/text_encoder/config.json: not of a CLIP text encoder ({error})") from error
+    sketch = sketch_text_encoder(folder)
+    tokens = tokenize_nothing(folder, sketch.config)
+    weights = read_weights(sketch, folder / WEIGHTS[2], dtype)
     with _no_progress_bar():
-        encoder = load_network(CLIPTextModel, folder, "text_encoder", config=config, dtype=dtype).eval()
-    length = encoder.config.max_position_embeddings
-    try:
-        tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True, trust_remote_code=False)
-        tokens = tokenizer("", padding="max_length", max_length=length, truncation=True, return_tensors="pt").input_ids
-    except Exception as error:  # the tokenizers library raises plain Exception
-        raise ValueError(f"{folder}/tokenizer: not a tokenizer that can be read ({error})") from error
+        encoder = CLIPTextModel.from_pretrained(None, config=sketch.config, state_dict=weights, dtype=dtype).eval()
     with torch.inference_mode():
         return encoder(tokens).last_hidden_state
+
+
+def tokenize_nothing(folder: Path, config: Any) -> Tensor:
+    """The empty prompt's tokens (1, S) int64. Raises ValueError for tokens that the text encoder does not know."""
+    place, length = folder / "tokenizer", config.max_position_embeddings
+
+    def tokenize(copy: Path) -> Tensor:
+        tokenizer = CLIPTokenizer.from_pretrained(copy, local_files_only=True, trust_remote_code=False)
+        settings: Any = {"padding": "max_length", "max_length": length, "truncation": True, "return_tensors": "pt"}
+        tokens: Tensor = tokenizer("", **settings).input_ids
+        return tokens
+
+    tokens = read_tokenizer(place, tokenize)
+    if tokens.shape != (1, length):
+        raise ValueError(f"{place}: expected {length} tokens of no text, got {tokens.numel()}")
+    if not 0 <= int(tokens.min()) <= int(tokens.max()) < config.vocab_size:
+        raise ValueError(f"{place}: expected tokens below vocab_size, {config.vocab_size}, got {int(tokens.max())}")
+    return tokens
 
 
 @contextmanager

@@ -12,41 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-DOWN = ("DownBlock2D", "CrossAttnDownBlock2D")
-MID = ("UNetMidBlock2DCrossAttn",)
-UP = ("UpBlock2D", "CrossAttnUpBlock2D")
-# Settings that add inputs besides text, time and latents, or change the kind of attention.
-ABSENT = (
-    "addition_embed_type",
-    "center_input_sample",
-    "class_embed_type",
-    "cross_attention_norm",
-    "dual_cross_attention",
-    "encoder_hid_dim_type",
-    "num_class_embeds",
-    "only_cross_attention",
-    "time_cond_proj_dim",
-    "time_embedding_act_fn",
-)
-
-
-def check_shape(unet: Any) -> None:
-    """Raise ValueError unless the UNet is built as Stable Diffusion 1.x and 2.x are."""
-    config = unet.config
-    for key, known in (("down_block_types", DOWN), ("mid_block_type", MID), ("up_block_types", UP)):
-        blocks = [config[key]] if key == "mid_block_type" else config[key]
-        if others := [name for name in blocks if name not in known]:
-            raise ValueError(f"unet/config.json: {key} {others[0]!r}; expected blocks of Stable Diffusion 1.x or 2.x")
-    if others := [key for key in ABSENT if _set(config.get(key))]:
-        raise ValueError(
-            f"unet/config.json: {others[0]} is {config[others[0]]!r}; Stable Diffusion 1.x and 2.x have none"
-        )
-
-
-def _set(value: Any) -> bool:
-    """Whether a setting, or one of a list of them, is on."""
-    return any(value) if isinstance(value, (list, tuple)) else bool(value)
-
 
 def evaluate(
     unet: Any, latents: Tensor, timestep: int, prompt: Tensor, *, widen_at: str | None = None, rows: int = 1

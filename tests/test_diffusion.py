@@ -252,7 +252,10 @@ def test_weights_of_another_size_are_refused(folder: Path):
     weights = load_file(path)
     weights["conv_in.bias"] = torch.zeros(3)
     save_file(weights, path, {"format": "pt"})
-    with pytest.raises(ValueError, match="unet: weights do not fit config.json"):
+    with pytest.raises(
+        ValueError,
+        match=r"unet/diffusion_pytorch_model.safetensors: weights do not fit .*\[8\] for conv_in.bias, got \[3\]",
+    ):
         LatentDiffusion.from_pretrained(folder)
 
 
@@ -269,7 +272,7 @@ def test_truncated_weights_are_an_error_that_names_the_part(folder: Path, part: 
 def test_a_broken_tokenizer_is_named(tmp_path: Path, content: str):
     folder = save_tiny_diffusion(tmp_path / "model", tokenizer_form="tokenizer.json")
     (folder / "tokenizer/tokenizer.json").write_text(content)
-    with pytest.raises(ValueError, match="model/tokenizer: not a tokenizer"):
+    with pytest.raises(ValueError, match="model/tokenizer/tokenizer.json: (not JSON|the file: exp|model: exp)"):
         LatentDiffusion.from_pretrained(folder)
 
 
@@ -289,7 +292,7 @@ def test_a_broken_tokenizer_is_named(tmp_path: Path, content: str):
         ("unet/config.json", "addition_embed_type", "text_time", "addition_embed_type 'text_time'; expected a UNet of"),
         ("unet/config.json", "addition_embed_type", ["text"], r"addition_embed_type \['text'\]; expected a UNet of"),
         ("vae/config.json", "_class_name", "AutoencoderTiny", "expected AutoencoderKL, got 'AutoencoderTiny'"),
-        ("unet/config.json", "cross_attention_norm", "layer_norm", "cross_attention_norm is 'layer_norm'"),
+        ("unet/config.json", "cross_attention_norm", "layer_norm", "cross_attention_norm: expected null .* got 'la"),
     ],
 )
 def test_models_of_another_kind_are_refused_with_and_without_weights(

@@ -1,0 +1,146 @@
+"""The files of a tokenizer: JSON and text alone, checked, and laid into a folder of their own for transformers to read.
+
+The copy holds known settings only, so nothing else in a model's folder reaches transformers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, TypeVar
+
+from emerdiff.configs import read_config, read_json
+from emerdiff.settings import (
+    FLAG,
+    NOTHING,
+    OBJECT,
+    Allowed,
+    Table,
+    choice,
+    either,
+    known_settings,
+    listed,
+    number,
+    refusal,
+    table,
+    text,
+    whole,
+)
+
+Result = TypeVar("Result")
+LARGEST = 2**28  # bytes of a vocabulary
+ENTRIES = 4_000_000  # of a vocabulary
+GROWTH = 4096  # times that a normaliser may lengthen a text, if each of its replacements finds all of it
+WORD = text(most=500)
+TOKEN = either(WORD, table({"content": WORD}), NOTHING)
+ADDED = Allowed(
+    "an object of added tokens by their numbers",
+    lambda value: isinstance(value, dict) and all(key.isdecimal() and TOKEN.fits(one) for key, one in value.items()),
+)
+NAMED = Allowed(
+    "an object of tokens", lambda value: isinstance(value, dict) and all(TOKEN.fits(one) for one in value.values())
+)
+TOKENS: Table = {
+    **dict.fromkeys((f"{name}_token" for name in ("bos", "eos", "unk", "pad", "cls", "sep", "mask")), TOKEN),
+    **dict.fromkeys(
+        ("additional_special_tokens", "extra_special_tokens"), either(listed(TOKEN, 0, 2000), NAMED, NOTHING)
+    ),
+}
+TOKENIZER: Table = {
+    **TOKENS,
+    "added_tokens_decoder": ADDED,
+    "tokenizer_class": text(r"[A-Za-z]\w*", most=100),
+    "model_max_length": either(number(1, 1e31), NOTHING),
+    "errors": choice("replace", "strict", "ignore"),
+    "padding_side": choice("left", "right"),
+    "truncation_side": choice("left", "right"),
+    "extra_ids": whole(0, 1000),
+    **dict.fromkeys(
+        (
+            *("add_prefix_space", "add_bos_token", "add_eos_token", "clean_up_tokenization_spaces", "do_lower_case"),
+            *("do_basic_tokenize", "keep_accents", "legacy", "remove_space", "split_special_tokens", "strip_accents"),
+            *("tokenize_chinese_chars", "trim_offsets"),
+        ),
+        either(FLAG, NOTHING),
+    ),
+}
+MODEL: Table = {name: text(r"[A-Za-z][\w-]*", most=100) for name in ("model_type", "tokenizer_class")}
+NUMBERS = Allowed(
+    f"an object of words and their numbers from 0 to {ENTRIES - 1}",
+    lambda value: isinstance(value, dict) and all(whole(0, ENTRIES - 1).fits(one) for one in value.values()),
+)
+# Of tokenizer.json: what is looked at before the tokenizers library reads the file.
+WHOLE: Table = {"model": OBJECT, "added_tokens": either(listed(table({"content": WORD}), 0, ENTRIES), NOTHING)}
+
+
+def read_tokenizer(folder: Path, read: Callable[[Path], Result]) -> Result:
+    """What `read` makes of the tokenizer in a folder; it is given another folder, of checked files.
+
+    Raises ValueError, naming a file and its key, or the folder where `read` fails.
+    """
+    with TemporaryDirectory(prefix="ovseg-tokenizer-") as place:
+        copy = Path(place)
+        _copy_settings(folder, copy)
+        _copy_vocabularies(folder, copy)
+        try:
+            return read(copy)
+        except BaseException as error:  # the tokenizers library raises plain Exception, and panics as BaseException
+            if isinstance(error, KeyboardInterrupt | SystemExit):
+                raise
+            reason = " ".join(str(error).replace(place, str(folder)).split())
+            shortened = reason if len(reason) <= 200 else f"{reason[:199]}…"
+            raise ValueError(f"{folder}: not a tokenizer that can be read ({shortened})") from error
+
+
+def _copy_settings(folder: Path, copy: Path) -> None:
+    """Known settings of those files that are there."""
+    tables = {"tokenizer_config.json": TOKENIZER, "special_tokens_map.json": TOKENS, "config.json": MODEL}
+    for name, known in tables.items():
+        if (folder / name).is_file():
+            settings = known_settings(folder / name, read_config(folder / name), known)
+            (copy / name).write_text(json.dumps(settings), encoding="utf-8")
+
+
+def _copy_vocabularies(folder: Path, copy: Path) -> None:
+    """The files of words, as they are: they may be large, so they are linked where the system has links."""
+    for name in ("vocab.json", "added_tokens.json", "tokenizer.json"):
+        if not (path := folder / name).is_file():
+            continue
+        content = read_json(path, LARGEST)
+        if name == "tokenizer.json":
+            known_settings(path, content, WHOLE)
+            _check_growth(path, content.get("normalizer"))
+        elif not NUMBERS.fits(content):
+            raise refusal(path, "the file", NUMBERS.expected, content)
+        _link(path, copy / name)
+    for name in ("merges.txt", "vocab.txt"):
+        if (path := folder / name).is_file():
+            if (size := path.stat().st_size) > LARGEST:
+                raise ValueError(f"{path}: expected at most {LARGEST} bytes, got {size}")
+            _link(path, copy / name)
+
+
+def _check_growth(path: Path, normalizer: Any) -> None:
+    """Raise ValueError for replacements that follow one another and would make gigabytes of a word."""
+    growth, left = 1, [normalizer]
+    while left:
+        one = left.pop()
+        if isinstance(one, dict):
+            inserted = one.get("content", one.get("prepend", ""))
+            growth *= max(1, len(inserted) if isinstance(inserted, str) else 1)
+            left += [value for value in one.values() if isinstance(value, dict | list)]
+        elif isinstance(one, list):
+            left += one
+        if growth > GROWTH:
+            raise ValueError(f"{path}: normalizer: expected texts to grow {GROWTH} times at most, by what is inserted")
+
+
+def _link(path: Path, copy: Path) -> None:
+    try:
+        os.symlink(path.absolute(), copy)
+    except (OSError, NotImplementedError):
+        shutil.copyfile(path, copy)
