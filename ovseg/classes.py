@@ -46,6 +46,8 @@ class Background:
     words: tuple[str, ...] = ()  # prompts that compete with the classes and win as "background"
     threshold: float | None = None  # a mask whose best class is less probable than this is background
     own: bool = False  # the words were given by the user, so they may not repeat a class
+    repeats: bool = False  # words that are classes stay words too, as in published code; the background wins a draw
+    area: float | None = None  # a class with this share of the pixels of all classes, or less, gives way to the others
 
 
 @dataclass(frozen=True)
@@ -56,12 +58,14 @@ class Vocabulary:
     prompts: tuple[str, ...]  # P texts to embed
     owners: tuple[int, ...]  # P indices into names
     threshold: float | None = None  # as in Background
+    area: float | None = None  # as in Background
     notes: tuple[str, ...] = ()  # lines to tell the user
 
     @property
     def sha256(self) -> str:
-        """Hex digest of everything that decides labels (names, prompts, owners, threshold; not the notes)."""
-        content = json.dumps([self.names, self.prompts, self.owners, self.threshold], ensure_ascii=False)
+        """Hex digest of everything that decides labels (names, prompts, owners, threshold, area; not the notes)."""
+        area = [] if self.area is None else [self.area]
+        content = json.dumps([self.names, self.prompts, self.owners, self.threshold, *area], ensure_ascii=False)
         return hashlib.sha256(content.encode("utf-8")).hexdigest()
 
 
@@ -129,7 +133,7 @@ def build_vocabulary(classes: ClassList | str | Sequence[str], background: Backg
     if not isinstance(background, Background):
         raise ValueError(f"background: {BACKGROUND_CHOICES}, got {_kind(background)}")
     taken = {_key(alias): alias for group in classes.aliases for alias in group}
-    clash = [word for word in background.words if _key(word) in taken]
+    clash = [word for word in background.words if _key(word) in taken and not background.repeats]
     if clash and background.own:
         raise ValueError(f"given both as a class and as background: {', '.join(clash)}; take it out of one of them")
     competing = tuple(word for word in background.words if word not in clash)
@@ -146,6 +150,7 @@ def build_vocabulary(classes: ClassList | str | Sequence[str], background: Backg
         prompts=tuple(alias for _, aliases in groups for alias in aliases),
         owners=tuple(index for index, (_, aliases) in enumerate(groups) for _ in aliases),
         threshold=background.threshold,
+        area=background.area,
         notes=(note,) if clash else (),
     )
 

@@ -9,7 +9,7 @@ out: no network, no file, no image.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,7 +56,11 @@ RULES: dict[str, Callable[[np.ndarray], np.ndarray]] = {"softmax": softmax, "sig
 
 
 def label_masks(
-    mask_features: np.ndarray, text: np.ndarray, vocabulary: Vocabulary, scoring: Scoring
+    mask_features: np.ndarray,
+    text: np.ndarray,
+    vocabulary: Vocabulary,
+    scoring: Scoring,
+    pixels: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Class probabilities of every mask, and its label.
 
@@ -65,6 +69,7 @@ def label_masks(
         text: (P, C) float, unit rows, one per `vocabulary.prompts`.
         vocabulary: names and which prompt speaks for which.
         scoring: how cosines become probabilities (`Clip.scoring`).
+        pixels: (K,) int, how many each mask has, for a vocabulary with an `area`; None: all the same.
     Returns:
         probabilities (K, L) float32: of a name's best prompt among all P (so rows need not sum to 1).
         A background that is a threshold alone has the threshold itself as its probability.
@@ -80,7 +85,19 @@ def label_masks(
     _check_finite(text, mask_features)
     features = mask_features.astype(np.float64)
     features /= np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
-    probabilities, best = _decide(scoring.scale * text.astype(np.float64) @ features.T, vocabulary, scoring)
+    return label_logits(scoring.scale * text.astype(np.float64) @ features.T, vocabulary, scoring, pixels)
+
+
+def label_logits(
+    logits: np.ndarray, vocabulary: Vocabulary, scoring: Scoring, pixels: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """As `label_masks`, from the masks' logits (P, K), scaled and without the scoring's bias."""
+    probabilities = _by_name(logits, vocabulary, scoring)
+    if vocabulary.area is not None:
+        best = probabilities.argmax(axis=0)
+        counts = np.bincount(best, pixels, minlength=len(vocabulary.names))
+        probabilities *= _large(counts, vocabulary.area)[:, None]
+    best = _best(probabilities, vocabulary)
     return probabilities.T.astype(np.float32), best.astype(np.int32)
 
 
@@ -111,14 +128,45 @@ def label_pixels(
     logits = scoring.scale * cosines
     (above, above_share), (below, below_share) = neighbours(height, h)
     (left, left_share), (right, right_share) = neighbours(width, w)
-    labels, scores, rows = [], [], max(1, BAND_VALUES // (len(text) * width))
-    for top in range(0, height, rows):
-        band = slice(top, top + rows)
-        part = logits[:, above[band]] * above_share[band, None] + logits[:, below[band]] * below_share[band, None]
-        part = part[:, :, left] * left_share + part[:, :, right] * right_share
-        probabilities, best = _decide(part.reshape(len(text), -1), vocabulary, scoring)
-        labels.append(best.astype(np.int32).reshape(-1, width))
-        scores.append(probabilities[best, np.arange(best.size)].astype(np.float32).reshape(-1, width))
+
+    def bands() -> Iterator[np.ndarray]:
+        for rows in bands_of_rows(len(text), size):
+            part = logits[:, above[rows]] * above_share[rows, None] + logits[:, below[rows]] * below_share[rows, None]
+            yield part[:, :, left] * left_share + part[:, :, right] * right_share
+
+    return label_bands(bands, vocabulary, scoring)
+
+
+def bands_of_rows(prompts: int, size: tuple[int, int]) -> Iterator[slice]:
+    """The rows of an image of (H, W), cut into bands whose logits for so many prompts are no more than `BAND_VALUES`
+    numbers, or a row."""
+    rows = max(1, BAND_VALUES // (prompts * size[1]))
+    return (slice(top, min(top + rows, size[0])) for top in range(0, size[0], rows))
+
+
+def label_bands(
+    bands: Callable[[], Iterable[np.ndarray]], vocabulary: Vocabulary, scoring: Scoring
+) -> tuple[np.ndarray, np.ndarray]:
+    """As `label_pixels`, from the logits of every pixel, worked out in their own precision.
+
+    bands: gives the bands of an image's logits from top to bottom, each (P, rows, W), scaled and without the scoring's
+    bias. It is called twice for a vocabulary with an `area`.
+    """
+    large = np.ones(len(vocabulary.names))
+    if vocabulary.area is not None:
+        counts = np.zeros(len(vocabulary.names), np.int64)
+        for band in bands():
+            best = _by_name(band.reshape(len(band), -1), vocabulary, scoring).argmax(axis=0)
+            counts += np.bincount(best, minlength=len(counts))
+        large = _large(counts, vocabulary.area)
+    labels, scores = [], []
+    for band in bands():
+        probabilities = _by_name(band.reshape(len(band), -1), vocabulary, scoring)
+        if vocabulary.area is not None:
+            probabilities *= large[:, None]
+        best = _best(probabilities, vocabulary)
+        labels.append(best.astype(np.int32).reshape(-1, band.shape[2]))
+        scores.append(probabilities[best, np.arange(best.size)].astype(np.float32).reshape(-1, band.shape[2]))
     return np.concatenate(labels), np.concatenate(scores)
 
 
@@ -128,21 +176,31 @@ def _check_finite(text: np.ndarray, features: np.ndarray) -> None:
             raise ValueError(f"{name}: expected finite numbers, got NaN or infinity")
 
 
-def _decide(logits: np.ndarray, vocabulary: Vocabulary, scoring: Scoring) -> tuple[np.ndarray, np.ndarray]:
-    """Logits of P prompts for n things, (P, n), without their bias, to each name's probability (L, n) and the best
-    name (n,).
-
-    A name has the probability of its best prompt. The background is best where no other name reaches the threshold,
-    whatever its own words say; without words of its own it has the threshold as its probability.
-    """
-    probabilities = RULES[scoring.rule](logits + scoring.bias)
+def _by_name(logits: np.ndarray, vocabulary: Vocabulary, scoring: Scoring) -> np.ndarray:
+    """Logits of P prompts for n things, (P, n), without their bias, to each name's probability (L, n): that of its
+    best prompt among all P. A name without a prompt, which a background by threshold is, has 0."""
+    probabilities = RULES[scoring.rule](logits + np.array(scoring.bias, logits.dtype))
     order = np.argsort(vocabulary.owners, kind="stable")
     named, first = np.unique(np.asarray(vocabulary.owners)[order], return_index=True)
-    by_name = np.zeros((len(vocabulary.names), logits.shape[1]))
+    by_name = np.zeros((len(vocabulary.names), logits.shape[1]), logits.dtype)
     by_name[named] = np.maximum.reduceat(probabilities[order], first)
+    return by_name
+
+
+def _large(counts: np.ndarray, area: float) -> np.ndarray:
+    """(L,) float64, 1 for the background and for names that are best in more than `area` of the pixels (L,) of all
+    names, 0 for those that give way to the others (SCLIP's rule for VOC)."""
+    large = (counts > area * counts[1:].sum()).astype(np.float64)
+    large[0] = 1
+    return large
+
+
+def _best(by_name: np.ndarray, vocabulary: Vocabulary) -> np.ndarray:
+    """The best name (n,) of probabilities (L, n). The background is best where no other name reaches the threshold,
+    whatever its own words say; without words of its own it gets the threshold as its probability here."""
     best = by_name.argmax(axis=0)
     if vocabulary.threshold is not None:
         best[by_name[1:].max(axis=0) < vocabulary.threshold] = 0
         if 0 not in vocabulary.owners:
             by_name[0] = vocabulary.threshold
-    return by_name, best
+    return best

@@ -168,9 +168,7 @@ class Segmenter:
         Raises ValueError for classes that clash, and as `analyze` and `label_analysis`.
         """
         text = self.encode(classes, background)
-        if isinstance(what, list):
-            return [self._label(one, text) for one in what]
-        return self._label(what, text)
+        return [self._label(one, text) for one in what] if isinstance(what, list) else self._label(what, text)
 
     def _label(self, what: Analysis | ImageLike, text: Text) -> Segmentation:
         if isinstance(what, Analysis):
@@ -193,7 +191,8 @@ class Segmenter:
         self, masks: np.ndarray, features: np.ndarray, text: Text, image: np.ndarray | None = None
     ) -> Segmentation:
         """Give any masks (H, W) int32, ids from 0, their best classes, by dense features (C, h, w) of this CLIP."""
-        scores, best = label_masks(pool(features, masks), text.embeddings, text.vocabulary, self.scoring)
+        pixels = np.bincount(masks.ravel())
+        scores, best = label_masks(pool(features, masks), text.embeddings, text.vocabulary, self.scoring, pixels)
         return _result(text, best[masks], masks=masks, mask_scores=scores, image=image)
 
     def label_each_pixel(
