@@ -7,31 +7,27 @@ not train, and has no image-level embedding: see `ovseg.dense` for the features 
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import open_clip
 import torch
-from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from PIL import Image
-from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import functional as F
 
 from emerdiff.configs import check_configs
-from emerdiff.memory import is_out_of_memory
 from ovseg.classes import check_lengths
-from ovseg.clip_config import CLIP_CONFIG, CLIP_WEIGHTS, check_tokenizer, read_clip_config
+from ovseg.clip_config import OPENAI_DEVIATION, OPENAI_MEAN, read_clip_config
+from ovseg.clip_files import find_weights, load_model, read_clip_tokenizer
 from ovseg.dense import View, view_features
 from ovseg.labels import Scoring
 from ovseg.towers import cell_size
 
-PRECISIONS = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
-FROM_FILES_ALONE = {"trust_remote_code": False, "local_files_only": True}  # for transformers' tokenizers
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+LARGEST_SCALE = 1000.0  # of logits; CLIP's training stops at 100, and beyond this every probability is 0 or 1
 TEXT_BATCH = 256  # prompts per forward pass; fixed, so that results on the CPU are bit-equal
 
 
@@ -41,8 +37,8 @@ class Clip:
 
     model: Any  # open_clip's CLIP or CustomTextCLIP
     tokenizer: Any  # open_clip's; texts -> (n, context length) int64
-    mean: tuple[float, ...] = OPENAI_DATASET_MEAN  # of RGB in 0..1, CLIP's own
-    deviation: tuple[float, ...] = OPENAI_DATASET_STD  # of RGB in 0..1, CLIP's own
+    mean: tuple[float, ...] = OPENAI_MEAN  # of RGB in 0..1, CLIP's own
+    deviation: tuple[float, ...] = OPENAI_DEVIATION  # of RGB in 0..1, CLIP's own
 
     @classmethod
     def from_pretrained(
@@ -54,29 +50,25 @@ class Clip:
         Raises:
             OSError: a file that is not there (says which), or weights that do not load.
             ValueError: a config that would compute wrong features (activation, tokenizer) or asks for code
-                (`emerdiff.configs`), an image tower without dense features, a logit scale that is not finite, or an
-                unsupported dtype.
+                (`emerdiff.configs`), an image tower without dense features, weights that are not finite, a logit scale
+                that makes all scores alike, or an unsupported dtype.
         """
-        if dtype not in PRECISIONS:
-            raise ValueError(f"dtype must be one of {', '.join(map(str, PRECISIONS))}, got {dtype}")
+        if dtype not in DTYPES:
+            raise ValueError(f"dtype must be one of {', '.join(map(str, DTYPES))}, got {dtype}")
         folder = Path(folder)
-        weights = _find_weights(folder)
+        weights = find_weights(folder)
         config = read_clip_config(folder)
         check_configs(folder)
-        model = _create_model(folder, weights, device, dtype)
+        tokenizer = read_clip_tokenizer(folder, config)
+        model = load_model(folder, config, weights, device, dtype)
         cell_size(model.visual)  # a tower without dense features is refused now, not after minutes of diffusion
-        tokenizer = _read_tokenizer(folder, config)
-        preprocessing = model.visual.preprocess_cfg
-        clip = cls(
-            model=model.eval().requires_grad_(False),
-            tokenizer=tokenizer,
-            mean=tuple(preprocessing["mean"]),
-            deviation=tuple(preprocessing["std"]),
-        )
+        clip = cls(model.eval().requires_grad_(False), tokenizer, config.mean, config.deviation)
         try:
-            _ = clip.scoring
+            scale = clip.scoring.scale
         except ValueError as error:
             raise ValueError(f"{weights}: {error}") from error
+        if scale > LARGEST_SCALE:
+            raise ValueError(f"{weights}: logit scale: expected at most {LARGEST_SCALE:g}, got {scale:g}")
         return clip
 
     @property
@@ -132,7 +124,7 @@ class Clip:
             for i in range(0, len(sentences), TEXT_BATCH)
         ]
         mean = torch.cat(rows).unflatten(0, (len(prompts), len(templates))).mean(dim=1)
-        return _finite(F.normalize(mean, dim=1)).cpu().numpy()
+        return self._finite(F.normalize(mean, dim=1)).cpu().numpy()
 
     @torch.inference_mode()
     def dense_features(self, image: np.ndarray, view: View) -> np.ndarray:
@@ -149,14 +141,15 @@ class Clip:
         resized = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
         pixels = torch.from_numpy(resized.copy()).permute(2, 0, 1) / 255
         mean, deviation = (torch.tensor(values)[:, None, None] for values in (self.mean, self.deviation))
-        return _finite(view_features(tower, ((pixels - mean) / deviation).to(self.device), view)).cpu().numpy()
+        return self._finite(view_features(tower, ((pixels - mean) / deviation).to(self.device), view)).cpu().numpy()
 
-
-def _finite(features: Tensor) -> Tensor:
-    """The features themselves; ValueError where numbers overflowed, which would look like the first class."""
-    if not features.isfinite().all():
-        raise ValueError("CLIP overflowed: use bfloat16 or float32 instead of float16")
-    return features
+    def _finite(self, features: Tensor) -> Tensor:
+        """The features themselves; ValueError where numbers overflowed, which would look like the first class."""
+        if not features.isfinite().all():
+            half = any(parameter.dtype == torch.float16 for parameter in self.model.parameters())
+            cause = "use bfloat16 or float32 instead of float16" if half else "its weights are too large to be a CLIP's"
+            raise ValueError(f"CLIP overflowed: {cause}")
+        return features
 
 
 def resized_sides(sides: tuple[int, int], view: View, cell: tuple[int, int]) -> tuple[int, int]:
@@ -166,39 +159,3 @@ def resized_sides(sides: tuple[int, int], view: View, cell: tuple[int, int]) -> 
         scale = min(scale, view.long_side / max(sides))
     height, width = (max(1, round(side * scale / unit)) * unit for side, unit in zip(sides, cell, strict=True))
     return height, width
-
-
-def _create_model(folder: Path, weights: Path, device: str | torch.device, dtype: torch.dtype) -> Any:
-    """open_clip's model of a folder that was checked, with its weights."""
-    source = f"{open_clip.factory.LOCAL_DIR_PREFIX}{folder}"
-    try:
-        return open_clip.create_model(source, device=device, precision=PRECISIONS[dtype], require_pretrained=True)
-    except (RuntimeError, SafetensorError) as error:
-        if is_out_of_memory(error):
-            raise
-        reason = textwrap.shorten(str(error), 200)
-        raise OSError(f"{weights}: not the weights that {folder / CLIP_CONFIG} describes ({reason})") from error
-    except (TypeError, KeyError, AssertionError) as error:
-        raise ValueError(f"{folder / CLIP_CONFIG}: open_clip cannot build this model ({error})") from error
-
-
-def _read_tokenizer(folder: Path, config: dict[str, Any]) -> Any:
-    """The folder's own tokenizer, or the one that open_clip carries with it."""
-    from_files = bool(config["text_cfg"].get("hf_tokenizer_name"))
-    source = f"{open_clip.factory.LOCAL_DIR_PREFIX}{folder}"
-    try:
-        tokenizer = open_clip.get_tokenizer(source, **(FROM_FILES_ALONE if from_files else {}))
-    except Exception as error:  # the tokenizers library raises plain Exception
-        raise ValueError(f"{folder}: not a tokenizer that can be read ({error})") from error
-    check_tokenizer(tokenizer, config, folder)
-    return tokenizer
-
-
-def _find_weights(folder: Path) -> Path:
-    for name in CLIP_WEIGHTS:
-        if (folder / name).is_file():
-            return folder / name
-    raise FileNotFoundError(
-        f"{folder / CLIP_WEIGHTS[0]}: not there; CLIP weights are read from safetensors alone, "
-        f"in a file named {' or '.join(CLIP_WEIGHTS)}"
-    )

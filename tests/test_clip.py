@@ -217,18 +217,22 @@ def test_broken_files_are_named(tiny_clip: Path, tmp_path: Path) -> None:
 def test_a_broken_tokenizer_is_named(tiny_clip: Path, tmp_path: Path, content: str) -> None:
     folder = broken_copy(tiny_clip, tmp_path / "broken")
     (folder / "tokenizer.json").write_text(content, encoding="utf-8")
-    with pytest.raises(ValueError, match="broken: not a tokenizer that can be read"):
+    with pytest.raises(ValueError, match="broken/tokenizer.json: (not JSON|the file: exp|model: exp)"):
         Clip.from_pretrained(folder)
 
 
 def test_features_that_overflow_are_an_error(tiny_clip: Path) -> None:
-    broken = Clip.from_pretrained(tiny_clip)
-    broken.model.visual.conv1.weight.fill_(torch.inf)
-    with pytest.raises(ValueError, match="CLIP overflowed: use bfloat16 or float32"):
-        broken.dense_features(scene(32, 32), View(short_side=32))
-    broken.model.token_embedding.weight.fill_(torch.inf)
-    with pytest.raises(ValueError, match="CLIP overflowed: use bfloat16 or float32"):
-        broken.encode_text(["cat"], ["{}"])
+    for dtype, said in (
+        (torch.float16, "use bfloat16 or float32 instead"),
+        (torch.float32, "its weights are too large"),
+    ):
+        broken = Clip.from_pretrained(tiny_clip, dtype=dtype)
+        broken.model.visual.conv1.weight.fill_(torch.inf)
+        with pytest.raises(ValueError, match=f"CLIP overflowed: {said}"):
+            broken.dense_features(scene(32, 32), View(short_side=32))
+        broken.model.token_embedding.weight.fill_(torch.inf)
+        with pytest.raises(ValueError, match=f"CLIP overflowed: {said}"):
+            broken.encode_text(["cat"], ["{}"])
 
 
 def test_openai_weights_need_quick_gelu(tiny_clip: Path, tmp_path: Path) -> None:
@@ -279,10 +283,10 @@ def with_weights(tiny_clip: Path, folder: Path, **tensors: float) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e6, -1e6])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e6, -1e6, 7.0])
 def test_a_logit_scale_that_labels_everything_alike_is_refused(tiny_clip: Path, tmp_path: Path, value: float) -> None:
     folder = with_weights(tiny_clip, tmp_path / "clip", logit_scale=value)
-    with pytest.raises(ValueError, match=f"{WEIGHTS}: logit scale: expected a finite number above 0, got") as caught:
+    with pytest.raises(ValueError, match=rf"{WEIGHTS}: logit.scale: expected (a finite|finite|at most 1000)") as caught:
         Clip.from_pretrained(folder)
     assert "\n" not in str(caught.value)
 
