@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from emerdiff.memory import is_out_of_memory
 from ovseg.masks import Progress
+from ovseg.result import masks_png
 from ovseg.run import record as records
 from ovseg.run.attempt import Outcome
 from ovseg.run.batch import process
@@ -44,6 +46,12 @@ def touch(*paths: Path) -> None:
         path.write_bytes(b"")
 
 
+def write(path: Path) -> None:
+    """A result that can be read."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(masks_png(np.zeros((2, 3), int)) if path.suffix == ".png" else b"{}")
+
+
 def images(*ids: str) -> list[Item]:
     return [Item(id, Path(f"/photos/{id}.jpg")) for id in ids]
 
@@ -55,7 +63,7 @@ def writer(out: Path, *, bad: tuple[str, ...] = ()) -> Callable[[Item, Progress 
         if item.id in bad:
             raise ValueError(f"{item.path}: truncated")
         for suffix in FILES:
-            touch(out / f"{item.id}{suffix}")
+            write(out / f"{item.id}{suffix}")
         return "cat 50%"
 
     return work
@@ -215,7 +223,8 @@ def test_an_image_finished_just_before_a_kill_counts_though_the_record_does_not_
     with pytest.raises(KeyError):
         process(run, run.open(images("a", "b")), work, Silent())
     assert states(tmp_path) == {"a": "pending", "b": "pending"}
-    touch(*(tmp_path / f"a{suffix}" for suffix in FILES))
+    for suffix in FILES:
+        write(tmp_path / f"a{suffix}")
     assert go(tmp_path, images("a", "b")) == ["b"]
     assert states(tmp_path) == {"a": "done", "b": "done"}
 
@@ -335,11 +344,11 @@ def test_a_shard_with_other_settings_is_refused_at_once(tmp_path: Path) -> None:
 def test_the_record_is_not_written_for_every_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now, written = [0.0], []
 
-    def write(path: Path, data: bytes) -> None:
+    def write_record(path: Path, data: bytes) -> None:
         written.append(now[0])
         now[0] += 0.5  # it takes half a second, as on a slow disk
 
-    monkeypatch.setattr(records, "write_atomically", write)
+    monkeypatch.setattr(records, "write_atomically", write_record)
     monkeypatch.setattr(records.time, "monotonic", lambda: now[0])
 
     def work(item: Item, progress: Progress | None = None) -> str:
@@ -353,12 +362,12 @@ def test_the_record_is_not_written_for_every_image(tmp_path: Path, monkeypatch: 
 
 
 def test_the_first_interrupt_lets_the_image_at_hand_be_finished(tmp_path: Path) -> None:
-    write, report, run = writer(tmp_path), Silent(), Run(tmp_path, FACTS, FILES)
+    done, report, run = writer(tmp_path), Silent(), Run(tmp_path, FACTS, FILES)
 
     def work(item: Item, progress: Progress | None = None) -> str:
         if item.id == "b":
             signal.raise_signal(signal.SIGINT)
-        return write(item, progress)
+        return done(item, progress)
 
     with pytest.raises(KeyboardInterrupt):
         process(run, run.open(images("a", "b", "c")), work, report)

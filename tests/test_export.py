@@ -9,6 +9,7 @@ import sys
 import weakref
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -94,24 +95,32 @@ def test_masks_without_scores_give_no_confidence(run: Path, capsys: pytest.Captu
     assert last.endswith(f"unsure: needs {missing}, which this run did not write")
 
 
-def test_damaged_runs_are_told_by_file(run: Path) -> None:
+def problems(run: Path) -> dict[str, str]:
+    images = open_images(run)
+    list(images)
+    return images.problems
+
+
+def test_damaged_images_are_left_out_and_told_by_file(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (run / "sub/b.png").write_bytes((run / "sub/b.png").read_bytes()[:200])
-    with pytest.raises(ValueError, match=r"sub/b\.png: cannot be read as an index map"):
-        list(open_images(run))
+    assert "sub/b.png: cannot be read as an index map" in problems(run)["sub/b"]
+    assert main(["export", str(run), *ALL, "--out", str(run.parent / "out")]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert sum("left out: " in line and "sub/b.png: cannot be read" in line for line in lines) == 1
+    assert f"voc: 1 image in {run.parent / 'out/voc'}" in lines
+    assert (run.parent / "out/voc/ImageSets/Segmentation/default.txt").read_text() == "a\n"
     (run / "sub/b.png").write_bytes(index_png(np.full((2, 3), 3, np.uint8), []))
-    with pytest.raises(ValueError, match=r"sub/b\.png: holds index 3, expected 0..2 or 255 \(no label\)"):
-        list(open_images(run))
+    assert "sub/b.png: holds index 3, expected 0..2 or 255 (no label)" in problems(run)["sub/b"]
     facts = json.loads((run / "a.json").read_text())
     (run / "a.json").write_text(json.dumps(facts | {"masks": facts["masks"][1:]}))
-    with pytest.raises(ValueError, match=r"a\.json: no score for mask 0 of a\.masks\.png"):
-        list(open_images(run))
+    with pytest.raises(ValueError, match=r"no image can be exported; the first: .*a\.json: no score for mask 0"):
+        problems(run)
+    write_run(run, {"sub/b": LABELS, "a": LABELS}, NAMES)
     (run / "a.json").write_text("{")
-    with pytest.raises(ValueError, match=r"a\.json: not the summary of an image"):
-        list(open_images(run))
+    assert "a.json: not JSON" in problems(run)["a"]
     (run / "a.json").write_text(json.dumps(facts))
     (run / "a.masks.png").write_bytes(index_png(np.zeros((2, 2), np.uint8), []))
-    with pytest.raises(ValueError, match=r"a\.masks\.png: is of 2x2 pixels, the labels of this image are 3x2"):
-        list(open_images(run))
+    assert "a.masks.png: is of 2x2 pixels, the labels of this image are 3x2" in problems(run)["a"]
 
 
 @pytest.mark.parametrize(
@@ -154,16 +163,16 @@ def test_names_are_refused_before_any_format_is_written(tmp_path: Path, capsys: 
 @pytest.mark.parametrize("name", WRITERS)
 def test_images_are_read_one_at_a_time(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Path) -> None:
     alive: weakref.WeakSet[LabelledImage] = weakref.WeakSet()
-    most, read = 0, export_image.ImageSet._read
+    most, read = 0, export_image.ImageSet._sure
 
-    def watched(images: export_image.ImageSet, id: str) -> LabelledImage:
+    def watched(images: export_image.ImageSet, *arrays: Any) -> LabelledImage:
         nonlocal most
-        image = read(images, id)
+        image = read(images, *arrays)
         alive.add(image)
         most = max(most, len(alive))
         return image
 
-    monkeypatch.setattr(export_image.ImageSet, "_read", watched)
+    monkeypatch.setattr(export_image.ImageSet, "_sure", watched)
     run = write_run(tmp_path / "long", {f"{number}": LABELS for number in range(6)}, NAMES)
     (tmp_path / name).mkdir()
     WRITERS[name](open_images(run), tmp_path / name)
@@ -198,11 +207,11 @@ def test_every_format_in_a_process_of_its_own(run: Path, tmp_path: Path) -> None
     ]
     assert zipfile.ZipFile(tmp_path / "one/cvat/ovseg.zip").namelist() == [
         "labelmap.txt",
-        "ImageSets/Segmentation/default.txt",
         "SegmentationClass/a.png",
         "SegmentationObject/a.png",
         "SegmentationClass/sub/b.png",
         "SegmentationObject/sub/b.png",
+        "ImageSets/Segmentation/default.txt",
     ]
     assert call("two").returncode == 0
     for name in tree(tmp_path / "one"):
@@ -339,7 +348,7 @@ def test_the_next_export_clears_what_a_killed_one_left(moment: str, left: list[s
     command = [sys.executable, "-c", KILLED_EXPORT, moment, *arguments, "--overwrite"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     assert subprocess.run(command, env=environment, check=False).returncode == -9
-    assert sorted(name.split(".")[-1] for name in os.listdir(out) if name != "export.json") == left
+    assert sorted(name.split(".")[-1] for name in os.listdir(out) if name[-5:] not in (".json", ".lock")) == left
     assert main(arguments) == 2  # as the old export is there again
     assert tree(out) == before and sorted(os.listdir(out)) == ["export.json", "png"]
     assert main([*arguments, "--overwrite"]) == 0
@@ -361,6 +370,22 @@ def test_images_are_copied_where_a_format_has_a_place(tmp_path: Path) -> None:
         "yolo/images/sub/a.jpg",
     ]
     assert all((tmp_path / "out" / name).read_bytes() == photo.read_bytes() for name in copies)
+
+
+def test_only_images_of_the_labels_size_are_copied(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.fromarray(blobs(0, 2, 3, range(256)).astype(np.uint8)).save(tmp_path / "photo.png")
+    Image.fromarray(blobs(0, 3, 3, range(256)).astype(np.uint8)).save(tmp_path / "large.png")
+    (tmp_path / "secret.png").write_text("root:x:0:0")
+    sources = {"a": "photo", "large": "large", "secret": "secret", "gone": "gone"}
+    paths = {id: tmp_path / f"{name}.png" for id, name in sources.items()} | {"scene": "pocket:evaluation/0/1"}
+    run = write_run(tmp_path / "run", dict.fromkeys(paths, LABELS), NAMES, sources=paths)
+    assert main(["export", str(run), *ALL, "--images", "copy", "--out", str(tmp_path / "out")]) == 1
+    said = [line for line in capsys.readouterr().err.splitlines() if ": the image is not copied: " in line]
+    assert [line.split(":")[0] for line in said] == ["gone", "large", "scene", "secret"]  # each once, for six formats
+    assert "no such file" in said[0] and "has another size now" in said[1] and "not a JPEG, PNG" in said[3]
+    assert [path.name for path in sorted((tmp_path / "out/yolo/images").iterdir())] == ["a.png"]
+    assert (tmp_path / "out/yolo/labels/secret.txt").exists()
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file() and b"root:x" in path.read_bytes()]
 
 
 def test_odd_file_names_do_not_stop_an_export(tmp_path: Path) -> None:
@@ -386,7 +411,6 @@ def test_a_zip_cannot_hold_a_name_that_is_no_utf_8(tmp_path: Path, capsys: pytes
         (["RUN", "--format", "png", "--unsure", "1.5"], "unsure: expected a score from 0 to 1, got 1.5"),
         (["RUN", "--format", "png", "--unsure", "nan"], "unsure: expected a score from 0 to 1, got nan"),
         (["RUN", "--format", "png", "--out", "RUN/run.json"], "run.json: is a file, expected a folder"),
-        (["RUN", "--format", "voc", "--images", "copy"], "/photos/a.jpg: not there to be copied"),
         (["/no/such", "--format", "png"], "/no/such: not a run folder"),
         (["MASKS", "--format", "png"], "a run of `ovseg masks` without names; expected `ovseg label`'s"),
         (["NONE", "--format", "png"], "none of the run's 1 images is done"),

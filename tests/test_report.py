@@ -5,11 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 import zlib
 from html.parser import HTMLParser
 from pathlib import Path
@@ -24,7 +21,7 @@ from PIL import Image
 from run_folders import blobs, write_run
 from safetensors.numpy import save_file
 
-from ovseg import cli
+from ovseg import cli, locks
 from ovseg.draw import class_colours, distinct_colours
 from ovseg.files import read_index_png
 from ovseg.pocket.world import scene
@@ -264,7 +261,8 @@ def test_images_that_failed_or_cannot_be_read_are_listed_with_their_reasons(tmp_
     assert problems["zz"] == "zz.jpg: the file is empty"
     assert "holds index 77, expected 0..3 or 255 (no label)" in problems["0/scene 2"]
     assert "is of 9x9 pixels, the labels of this image are 30x20" in problems["0/scene 3"]
-    assert "scene 4.json: not the summary of an image" in problems["0/scene 4"]
+    assert "scene 4.json: not JSON" in problems["0/scene 4"] and report.damaged == 5
+    assert cli.main(["report", str(run), "--overwrite"]) == 1
     assert all(f"scene {n}.png" in problems[f"0/scene {n}"] for n in (0, 1))
 
 
@@ -386,15 +384,17 @@ def test_a_report_that_is_interrupted_leaves_nothing_and_harms_nothing(tmp_path)
 
 def test_what_a_killed_report_left_is_cleared_by_the_next(tmp_path):
     run, _ = make_run(tmp_path / "run", 2)
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    left, live = (run / f".report-files.{process}.tmp" for process in (dead.pid, os.getppid()))
-    for folder in (left, live):
-        folder.mkdir()
-        (folder / "0.json").touch()
-    (run / f".report.html.{dead.pid}.tmp").touch()
-    write_report(run)
-    assert [path.name for path in run.glob(".*")] == [live.name]
+    left = run / ".report-files.77.tmp"
+    left.mkdir()
+    (left / "0.json").touch()
+    (run / ".report.html.77.tmp").touch()
+    with locks.held(run / ".report.html.lock", ""), pytest.raises(ValueError, match="another process is writing this"):
+        write_report(run)
+    assert left.is_dir()
+    with (run / ".report.html.78.tmp").open("w") as live:
+        locks.keep(live.fileno())
+        write_report(run)
+        assert [path.name for path in run.glob(".*")] == [".report.html.78.tmp"]
 
 
 def test_the_same_run_gives_the_same_bytes(tmp_path):

@@ -84,17 +84,21 @@ def test_colours_and_no_label_follow_from_the_names(run: Path) -> None:
 @pytest.mark.parametrize(
     ("facts", "reason"),
     [
-        ({"names": ["background", 7, "dog"]}, "a name that is no text"),
-        ({"names": 7}, "not iterable"),
-        ({"colours": [[0, 0, 0]]}, "3 names, but 1 colours"),
-        ({"colours": [[0, 0]] * 3}, "not enough values"),
-        ({"no_label": "none"}, "invalid literal"),
+        ({"names": ["background", 7, "dog"]}, "names: expected a list of names"),
+        ({"names": ["background", "cat\x1b[31m", "dog"]}, r"without control characters such as U\+001B"),
+        ({"names": ["background", "cat", "cat"]}, "names: expected different names"),
+        ({"names": 7}, "names: expected a list"),
+        ({"colours": [[0, 0, 0]]}, "colours: expected 3, one a name, got 1"),
+        ({"colours": [[0, 0]] * 3}, "colours: expected a list of colours"),
+        ({"colours": [[0, 0, 256]] * 3}, "colours: expected a list of colours"),
+        ({"no_label": "none"}, "no_label: expected a whole number from 0 to 65535, or null, got 'none'"),
+        ({"no_label": 2}, "no_label: expected an index behind the 3 names', got 2"),
     ],
 )
 def test_damaged_names_cost_one_line_that_names_the_run(run: Path, facts: dict[str, object], reason: str) -> None:
     with pytest.raises(ValueError, match=reason) as caught:
         read_legend(read_run(change(run, **facts)))
-    assert str(caught.value).startswith(f"{run}: ") and "\n" not in str(caught.value)
+    assert str(caught.value).startswith(f"{run / 'run.json'}: ") and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -107,11 +111,15 @@ def test_damaged_names_cost_one_line_that_names_the_run(run: Path, facts: dict[s
         '{"classes": [], "masks": [{"mask": "x", "class": 0, "score": 1}]}',
         '{"classes": [{"index": 0, "score": "high"}], "masks": []}',
         '{"classes": 7, "masks": []}',
+        '{"classes": [{"index": 0, "score": NaN}], "masks": []}',
+        '{"classes": [{"index": 0, "score": 1e999}], "masks": []}',
+        '{"classes": [{"index": 9, "score": 1}], "masks": []}',  # of three names
+        "[" * 100_000,
     ],
 )
 def test_a_damaged_summary_costs_one_line_that_names_the_file(run: Path, content: str) -> None:
     (run / "a.json").write_text(content)
-    with pytest.raises(ValueError, match="not the summary of an image") as caught:
+    with pytest.raises(ValueError, match="not (the summary of an image|JSON)|names class 9") as caught:
         image(run).summary()
     assert str(caught.value).startswith(f"{run / 'a.json'}: ") and "\n" not in str(caught.value)
 

@@ -177,10 +177,11 @@ def mistake(run: Path, dataset: Truth = DATASET, best_label: bool = False) -> st
 def test_a_run_that_does_not_fit_the_data_set_is_named(tmp_path):
     run = write_run(tmp_path / "run", LABELS)
     entry = {"file": "a.jpg", "state": "done"}
-    done = {"a": entry, "b/c": entry}
+    done, failed = {"a": entry, "b/c": entry}, entry | {"state": "failed", "error": "b.jpg: no image"}
     for facts, said in (
-        ({"ids": {**done, "b/c": {"state": "failed", "error": "b.jpg: no image"}}}, "1 of 2 .* b/c .failed: b.jpg: no"),
-        ({"ids": {**done, "z": {"state": "pending"}}}, "1 of 3 images are not done, such as z .pending"),
+        ({"ids": {**done, "b/c": failed}}, "1 of 2 .* b/c .failed: b.jpg: no"),
+        ({"ids": {**done, "b/c": {"state": "done"}}}, r"1 of 2 .* b/c .damaged: .*run.json: ids.b/c.file: missing"),
+        ({"ids": {**done, "z": entry | {"state": "pending"}}}, "1 of 3 images are not done, such as z .pending"),
         ({"ids": {**done, "strange": entry}}, "strange is no image of custom at somewhere"),
         ({"ids": {}}, "no image was undertaken"),
         ({"ids": done, "names": ["dog", "cat"]}, "name 0 is 'dog', that of custom is 'cat'"),

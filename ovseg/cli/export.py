@@ -16,5 +16,4 @@ def run(given: Namespace) -> int:
     images = open_images(
         given.folder, unsure=given.unsure, components=given.components, copy_images=given.images == "copy"
     )
-    export(images, formats, Path(given.out), overwrite=given.overwrite, tell=say)
-    return 0
+    return 1 if export(images, formats, Path(given.out), overwrite=given.overwrite, tell=say) else 0

@@ -30,21 +30,20 @@ def run(given: Namespace) -> int:
     items = collect(given.inputs, given.out, tell=say)
     batch = batch_of(items, given.out, job.files, given.shard, overwrite=given.overwrite)
     code = run_job(job, batch)
-    if job.formats:
-        export_whole(job, batch)
-    return code
+    return max(code, export_whole(job, batch)) if job.formats else code
 
 
-def export_whole(job: LabelJob, batch: Batch) -> None:
-    """Export a complete run to its folder `exports`, in place of what an earlier call left there."""
+def export_whole(job: LabelJob, batch: Batch) -> int:
+    """Export a complete run to its folder `exports`, in place of what an earlier call left there; the exit code."""
     from ovseg.export import open_images
     from ovseg.export.write import export
 
     if batch.shard and not launched():
         say(f"not exported, this is one shard: when all are done, `ovseg export {job.out}`")
     elif batch.shard and batch.shard.number > 1:
-        return  # the first of the processes launched together does it
+        pass  # the first of the processes launched together does it
     elif not read_run(job.out).done:
         say("not exported: no image is done")
     else:
-        export(open_images(job.out), job.formats, job.out / "exports", overwrite=True, tell=say)
+        return 1 if export(open_images(job.out), job.formats, job.out / "exports", overwrite=True, tell=say) else 0
+    return 0

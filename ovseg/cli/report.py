@@ -27,7 +27,7 @@ def run(given: Namespace) -> int:
         show(f"the images are in {report.folder}; keep it beside the page")
     if report.problems:
         say(f"not shown: {report.problems} (the page says why)")
-    return 0
+    return 1 if report.damaged else 0
 
 
 def _write(given: Namespace, progress: Callable[[int, int], None] | None) -> Report:

@@ -27,12 +27,14 @@ def write_cvat(images: ImageSet, folder: Path) -> None:
     class_table, object_table = np.array(colours, np.uint8), np.array(object_colours(), np.uint8)
     with ZipFile(folder / "ovseg.zip", "w") as archive:
         _add(archive, "labelmap.txt", label_map_bytes(names, colours), ZIP_DEFLATED)
-        _add(archive, "ImageSets/Segmentation/default.txt", list_bytes(images.run.done), ZIP_DEFLATED)
+        ids = []
         for image in images:
+            ids.append(image.id)
             classes = class_table[shifted(image, 0)]
             numbers = object_table[objects(image, components=images.components)]
             _add(archive, f"SegmentationClass/{image.id}.png", png_bytes(Image.fromarray(classes)), ZIP_STORED)
             _add(archive, f"SegmentationObject/{image.id}.png", png_bytes(Image.fromarray(numbers)), ZIP_STORED)
+        _add(archive, "ImageSets/Segmentation/default.txt", list_bytes(ids), ZIP_DEFLATED)
 
 
 def _add(archive: ZipFile, name: str, data: bytes, compression: int) -> None:

@@ -1,20 +1,22 @@
 """The labelled images of a run folder, read one at a time: what every export format is written from.
 
 It needs neither the networks nor the original images: sizes come from the label maps. Pixels with a confidence under
-`unsure` count as pixels without a label, in every format alike.
+`unsure` count as pixels without a label, in every format alike. An image whose files are damaged is left out, and named
+in `problems`; of original images only what can be read as one, of the labels' size, is copied.
 """
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
 
 from ovseg.draw import Colour
+from ovseg.files import named
 from ovseg.images import IMAGE_SUFFIXES
 from ovseg.run.folder import RunFolder, read_run
 from ovseg.run.images import MASKS, SUMMARY, RunImage, read_legend
@@ -83,6 +85,8 @@ class ImageSet:
     unsure: a pixel with a confidence under it (0..1) has no label; None: all keep theirs.
     components: one region for each connected part of a class, in formats that tell regions apart.
     copy_images: put copies of the original images where the format has a place for them.
+    problems: id -> why it is left out, as damaged; not_copied: id -> why its original is not copied. All of them are
+        known when it was iterated.
     """
 
     run: RunFolder
@@ -92,34 +96,50 @@ class ImageSet:
     unsure: float | None = None
     components: bool = False
     copy_images: bool = False
-
-    def __len__(self) -> int:
-        return len(self.run.done)
+    problems: dict[str, str] = field(default_factory=dict)
+    not_copied: dict[str, str] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[LabelledImage]:
+        some = False
         for id in self.run.done:
-            yield self._read(id)
+            image = RunImage(self.run, id)
+            try:
+                labels = image.index_map()
+                confidence = image.confidence(labels)
+            except (ValueError, OSError) as error:
+                self.problems[id] = str(error)
+                continue
+            some = True
+            yield self._sure(image, labels, confidence)
+        if not some:
+            first = next(iter(self.problems.values()))
+            raise ValueError(f"{self.run.path}: no image can be exported; the first: {first}")
 
-    def _read(self, id: str) -> LabelledImage:
-        image = RunImage(self.run, id)
-        labels = image.index_map()
-        confidence = image.confidence(labels)
+    def _sure(self, image: RunImage, labels: np.ndarray, confidence: np.ndarray | None) -> LabelledImage:
         if self.unsure is not None:
             if confidence is None:
                 missing = [path for path in map(image.file, (MASKS, SUMMARY)) if not path.exists()]
                 raise ValueError(f"unsure: needs {missing[0]}, which this run did not write")
             labels = np.where(confidence < self.unsure, self.no_label, labels).astype(labels.dtype)
             confidence = np.where(labels == self.no_label, np.float32(0), confidence)
-        return LabelledImage(id, image.source, labels, confidence, self.names, self.colours, self.no_label)
+        return LabelledImage(image.id, image.source, labels, confidence, self.names, self.colours, self.no_label)
 
     def place(self, image: LabelledImage, target: Path) -> None:
-        """With `copy_images`: copy the original file to `target` as it is; ValueError if it is not there any more."""
+        """With `copy_images`: copy the original file to `target` as it is, if it is an image of the labels' size."""
         if not self.copy_images:
             return
-        if not Path(image.source).is_file():
-            raise ValueError(f"{image.source}: not there to be copied (any more, or not from this folder)")
+        original = RunImage(self.run, image.id)
+        try:
+            path = original.photo_file()
+            if path is None:
+                raise ValueError(f"{image.source}: is no file")
+            original.photo(image.labels.shape)
+        except ValueError as error:
+            self.not_copied[image.id] = str(error)
+            return
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(image.source, target)
+        with named(target):
+            shutil.copyfile(path, target)
 
 
 def open_images(
@@ -139,7 +159,8 @@ def open_images(
         raise ValueError(f"{folder}: none of the run's {len(run.ids)} images is done, there is nothing to export")
     if unsure is not None and not 0 <= unsure <= 1:
         raise ValueError(f"unsure: expected a score from 0 to 1, got {unsure:g}")
-    return ImageSet(run, legend.names, legend.colours, legend.no_label, unsure, components, copy_images)
+    damaged = {id: entry["error"] for id, entry in run.ids.items() if entry["state"] == "damaged"}
+    return ImageSet(run, legend.names, legend.colours, legend.no_label, unsure, components, copy_images, damaged)
 
 
 def has_background(names: Sequence[str]) -> bool:

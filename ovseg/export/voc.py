@@ -30,7 +30,9 @@ def write_voc(images: ImageSet, folder: Path) -> None:
     """Write the tree. Raises ValueError as `voc_classes` and `objects`."""
     names, colours = voc_classes(images.names, images.colours)
     of_objects = [*object_colours()[:VOID], VOID_COLOUR]
+    ids = []
     for image in images:
+        ids.append(image.id)
         labels = shifted(image, VOID)
         numbers = objects(image, components=images.components)
         numbers[labels == VOID] = VOID
@@ -38,7 +40,7 @@ def write_voc(images: ImageSet, folder: Path) -> None:
         write_atomically(folder / f"SegmentationClass/{image.id}.png", classes)
         write_atomically(folder / f"SegmentationObject/{image.id}.png", index_png(numbers, of_objects))
         images.place(image, folder / "JPEGImages" / image.file_name)
-    write_atomically(folder / "ImageSets/Segmentation/default.txt", list_bytes(images.run.done))
+    write_atomically(folder / "ImageSets/Segmentation/default.txt", list_bytes(ids))
     write_atomically(folder / "labelmap.txt", label_map_bytes([*names, "ignored"], [*colours, VOID_COLOUR]))
 
 

@@ -1,12 +1,12 @@
 """Exports of a run: checks, one writer after the other, complete folders only.
 
-Each format gets a folder of its own, OUT/<format>. It is written under a temporary name and renamed once complete.
-OUT/export.json lists the exports there; --overwrite replaces only what it lists.
+Each format gets a folder of its own, OUT/<format>. It is written under a temporary name and renamed once complete and
+on the disk. OUT/export.json lists the exports there; --overwrite replaces only what it lists. One process at a time
+exports into OUT.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -14,12 +14,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ovseg import locks
 from ovseg.export import WRITERS, check_names
 from ovseg.export.image import ImageSet
-from ovseg.files import json_bytes, sweep, write_atomically
+from ovseg.files import json_bytes, named, sweep, sync_files, sync_folder, write_atomically
+from ovseg.json_files import read_json
 from ovseg.run.inputs import AGAIN
+from ovseg.run.terminal import one_line
 
 RECORD = "export.json"
+MOST_RECORD = 1 << 20  # bytes
 
 
 def check_formats(names: Sequence[str]) -> list[str]:
@@ -36,32 +40,48 @@ def export(
     *,
     overwrite: bool = False,
     tell: Callable[[str], None] | None = None,
-) -> None:
+) -> int:
     """Write the images of a run in every format, each into a folder of `out`, whole or not at all.
 
-    tell: gets a line where images of the run are left out, and one for each format when it is written.
-    Raises ValueError, before anything is written, for class names that a format cannot hold and where an earlier export
-    would be replaced without `overwrite`; and for images that a format cannot hold.
+    tell: gets a line where images of the run are left out, one for each image that is damaged or whose original is not
+    copied, and one for each format when it is written. Returns how many images these are.
+    Raises ValueError, before anything is written, for class names that a format cannot hold, where an earlier export
+    would be replaced without `overwrite`, and where another process exports into `out`; and for images that a format
+    cannot hold, or where none can be read.
     """
     tell = tell or (lambda line: None)
     check_names(formats, images.names)
-    for name in (*formats, RECORD):
-        sweep(out / name)
-    for name in formats:
-        _check(out, name, overwrite=overwrite)
-    if left_out := _left_out(images):
-        tell(left_out)
-    for name in formats:
-        with _whole_folder(out / name) as folder:
-            WRITERS[name](images, folder)
-        _note(out, name, images)
-        tell(f"{name}: {len(images)} image{'s' if len(images) > 1 else ''} in {out / name}")
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out}: is a file, expected a folder for the exports")
+    with locks.held(out / ".export.lock", f"{out}: another process is exporting into this folder; wait for it"):
+        for name in (*formats, RECORD):
+            sweep(out / name)
+        for name in formats:
+            _check(out, name, overwrite=overwrite)
+        if left_out := _left_out(images):
+            tell(left_out)
+        told: set[str] = set()
+        for name in formats:
+            with _whole_folder(out / name) as folder:
+                WRITERS[name](images, folder)
+            for line in _lines(images):
+                if line not in told:
+                    tell(line)
+                    told.add(line)
+            count = sum(id not in images.problems for id in images.run.done)
+            _note(out, name, images, count)
+            tell(f"{name}: {count} image{'s' * (count != 1)} in {out / name}")
+    return len(images.problems) + len(images.not_copied)
+
+
+def _lines(images: ImageSet) -> list[str]:
+    """What the export did without: a line for each image."""
+    copies = (f"{id}: the image is not copied: {reason}" for id, reason in images.not_copied.items())
+    return [one_line(line) for line in (*(f"left out: {reason}" for reason in images.problems.values()), *copies)]
 
 
 def _check(out: Path, name: str, *, overwrite: bool) -> None:
     target = out / name
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"{out}: is a file, expected a folder for the exports")
     if not os.path.lexists(target):
         return
     if not overwrite:
@@ -72,8 +92,8 @@ def _check(out: Path, name: str, *, overwrite: bool) -> None:
 
 def _left_out(images: ImageSet) -> str | None:
     """The line about a run's images that are not done; None where all are."""
-    states = [entry["state"] for entry in images.run.ids.values()]
-    failed, unfinished = states.count("failed"), len(states) - states.count("failed") - states.count("done")
+    states = [entry["state"] for entry in images.run.ids.values() if entry["state"] != "damaged"]
+    failed, unfinished = states.count("failed"), states.count("pending")
     if not failed + unfinished:
         return None
     return f"left out: {failed + unfinished} of {len(states)} images ({failed} failed, {unfinished} unfinished)"
@@ -86,10 +106,13 @@ def _whole_folder(target: Path) -> Iterator[Path]:
     replaced = target.with_name(f".{target.name}.{os.getpid()}.old")
     temporary.mkdir(parents=True)
     try:
-        yield temporary
-        if target.exists():
-            os.rename(target, replaced)
-        os.rename(temporary, target)
+        with named(target):
+            yield temporary
+            sync_files(path for path in temporary.rglob("*") if path.is_file())
+            if target.exists():
+                os.rename(target, replaced)
+            os.rename(temporary, target)
+            sync_folder(target.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         if replaced.exists() and not target.exists():
@@ -100,19 +123,19 @@ def _whole_folder(target: Path) -> Iterator[Path]:
 def _noted(out: Path) -> dict[str, Any]:
     """The exports that OUT/export.json names; none if there is no such file."""
     path = out / RECORD
-    try:
-        noted = json.loads(path.read_bytes())
-    except FileNotFoundError:
+    if not path.exists():
         return {}
+    try:
+        noted = read_json(path, MOST_RECORD)
     except ValueError as error:
-        raise ValueError(f"{path}: damaged ({error}); remove it, or choose another folder") from error
+        raise ValueError(f"{error}; remove it, or choose another folder") from error
     return noted if isinstance(noted, dict) else {}
 
 
-def _note(out: Path, name: str, images: ImageSet) -> None:
+def _note(out: Path, name: str, images: ImageSet, count: int) -> None:
     facts = {
         "run": str(images.run.path),
-        "images": len(images),
+        "images": count,
         "unsure": images.unsure,
         "components": images.components,
         "versions": images.run.versions,

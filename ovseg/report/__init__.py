@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ovseg.files import sweep, write_atomically
+from ovseg import locks
+from ovseg.files import named, sweep, sync_files, write_atomically
 from ovseg.report.image import read_report_image
 from ovseg.report.page import assemble, json_in_script, page_data
 from ovseg.run.folder import RunFolder, read_run
@@ -34,6 +35,7 @@ class Report:
     folder: Path | None  # of the images; None where they are embedded
     images: int
     problems: int  # images that failed, are not done, or whose files cannot be read
+    damaged: int  # those of the latter kind
     size: int  # bytes, all in all
 
 
@@ -58,15 +60,32 @@ def write_report(
     if not run.done:
         raise ValueError(f"{folder}: none of its {len(run.ids)} images is done, there is nothing to report")
     out = Path(out) if out is not None else run.path / "report.html"
+    if out.is_dir():
+        raise ValueError(f"{out}: is a folder, expected a file for the page, such as report.html")
+    with (
+        locks.held(out.with_name(f".{out.name}.lock"), f"{out}: another process is writing this report; wait for it"),
+        named(out),
+    ):
+        return _write(run, out, title or run.path.resolve().name, overwrite, embedded_bytes, progress)
+
+
+def _write(
+    run: RunFolder,
+    out: Path,
+    title: str,
+    overwrite: bool,
+    embedded_bytes: int,
+    progress: Callable[[int, int], None] | None,
+) -> Report:
+    """`write_report`, as the one process that writes this page."""
     beside = out.with_name(f"{out.stem}-files")
     for path in (out, beside):
         sweep(path)
     _check_free(out, beside, overwrite)
-    title = title or run.path.resolve().name
     staging = out.with_name(f".{beside.name}.{os.getpid()}.tmp")
     try:
         staging.mkdir(parents=True)
-        rows, problems = _stage(run, staging, progress)
+        rows, problems, damaged = _stage(run, staging, progress)
         size = sum(path.stat().st_size for path in staging.iterdir())
         embed = size <= embedded_bytes
         data = page_data(run, title, rows, problems, None if embed else beside.name)
@@ -75,17 +94,17 @@ def write_report(
             shutil.rmtree(beside)
         if not embed:
             size = _make_scripts(staging, len(rows))
+            sync_files(staging.iterdir())
             staging.rename(beside)
         write_atomically(out, page)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    return Report(out, None if embed else beside, len(rows), len(problems), len(page) + (0 if embed else size))
+    size = len(page) + (0 if embed else size)
+    return Report(out, None if embed else beside, len(rows), len(problems), damaged, size)
 
 
 def _check_free(out: Path, beside: Path, overwrite: bool) -> None:
     """Raise ValueError unless the page and its folder may be written."""
-    if out.is_dir():
-        raise ValueError(f"{out}: is a folder, expected a file for the page, such as report.html")
     for path in (out, beside):
         if path.exists() and not overwrite:
             raise ValueError(f"{path}: already there; {AGAIN}")
@@ -105,19 +124,22 @@ def _is_ours(folder: Path) -> bool:
 
 def _stage(
     run: RunFolder, staging: Path, progress: Callable[[int, int], None] | None
-) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """Write every image's files as 0.json, 0.png, ...; returns the rows, and why an id has none."""
+) -> tuple[list[dict[str, Any]], dict[str, str], int]:
+    """Write every image's files as 0.json, 0.png, ...; returns the rows, why an id has none, and how many of these are
+    damaged."""
     rows: list[dict[str, Any]] = []
     problems = {
-        id: entry.get("error", "failed") if entry["state"] == "failed" else "not done yet"
+        id: "not done yet" if entry["state"] == "pending" else entry.get("error") or "failed"
         for id, entry in run.ids.items()
         if entry["state"] != "done"
     }
+    damaged = sum(entry["state"] == "damaged" for entry in run.ids.values())
     for number, id in enumerate(run.done, 1):
         try:
             image = read_report_image(run, id)
         except (OSError, ValueError) as error:
             problems[id] = str(error)
+            damaged += 1
         else:
             for suffix, content in image.files.items():
                 (staging / f"{len(rows)}{suffix}").write_bytes(content)
@@ -127,7 +149,7 @@ def _stage(
             progress(number, len(run.done))
     if not rows:
         raise ValueError(f"{run.path}: no image can be shown; the first: {next(iter(problems.values()))}")
-    return rows, problems
+    return rows, problems, damaged
 
 
 def _make_scripts(staging: Path, count: int) -> int:

@@ -13,9 +13,10 @@ from ovseg import weights
 from ovseg.masks import MaskSource
 from ovseg.run.attempt import Job, Outcome, Worker, attempt
 from ovseg.run.inputs import Batch, Item
-from ovseg.run.launch import sum_over_processes
+from ovseg.run.launch import sum_over_processes, tell_launcher
 from ovseg.run.record import Run
 from ovseg.run.terminal import duration, make_report, say
+from ovseg.run.writers import writing
 from ovseg.setup import Setup
 
 LONG_RUN_SECONDS = 60  # a run on a CPU that will take longer says so before it starts
@@ -50,7 +51,17 @@ def run_job(job: Job, batch: Batch) -> int:
 
 
 def run_started(worker: Worker, batch: Batch, seconds: float) -> int:
-    """As `run_job`, with a worker that took so many seconds to start."""
+    """As `run_job`, with a worker that took so many seconds to start. One process at a time may do it."""
+    with writing(worker.job.out, batch.shard):
+        failed = _run(worker, batch, seconds)
+    everywhere = sum_over_processes(failed)
+    if everywhere:
+        tell_launcher(f"{everywhere} images failed; ovseg has said above which, and the records hold why")
+    return 1 if everywhere else 0
+
+
+def _run(worker: Worker, batch: Batch, seconds: float) -> int:
+    """Do all images that are not finished; returns how many failed."""
     job, items = worker.job, batch.items
     run = Run(job.out, worker.facts, job.files, seconds, batch.shard, batch.overwrite)
     todo = run.open(items)
@@ -60,7 +71,7 @@ def run_started(worker: Worker, batch: Batch, seconds: float) -> int:
     with make_report(len(items) - len(todo), len(items)) as report:
         failed = process(run, todo, worker, report)
     say(f"results in {run.out}" + (f"; {failed} of {len(items)} images failed" if failed else ""))
-    return 1 if sum_over_processes(failed) else 0
+    return failed
 
 
 def process(run: Run, items: Sequence[Item], worker: Worker, report: Report) -> int:

@@ -7,21 +7,24 @@ model. The files of an id are named after it: `<id>.png`, `<id>.json`, `<id>.mas
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ovseg.compare import differences
+from ovseg.json_files import read_json
 from ovseg.run.launch import SHARD_FILE, Shard
+from ovseg.run.schema import FORMAT as FORMAT
+from ovseg.run.schema import check_entry, check_record
 
-FORMAT = "ovseg run 1"
 RUN_FILE = "run.json"
 RECORD_KEYS = {"format", "shard", "versions", "timings", "ids"}  # of a record, beside its facts
 # Facts that do not count when runs are compared: where it ran does not say what was computed, and what follows from the
 # names is told by them.
 FREE_FACTS = {"device", "sources", "root", "colours", "no_label"}
+
+MOST_SHOWN = 5  # missing shards that a message names
 
 # What `ovseg eval predict` recorded as its method -> the mask source.
 FORMER_METHODS = {
@@ -39,7 +42,7 @@ class RunFolder:
 
     path: Path
     facts: dict[str, Any]  # command, names, options, models, ...: what decides the results
-    ids: dict[str, dict[str, Any]]  # id -> file, state ("done", "failed", "pending"), and seconds or error
+    ids: dict[str, dict[str, Any]]  # id -> file, state ("done", "failed", "pending", "damaged"), and seconds or error
     versions: dict[str, str]  # of the libraries
 
     def __repr__(self) -> str:
@@ -72,9 +75,12 @@ def read_run(folder: str | Path) -> RunFolder:
     if match := SHARD_FILE.fullmatch(first.name):
         expected = [Shard(number, int(match[2])).file for number in range(1, int(match[2]) + 1)]
         if missing := [name for name in expected if folder / name not in records]:
-            raise ValueError(f"{folder}: {', '.join(missing)} missing; that shard has not been run, or not into here")
+            named = ", ".join(missing[:MOST_SHOWN]) + (
+                f" and {len(missing) - MOST_SHOWN} more" * (len(missing) > MOST_SHOWN)
+            )
+            raise ValueError(f"{folder}: {named} missing; that shard has not been run, or not into here")
     ids = {id: entry for other in records.values() for id, entry in other["ids"].items()}
-    return RunFolder(folder, facts_of(record), ids, record["versions"])
+    return RunFolder(folder, facts_of(record), ids, record.get("versions") or {})
 
 
 def recorded_facts(folder: Path) -> dict[str, Any]:
@@ -130,13 +136,27 @@ def differing(facts: Mapping[str, Any], others: Mapping[str, Any]) -> list[str]:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """One record as it lies on disk; ValueError if it is none."""
+    """One record as it lies on disk, checked; an entry of `ids` that is damaged has the state "damaged", and `error`.
+
+    Raises ValueError, naming file and key, for a file that is no record or holds an id that leads out of the folder.
+    """
+    record = read_json(path)
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if record["format"] != FORMAT or not isinstance(record["ids"], dict):
-            raise ValueError(f"expected the format {FORMAT!r}, got {record['format']!r}")
-        if not isinstance(record.get("options") or {}, dict) or not isinstance(record.get("method", ""), str):
-            raise ValueError("options and method: expected an object and a text")
-    except (ValueError, KeyError, TypeError) as error:
+        check_record(record)
+    except ValueError as error:
         raise ValueError(f"{path}: not the record of a run ({error})") from error
+    record["ids"] = {id: _checked(path, id, entry) for id, entry in record["ids"].items()}
     return record
+
+
+def _checked(path: Path, id: str, entry: Any) -> dict[str, Any]:
+    try:
+        check_entry(id, entry)
+    except ValueError as error:
+        return {"file": "", "state": "damaged", "error": f"{path}: {error}"}
+    return entry
+
+
+def damage_of(record: Mapping[str, Any]) -> list[str]:
+    """What is wrong with a record's entries, a line each."""
+    return [entry["error"] for entry in record["ids"].values() if entry["state"] == "damaged"]

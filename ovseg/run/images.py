@@ -6,7 +6,6 @@ exports and reports read them here, and nowhere else: a damaged file is a ValueE
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,9 +16,11 @@ from safetensors import SafetensorError, safe_open
 
 from ovseg.draw import Colour, class_colours
 from ovseg.files import read_index_png
+from ovseg.json_files import read_json
 from ovseg.result import no_label
 from ovseg.run.folder import RunFolder
-from ovseg.run.pictures import read_picture
+from ovseg.run.pictures import picture_file, read_picture
+from ovseg.run.schema import check_summary
 
 if TYPE_CHECKING:
     from ovseg.analysis import Analysis
@@ -29,6 +30,8 @@ MASKS = ".masks.png"  # mask numbers of a labelled image
 SUMMARY = ".json"  # pixels, share and score of every class, and a row for every mask
 OVERLAY = ".overlay.png"  # a picture to look at
 ANALYSIS = ".safetensors"  # a kept analysis
+
+MOST_SUMMARY = 1 << 26  # bytes of a summary: a row for each of 65536 masks and 65534 names takes some 15 MB
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,13 @@ class RunImage:
         Raises ValueError, naming the file, where it is damaged.
         """
         path = self.file(SUMMARY)
-        return _read_summary(path) if path.is_file() else None
+        if not path.is_file():
+            return None
+        summary, most = _read_summary(path), len(self.legend.names) if self.legend else 0
+        for index in (*summary.classes, *(row.index for row in summary.masks if row.index is not None)):
+            if index >= most:
+                raise ValueError(f"{path}: names class {index}, the run has {most}")
+        return summary
 
     def confidence(self, labels: np.ndarray) -> np.ndarray | None:
         """(H, W) float32 in 0..1: the score that each pixel's mask has for its class, 0 without a label.
@@ -142,7 +151,7 @@ class RunImage:
         try:
             with safe_open(path, framework="numpy") as file:
                 arrays = {name: file.get_tensor(name) for name in {"difference_maps", "segments"} & {*file.keys()}}
-        except SafetensorError as error:
+        except (SafetensorError, TypeError, ValueError) as error:  # the latter of numbers that NumPy has not
             raise ValueError(f"{path}: not a saved analysis ({error})") from error
         maps, segments = arrays.get("difference_maps"), arrays.get("segments")
         if maps is None or segments is None or maps.dtype != np.uint8 or maps.ndim != 3 or not len(maps):
@@ -171,14 +180,21 @@ class RunImage:
 
         size: (H, W) of the labels. Raises ValueError where it is gone, cannot be read, or has another size now.
         """
-        folders = ("", self.run.facts.get("root") or "", self.run.path)
         try:
-            photo = read_picture(self.source, folders)
-        except ValueError as error:
+            photo = read_picture(self.source, self._folders)
+        except (ValueError, OSError) as error:
             raise ValueError(f"the image could not be read ({error})") from error
         if photo.shape[:2] != tuple(size):
             raise ValueError(f"{self.source}: has another size now, {photo.shape[1]} x {photo.shape[0]} pixels")
         return photo
+
+    def photo_file(self) -> Path | None:
+        """The file of the photo, found as `photo` finds it; None for a picture that is made, as the pocket scenes."""
+        return picture_file(self.source, self._folders)
+
+    @property
+    def _folders(self) -> tuple[str | Path, ...]:
+        return "", self.run.facts.get("root") or "", self.run.path
 
     def _read_map(self, ending: str, size: tuple[int, ...] | None) -> np.ndarray:
         path = self.file(ending)
@@ -192,37 +208,25 @@ class RunImage:
 def read_legend(run: RunFolder) -> Legend | None:
     """What the indices of a run's label maps mean; None for a run without names, as `ovseg masks` makes them.
 
-    Colours and "no label" follow from the names where the record does not have them. Raises ValueError, naming the
-    folder, where what it has is no names, colours or index.
+    Colours and "no label" follow from the names where the record does not have them.
     """
     given = run.facts.get("names")
     if not given:
         return None
-    try:
-        if not all(isinstance(name, str) for name in given):
-            raise ValueError("a name that is no text")
-        names = tuple(given)
-        colours = run.facts.get("colours") or class_colours(names)
-        channels = tuple((int(red), int(green), int(blue)) for red, green, blue in colours)
-        legend = Legend(names, channels, int(run.facts.get("no_label", no_label(len(names)))))
-        if len(channels) != len(names):
-            raise ValueError(f"{len(names)} names, but {len(channels)} colours")
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{run.path}: the record's names, colours and no_label are damaged ({error})") from error
-    return legend
+    names = tuple(given)
+    colours = tuple((red, green, blue) for red, green, blue in run.facts.get("colours") or class_colours(names))
+    unlabelled = run.facts.get("no_label")
+    return Legend(names, colours, no_label(len(names)) if unlabelled is None else unlabelled)
 
 
 def _read_summary(path: Path) -> Summary:
+    content = read_json(path, MOST_SUMMARY)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        classes = {row["index"]: row["score"] for row in content["classes"] if row["score"] is not None}
-        masks = tuple(MaskScore(int(row["mask"]), row["class"], row["score"]) for row in content["masks"])
-        scores = [score for score in (*classes.values(), *(row.score for row in masks)) if score is not None]
-        if wrong := [score for score in scores if not isinstance(score, int | float)]:
-            raise ValueError(f"a score is {wrong[0]!r}")
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: not the summary of an image ({error!r})") from error
-    return Summary(classes, masks)
+        check_summary(content)
+    except ValueError as error:
+        raise ValueError(f"{path}: not the summary of an image ({error})") from error
+    classes = {row["index"]: row["score"] for row in content["classes"] if row["score"] is not None}
+    return Summary(classes, tuple(MaskScore(row["mask"], row["class"], row["score"]) for row in content["masks"]))
 
 
 def _check_size(path: Path, found: tuple[int, ...], expected: tuple[int, ...] | None) -> None:

@@ -11,6 +11,8 @@ from pathlib import Path
 from ovseg.images import IMAGE_SUFFIXES
 from ovseg.run.folder import RUN_FILE, division, is_record, record_files
 from ovseg.run.launch import Shard, choose_shard
+from ovseg.run.schema import outside
+from ovseg.run.writers import check_free
 
 AGAIN = "choose another --out, or --overwrite to replace it"
 
@@ -101,13 +103,15 @@ def prepare(
 ) -> Path:
     """Check that a run can be written to the folder `out`, or go on there; nothing is made yet.
 
-    Raises ValueError if `out` is a file, if it holds files of these names but no record of their run, or a run divided
-    otherwise (unless `overwrite`), if an output would replace an input, or if two outputs share a name.
+    Raises ValueError if `out` is a file, if another process is writing it, if it holds files of these names but no
+    record of their run, or a run divided otherwise (unless `overwrite`), if an output would replace an input or lie
+    outside, or if two outputs share a name.
     """
     out = Path(out)
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out}: is a file, expected a folder for the results")
     targets = _targets(out, list(items), suffixes)
+    check_free(out, shard)
     if overwrite:
         return out
     records = record_files(out)
@@ -139,6 +143,8 @@ def _targets(out: Path, items: Sequence[Item], suffixes: Sequence[str]) -> list[
     real = cache(os.path.realpath)  # of folders; a file that is a link is replaced, not followed
     owners: dict[str, Path] = {}
     for item in items:
+        if wrong := outside(item.id):
+            raise ValueError(f"{item.path}: its results cannot be named {item.id!r}: {wrong}; rename it")
         for name in (f"{item.id}{suffix}" for suffix in suffixes):
             if is_record(name):
                 raise ValueError(f"{item.path}: its result {out / name} would have a record's name; rename it")

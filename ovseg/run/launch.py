@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import re
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import TypeVar
 
-SHARD_FILE = re.compile(r"run-(\d+)-of-(\d+)\.json")
+SHARD_FILE = re.compile(r"run-([1-9]\d{0,5})-of-([1-9]\d{0,5})\.json")
+MOST_SHARDS = 999_999
 PATIENCE = timedelta(days=7)  # how long a process that is done waits for the others
 
 T = TypeVar("T")
@@ -25,9 +30,10 @@ class Shard:
     @classmethod
     def parse(cls, text: str) -> Shard:
         """Read "2/4". Raises ValueError for anything that is not i/n with 1 <= i <= n."""
-        match = re.fullmatch(r"(\d+)/(\d+)", text.strip())
+        match = re.fullmatch(r"0*([0-9]{1,6})/0*([0-9]{1,6})", text.strip())
         if match is None or not 1 <= int(match[1]) <= int(match[2]):
-            raise ValueError(f"shard: expected i/n with i from 1 to n, such as 2/4, got {text!r}")
+            got = repr(text) if len(text) <= 40 else f"{text[:40]!r} and {len(text) - 40} characters more"
+            raise ValueError(f"shard: expected i/n with i from 1 to n, such as 2/4, got {got}")
         return cls(int(match[1]), int(match[2]))
 
     def take(self, items: Sequence[T]) -> list[T]:
@@ -41,9 +47,28 @@ class Shard:
 
 
 def launched() -> Shard | None:
-    """The part of this process among those launched together; None where there is only one."""
-    rank, count = os.environ.get("RANK"), int(os.environ.get("WORLD_SIZE", "1"))
-    return Shard(int(rank) + 1, count) if rank is not None and count > 1 else None
+    """The part of this process among those launched together; None where there is only one.
+
+    Raises ValueError, naming the variable, where the environment holds what no launcher sets.
+    """
+    count = _from_environment("WORLD_SIZE", 1, MOST_SHARDS)
+    if "RANK" not in os.environ or count == 1:
+        return None
+    _from_environment("LOCAL_RANK", 0, count - 1)  # whose GPU is whose: see `ovseg.setup`
+    _from_environment("MASTER_PORT", 0, 65535)
+    return Shard(_from_environment("RANK", 0, count - 1) + 1, count)
+
+
+def _from_environment(variable: str, least: int, most: int) -> int:
+    """A number that launchers set; `least` where it is not set."""
+    text = os.environ.get(variable, str(least))
+    if not re.fullmatch(r"[0-9]{1,9}", text) or not least <= int(text) <= most:
+        got = repr(text) if len(text) <= 40 else f"{len(text)} characters"
+        raise ValueError(
+            f"{variable}: expected a number from {least} to {most} in the environment, as launchers set it, got {got}; "
+            "unset it where this is one process alone"
+        )
+    return int(text)
 
 
 def choose_shard(flag: str | None) -> Shard | None:
@@ -87,3 +112,15 @@ def sum_over_processes(number: int) -> int:
     if rank == 0:  # the store may be a part of this process
         store.wait(["read"])
     return found
+
+
+def tell_launcher(message: str) -> None:
+    """Leave a message where torchrun looks for why a process ended with an error; it shows it beside the exit code.
+
+    torchrun prints a traceback of its own whenever a process exits with one, which nothing here can prevent.
+    """
+    if file := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        when = str(int(time.time()))
+        content = {"message": {"message": message, "extraInfo": {"py_callstack": message, "timestamp": when}}}
+        with contextlib.suppress(OSError):
+            Path(file).write_text(json.dumps(content), encoding="utf-8")

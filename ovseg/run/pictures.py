@@ -21,9 +21,17 @@ def read_picture(source: str, folders: Iterable[str | Path] = ("",)) -> np.ndarr
 
     Raises ValueError, naming it, where there is none or it cannot be read.
     """
-    scheme, colon, name = source.partition(":")
+    if (path := picture_file(source, folders)) is not None:
+        return read_image(path)
+    scheme, _, name = source.partition(":")
+    module, function = PICTURES[scheme].split(":")
+    return cast(np.ndarray, getattr(import_module(module), function)(name))
+
+
+def picture_file(source: str, folders: Iterable[str | Path] = ("",)) -> Path | None:
+    """The image's file in the first of the folders that has it, or as it is named; None for one of `PICTURES`."""
+    scheme, colon, _ = source.partition(":")
     if colon and scheme in PICTURES:
-        module, function = PICTURES[scheme].split(":")
-        return cast(np.ndarray, getattr(import_module(module), function)(name))
+        return None
     places = (Path(folder) / source for folder in folders)
-    return read_image(next((path for path in places if path.is_file()), source))
+    return next((path for path in places if path.is_file()), Path(source))

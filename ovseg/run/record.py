@@ -1,7 +1,8 @@
 """The record of a run while it is written: what is finished is found, what is done or fails is noted.
 
 An image is finished when all its files are there: each is written whole or not at all, so a run that was killed goes
-on where it stopped. The record (see `folder`) is written when the run starts, every few seconds, and when it ends.
+on where it stopped. The record (see `folder`) is written when the run starts, every few seconds, and when it ends; it
+says "done" only of files that are on the disk by then, so that it holds after a power loss as well.
 Memory does not grow with the number of images, but for a line of the record each.
 """
 
@@ -11,7 +12,7 @@ import os
 import platform
 import re
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -20,10 +21,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ovseg import __version__
-from ovseg.files import json_bytes, write_atomically
+from ovseg.files import json_bytes, remove_dead, sync_files, write_atomically
+from ovseg.run.fingerprint import RECENT_SECONDS, as_written, fingerprint, is_whole
 from ovseg.run.folder import (
     FORMAT,
     RUN_FILE,
+    damage_of,
     differing,
     division,
     facts_of,
@@ -34,7 +37,7 @@ from ovseg.run.folder import (
 from ovseg.run.images import ANALYSIS, LABELS, MASKS, OVERLAY, SUMMARY
 from ovseg.run.inputs import AGAIN, Item
 from ovseg.run.launch import Shard
-from ovseg.run.terminal import say
+from ovseg.run.terminal import one_line, say
 
 if TYPE_CHECKING:
     from ovseg.run.attempt import Outcome
@@ -55,6 +58,7 @@ class Run:
     overwrite: bool = False
     ids: dict[str, dict[str, Any]] = field(default_factory=dict)  # id -> file, state, and seconds or error
     _due: float = 0.0  # when the record may be written again
+    _unsynced: list[Item] = field(default_factory=list)  # done since it was
 
     @property
     def record(self) -> Path:
@@ -66,20 +70,42 @@ class Run:
 
         Raises ValueError if the folder's records are of another run, or a result is of another file.
         """
-        before, mine = ({}, {}) if self.overwrite else self._earlier()
+        before, mine, since = ({}, {}, 0.0) if self.overwrite else self._earlier()
         # What earlier calls with other inputs did stays in the record.
         self.ids = {id: entry for id, entry in mine.items() if entry["state"] == "done"}
         todo = []
+        again = []  # files that are no longer what they were
         for item in items:
             file, entry = str(item.path), before.get(item.id)
-            if entry is None or not all(map(os.path.exists, self._files(item))):
+            there = entry is not None and entry["state"] != "damaged" and all(map(os.path.exists, self._files(item)))
+            bad = self._damaged(item, entry, since) if there and entry is not None else []
+            again += bad
+            if not there or bad or entry is None:
                 self.ids[item.id] = {"file": file, "state": "pending"}
                 todo.append(item)
             elif entry["file"] != file:
                 raise ValueError(f"{self.out}: {item.id!r} was labelled from {entry['file']}, not {file}; {AGAIN}")
             else:  # perhaps just before a process was killed that had not yet written so into its record
-                self.ids[item.id] = entry if entry["state"] == "done" else {"file": file, "state": "done"}
+                self.ids[item.id] = entry if entry["state"] == "done" else self._done(item, {"file": file})
+        if again:
+            say(f"done again: {len(again)} damaged file{'s' * (len(again) > 1)}, such as {one_line(str(again[0]))}")
         return todo
+
+    def _damaged(self, item: Item, entry: Mapping[str, Any], since: float) -> list[Path]:
+        """An image's files that are there, but not whole. One that was changed, but is whole, is somebody's own."""
+        recorded = entry.get("files") or {}
+        known = entry["state"] == "done"
+        return [
+            path
+            for suffix, path in zip(self.suffixes, self._files(item), strict=True)
+            if not (known and as_written(path, recorded.get(suffix), since)) and not is_whole(path)
+        ]
+
+    def _done(self, item: Item, entry: dict[str, Any]) -> dict[str, Any]:
+        """The entry of an image that is done; the record will say so when its files are on the disk."""
+        self._unsynced.append(item)
+        files = zip(self.suffixes, self._files(item), strict=True)
+        return entry | {"state": "done", "files": {end: fingerprint(file) for end, file in files if file.exists()}}
 
     @contextmanager
     def recording(self, todo: Sequence[Item]) -> Iterator[None]:
@@ -100,18 +126,23 @@ class Run:
         """Take up what came of an image."""
         entry = self.ids[outcome.item.id]
         if outcome.error is None:
-            entry |= {"state": "done", "seconds": round(outcome.seconds, 3)}
+            entry |= self._done(outcome.item, {"seconds": round(outcome.seconds, 3)})
         else:
             entry |= {"state": "failed", "error": outcome.error}
         if time.monotonic() >= self._due:
             self._write()
 
-    def _earlier(self) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
-        """The ids that the folder's records hold, and those of this shard's; ValueError for one of another run.
+    def _earlier(self) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]], float]:
+        """The ids that the folder's records hold, those of this shard's, and from when on files may not have been on
+        the disk when the records were; ValueError for one of another run.
 
         All shards' count, because images that are added move others to another shard.
         """
-        records = {path: read_record(path) for path in record_files(self.out)}
+        paths = record_files(self.out)
+        since = min((path.stat().st_mtime for path in paths), default=0.0) - RECENT_SECONDS
+        records = {path: read_record(path) for path in paths}
+        for error in (error for record in records.values() for error in damage_of(record)):
+            say(f"done again, if it is among the images: {one_line(error)}")
         for path, record in list(records.items()):
             if not (found := differing(facts_of(record), self.facts)):
                 continue
@@ -119,7 +150,7 @@ class Run:
                 raise ValueError(f"{path} was made with other settings ({'; '.join(found)}); {AGAIN}")
             del records[path]  # nothing came of it, so nothing hangs on its settings
         every = {id: entry for record in records.values() for id, entry in record["ids"].items()}
-        return every, records[self.record]["ids"] if self.record in records else {}
+        return every, records[self.record]["ids"] if self.record in records else {}, since
 
     def _replace(self, items: Iterable[Item]) -> dict[str, dict[str, Any]]:
         """Remove the records that are overwritten and the files of these images; returns what they hold of others.
@@ -158,7 +189,7 @@ class Run:
         for path in self.out.rglob(".*.tmp"):
             match = re.fullmatch(r"\.(.+)\.\d+\.tmp", path.name, re.DOTALL)
             if match and path.with_name(match[1]) in files:
-                path.unlink(missing_ok=True)
+                remove_dead(path)
 
     def _clear(self, items: Iterable[Item], known: set[str]) -> None:
         """Remove what is to be replaced: this command's files, and those of another that `known` ids have.
@@ -177,7 +208,9 @@ class Run:
     def _write(self) -> None:
         """Write the record, whole or not at all."""
         start = time.monotonic()
-        seconds = sum(entry.get("seconds", 0.0) for entry in self.ids.values())
+        sync_files(file for item in self._unsynced for file in self._files(item) if file.exists())
+        self._unsynced.clear()
+        seconds = sum(entry.get("seconds") or 0.0 for entry in self.ids.values())
         content = {
             "format": FORMAT,
             **self.facts,

@@ -13,10 +13,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from ovseg.run.inputs import Item
-
 if TYPE_CHECKING:
     from ovseg.run.attempt import Outcome
+    from ovseg.run.inputs import Item
 
 STOPPING = "stopping after this image; the same command goes on from there (Ctrl-C once more stops at once)"
 
