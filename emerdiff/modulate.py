@@ -82,7 +82,7 @@ def difference_maps(
         return down, up, rms
 
     def compare(chunk: slice) -> Tensor:
-        return distance(diffusion.decode(down[chunk]), diffusion.decode(up[chunk]))
+        return finite(distance(diffusion.decode(down[chunk]), diffusion.decode(up[chunk])), diffusion.dtype)
 
     downs, ups, rms = zip(*in_chunks(len(masks), _pairs(modulation.rows), denoise), strict=True)
     down, up = torch.cat(downs), torch.cat(ups)
@@ -114,7 +114,7 @@ def packed_difference_maps(
         return carry(diffusion, steps[1:], path[1:], rows, modulation, count_rows)[1:]
 
     def compare(chunk: slice) -> Tensor:
-        return 2 * distance(diffusion.decode(latents[chunk]), image)
+        return finite(2 * distance(diffusion.decode(latents[chunk]), image), diffusion.dtype)
 
     responses, rms = zip(*in_chunks(len(masks), _pairs(modulation.rows), respond), strict=True)
     packed = pack(torch.cat(responses))
@@ -126,14 +126,23 @@ def packed_difference_maps(
 
 def distance(images: Tensor, others: Tensor) -> Tensor:
     """||I - J||_2 over RGB of images (B, 3, H, W): (B, H, W) float32 on the CPU."""
-    return finite(torch.linalg.vector_norm(images - others, dim=1)).cpu()
+    return torch.linalg.vector_norm(images - others, dim=1).cpu()
 
 
-def finite(tensor: Tensor) -> Tensor:
-    """The tensor itself; ValueError where numbers overflowed, which would look like masks without any response."""
-    if not tensor.isfinite().all():
-        raise ValueError("the diffusion model overflowed: use bfloat16 or float32 instead of float16, or less strength")
-    return tensor
+def finite(tensor: Tensor, dtype: torch.dtype | None = None, step: Step | None = None) -> Tensor:
+    """The tensor itself; ValueError where numbers overflowed, which would look like masks without any response.
+
+    dtype: in which the model ran, and step: the one it took, if they are known, for the message to say what helps.
+    """
+    if tensor.isfinite().all():
+        return tensor
+    if step is not None and step.alpha <= 0:
+        raise ValueError(
+            f"t_m: at timestep {step.timestep} this model's noise schedule leaves nothing of the image "
+            "(zero terminal SNR); expected an earlier timestep"
+        )
+    cause = {torch.float16: "use bfloat16 or float32 instead of float16, or less strength", None: "try dtype float32"}
+    raise ValueError(f"the diffusion model overflowed: {cause.get(dtype, 'use less strength')}")
 
 
 def _pairs(rows: int) -> int:
@@ -157,7 +166,7 @@ def nudge(
     with modulation.attention_of(diffusion), placement.record(attention) as output, placement.add(attention, deltas):
         predicted = diffusion.predict_noise(path[0], step, widen_at=modulation.layer, rows=len(deltas))
     rms = float(output.read()[0].float().square().mean().sqrt())
-    return finite(follow(path[0], path[1], predicted, step)), rms
+    return finite(follow(path[0], path[1], predicted, step), diffusion.dtype, step), rms
 
 
 def carry(

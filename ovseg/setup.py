@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from emerdiff.options import Options
+from emerdiff.settings import show
 from ovseg.presets import DEFAULT, DTYPES, Preset, get_preset
 from ovseg.sources import SOURCES
 from ovseg.variants import check_variant
@@ -170,7 +171,17 @@ def find_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(1, device=device).cpu()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0][:160]
-        raise ValueError(f"device: {name!r} cannot be used here ({reason}); try auto or cpu") from error
+    except (RuntimeError, AssertionError, ImportError) as error:
+        # The reason may be a page about torch's own build.
+        there = ", ".join(usable_devices())
+        raise ValueError(f"device: {show(name)} cannot be used here; expected auto, {there}") from error
     return device
+
+
+def usable_devices() -> list[str]:
+    """The devices of this machine by torch's names, the CPU first."""
+    import torch
+
+    devices = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+    devices += ["mps"] if torch.backends.mps.is_available() else []
+    return devices + [f"xpu:{index}" for index in range(torch.xpu.device_count() if torch.xpu.is_available() else 0)]

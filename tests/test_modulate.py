@@ -13,7 +13,7 @@ from torch import Tensor
 import emerdiff.diffusion
 from emerdiff import LatentDiffusion
 from emerdiff.inversion import Step, draw_noise, noisy_latent
-from emerdiff.modulate import PLACEMENTS, Modulation, carry, difference_maps, nudge, packed_difference_maps
+from emerdiff.modulate import PLACEMENTS, Modulation, carry, difference_maps, finite, nudge, packed_difference_maps
 
 LAYER = "up_blocks.1.attentions.2.transformer_blocks.0.attn2"
 MODULATION = Modulation(layer=LAYER, strength=10.0, placement="after-projection", attention_injection=True, rows=16)
@@ -116,8 +116,21 @@ def test_packed_maps_of_a_single_mask_are_those_of_its_response(diffusion, steps
 
 def test_numbers_that_overflow_are_an_error(diffusion, steps, path, masks):
     for compare in (difference_maps, packed_difference_maps):
-        with pytest.raises(ValueError, match="overflowed: use bfloat16 or float32"):
+        with pytest.raises(ValueError, match="overflowed: use less strength$"):
             maps_of(diffusion, steps, path, masks, replace(MODULATION, strength=1e38), compare)
+
+
+def test_what_helps_against_numbers_that_are_not_finite_is_said_as_it_is(diffusion, steps, path, masks):
+    for dtype, said in (
+        (torch.float16, "use bfloat16 or float32 instead of float16"),
+        (torch.bfloat16, "use less str"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            finite(torch.tensor([0.0, torch.nan]), dtype)
+    zero = [replace(steps[0], timestep=999, alpha=0.0), *steps[1:]]
+    with pytest.raises(ValueError, match=r"^t_m: at timestep 999 .*zero terminal SNR") as caught:
+        maps_of(diffusion, zero, path, masks, MODULATION, difference_maps)
+    assert "float16" not in str(caught.value)
 
 
 @pytest.mark.parametrize("compare", [difference_maps, packed_difference_maps])
