@@ -17,6 +17,7 @@ from torch import Tensor
 
 from emerdiff.configs import CONFIGS, TOKENIZERS, WEIGHTS
 from emerdiff.memory import check_room
+from emerdiff.settings import one_line
 
 # How diffusers called an autoencoder's attention before 0.17.
 FORMER_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
@@ -94,12 +95,6 @@ def check_shapes(wanted: Mapping[str, tuple[int, ...]], stored: Mapping[str, tup
 def len_of(shape: tuple[int, ...]) -> int:
     """How many numbers a tensor of this shape holds."""
     return int(torch.Size(shape).numel())
-
-
-def one_line(error: BaseException) -> str:
-    """A message of some other library in one line of some 200 characters."""
-    words = " ".join(str(error).split()) or type(error).__name__
-    return words if len(words) <= 200 else f"{words[:199]}…"
 
 
 def _finite(tensor: Tensor, name: str, weights: Path) -> Tensor:

@@ -118,6 +118,12 @@ def show_key(key: str) -> str:
     return key if key.isprintable() and len(key) <= 200 else show(key)
 
 
+def one_line(error: BaseException) -> str:
+    """A message of some other library in one line of some 200 characters."""
+    words = " ".join(str(error).split()) or type(error).__name__
+    return words if len(words) <= 200 else f"{words[:199]}…"
+
+
 def _is_whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 

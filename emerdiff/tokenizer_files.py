@@ -25,6 +25,7 @@ from emerdiff.settings import (
     known_settings,
     listed,
     number,
+    one_line,
     refusal,
     table,
     text,
@@ -91,9 +92,8 @@ def read_tokenizer(folder: Path, read: Callable[[Path], Result]) -> Result:
         except BaseException as error:  # the tokenizers library raises plain Exception, and panics as BaseException
             if isinstance(error, KeyboardInterrupt | SystemExit):
                 raise
-            reason = " ".join(str(error).replace(place, str(folder)).split())
-            shortened = reason if len(reason) <= 200 else f"{reason[:199]}…"
-            raise ValueError(f"{folder}: not a tokenizer that can be read ({shortened})") from error
+            reason = one_line(error).replace(place, str(folder))
+            raise ValueError(f"{folder}: not a tokenizer that can be read ({reason})") from error
 
 
 def _copy_settings(folder: Path, copy: Path) -> None:

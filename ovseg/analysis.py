@@ -10,16 +10,20 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from emerdiff.settings import NOTHING, Allowed, Table, either, listed, number, one_line, show, show_key, text, whole
 from ovseg.compare import differences
 from ovseg.files import write_atomically
+from ovseg.images import MAX_PIXELS
 
 FORMAT = "ovseg analysis 2"
+MOST_MASKED = 2**28  # masks times cells of `low_resolution_masks`; of EmerDiff's 256 masks and 64x64 cells it is 2**20
+MOST_IDS = 2**17  # of segments in a small image, some of which may have no pixel; in a large one, as many as pixels
 FORMER = "ovseg analysis 1"  # of EmerDiff's masks alone
 MAP_SIDE = 128  # the longer side of kept difference maps is at most this, pixels
 AXES = {  # of the arrays that readers rely on, and their kind of numbers: u unsigned, i signed, f floating point
@@ -28,6 +32,24 @@ AXES = {  # of the arrays that readers rely on, and their kind of numbers: u uns
     "low_resolution_masks": (2, "i"),
     "queries": (2, "f"),
     "difference_maps": (3, "u"),
+}
+
+SIDE = whole(1, MAX_PIXELS)
+NAME = text()
+ORIGIN: Table = {
+    "image_sha256": text(r"[0-9a-f]{64}"),
+    "height": SIDE,
+    "width": SIDE,
+    "clip": NAME,
+    "dtype": NAME,
+    "view": Allowed("an object", lambda value: isinstance(value, dict)),
+    "masks": Allowed(
+        "the identity of a mask source", lambda value: isinstance(value, dict) and NAME.fits(value.get("by"))
+    ),
+}
+FACTS: Table = {  # of EmerDiff's; other sources may leave others
+    "network_size": listed(whole(1, 2**14), 2, 2),
+    "layer_rms": either(number(0, 1e38), NOTHING),
 }
 
 
@@ -86,7 +108,7 @@ class Analysis:
         # One entry only: safetensors writes several in an order that changes from call to call.
         metadata = {"ovseg": json.dumps(content, sort_keys=True)}
         ordered = {name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)}
-        write_atomically(Path(path), save(ordered, metadata=metadata))
+        write_atomically(Path(path), save(ordered, metadata=metadata), sync=False)
 
     @classmethod
     def load(cls, path: str | Path) -> Analysis:
@@ -98,16 +120,19 @@ class Analysis:
             raise FileNotFoundError(f"{path}: no such file")
         try:
             with safe_open(path, framework="numpy") as file:
-                content = json.loads((file.metadata() or {}).get("ovseg", "{}"))
+                content = json.loads((file.metadata() or {}).get("ovseg", "{}"), parse_constant=_refuse)
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
             if not isinstance(content, dict) or content.get("format") not in (FORMAT, FORMER):
                 raise ValueError(f"expected the format {FORMAT!r}")
             _check_arrays(arrays)
             origin, facts = _upgraded(content) if content["format"] == FORMER else (content["origin"], content["facts"])
+            _check_settings(origin, ORIGIN, "origin.")
+            _check_settings(facts, FACTS, "facts.")
             segments, features = arrays.pop("segments", None), arrays.pop("features")
             if arrays.get("difference_maps", np.ones(1)).shape[0] == 0:
                 del arrays["difference_maps"]  # the former format's word for none
             _check_origin(Origin(**origin), segments)
+            _check_evidence(arrays, facts)
             return cls(
                 segments=None if segments is None else segments.astype(np.int32),
                 features=features,
@@ -115,30 +140,67 @@ class Analysis:
                 evidence=arrays,
                 facts=dict(facts),
             )
-        except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
-            raise ValueError(f"{path}: not a saved analysis ({error})") from error
+        except KeyError as error:
+            raise ValueError(f"{path}: not a saved analysis ({error} is missing)") from error
+        except (SafetensorError, TypeError, ValueError, AttributeError, RecursionError) as error:
+            raise ValueError(f"{path}: not a saved analysis ({one_line(error)})") from error
+
+
+def _refuse(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number that JSON has")
+
+
+def _check_settings(settings: Any, known: Table, prefix: str) -> None:
+    """ValueError, naming the key, for a value that is not as allowed."""
+    if not isinstance(settings, dict):
+        raise ValueError(f"{prefix[:-1]}: expected an object, got {show(settings)}")
+    for key in settings:
+        if key in known and not known[key].fits(settings[key]):
+            raise ValueError(f"{prefix}{key}: expected {known[key].expected}, got {show(settings[key])}")
+        if known is ORIGIN and key not in known:
+            raise ValueError(f"{prefix}{show_key(key)}: not a key of an origin")
+    if absent := sorted(known.keys() - settings.keys()) if known is ORIGIN else []:
+        raise ValueError(f"{prefix}{absent[0]}: missing")
 
 
 def _check_arrays(arrays: Mapping[str, np.ndarray]) -> None:
     """ValueError, naming the array, for other axes or kinds of numbers than expected, or ones that are not finite."""
     for name, array in arrays.items():
+        if array.dtype.kind not in "uifb":
+            raise ValueError(f"{name}: expected numbers, got {array.dtype}")
         axes, kinds = AXES.get(name, (array.ndim, array.dtype.kind))
         if array.ndim != axes or array.dtype.kind not in kinds:
             raise ValueError(f"{name}: expected {axes} axes, got {array.dtype} of shape {array.shape}")
+        if array.size == 0 and name != "difference_maps":
+            raise ValueError(f"{name}: expected numbers, got shape {array.shape}")
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise ValueError(f"{name}: expected finite numbers, got NaN or infinity")
 
 
 def _check_origin(origin: Origin, segments: np.ndarray | None) -> None:
-    """ValueError for a source without a name, and for segments of another size than the image or with odd ids."""
-    if not isinstance(origin.masks, Mapping) or not isinstance(origin.masks.get("by"), str):
-        raise ValueError(f"origin.masks: expected the identity of a mask source, got {origin.masks!r}")
+    """ValueError for an image that is too large, and for segments of another size than it or with odd ids."""
+    if origin.height * origin.width > MAX_PIXELS:
+        raise ValueError(f"origin.height: expected at most {MAX_PIXELS} pixels in all, got {origin.height} rows")
     if segments is None:
         return
     if segments.shape != (origin.height, origin.width):
         raise ValueError(f"segments: expected {origin.height}x{origin.width}, got shape {segments.shape}")
-    if segments.size == 0 or segments.min() < 0 or segments.max() >= 2**31:
-        raise ValueError("segments: expected ids from 0 that fit into 32 bits")
+    most = max(segments.size, MOST_IDS)
+    if segments.min() < 0 or segments.max() >= most:
+        raise ValueError(f"segments: expected ids from 0 to {most - 1}, got {segments.min()} to {segments.max()}")
+
+
+def _check_evidence(arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> None:
+    """ValueError, naming the array or the fact, where what EmerDiff left does not fit together."""
+    if (grid := arrays.get("low_resolution_masks")) is None:
+        return
+    if grid.min() < 0 or (int(grid.max()) + 1) * grid.size > MOST_MASKED:
+        raise ValueError(f"low_resolution_masks: expected ids from 0 for {grid.size} cells, got up to {grid.max()}")
+    if (queries := arrays.get("queries")) is not None and len(queries) != grid.size:
+        raise ValueError(f"queries: expected {grid.size} rows, one a cell of low_resolution_masks, got {len(queries)}")
+    for side, cells in zip(facts.get("network_size", grid.shape), grid.shape, strict=True):
+        if side % cells or side > 1024 * cells:
+            raise ValueError(f"facts.network_size: expected multiples of {list(grid.shape)} cells, got {side}")
 
 
 def _upgraded(content: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

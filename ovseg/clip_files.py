@@ -11,8 +11,9 @@ import torch
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from safetensors import SafetensorError, safe_open
 
-from emerdiff.folder import len_of, one_line
+from emerdiff.folder import len_of
 from emerdiff.memory import check_room, is_out_of_memory
+from emerdiff.settings import one_line
 from emerdiff.tokenizer_files import read_tokenizer
 from ovseg.clip_config import CLIP_CONFIG, CLIP_WEIGHTS, OPENAI_VOCABULARY, ClipConfig
 
