@@ -143,7 +143,8 @@ def fetch(sources: Mapping[str, str], preset: str = "") -> list[Path]:
 
     Raises `WeightsMissing` if the hub cannot be reached or a download breaks off (it goes on from there next time),
     and before any weights of it are fetched: ValueError for a repository whose JSON asks for code or describes a model
-    that cannot be used, `WeightsMissing` for one without that JSON.
+    that cannot be used, `WeightsMissing` for one without that JSON. A file that is not what the hub states is deleted,
+    and a `WeightsMissing`.
     """
     wanted = require(sources, preset)
     for kind, source in sources.items():
@@ -153,7 +154,8 @@ def fetch(sources: Mapping[str, str], preset: str = "") -> list[Path]:
         settings = _download(source, (*known.configs, *known.settings))
         _judge(kind, source, settings)
         # The same commit: its folder is named after it.
-        _download(source, [name for group in known.weights for name in group], revision=settings.name)
+        weights = [name for group in known.weights for name in group]
+        _check_hashes(_download(source, weights, revision=settings.name), (*known.settings, *weights))
         if find(kind, source) is None:
             raise WeightsMissing(f"{source}: fetched, but it does not hold a {kind} model with safetensors weights")
     return [folder(kind, source) for kind, source in sources.items()]
@@ -167,6 +169,26 @@ def _download(source: str, patterns: Sequence[str], revision: str | None = None)
         return Path(snapshot_download(source, revision=revision, allow_patterns=list(patterns)))
     except Exception as error:  # the hub client's errors share no base class
         raise WeightsMissing(f"{source}: the download broke off ({_reason(error)}); start it again") from error
+
+
+def _check_hashes(folder: Path, patterns: Sequence[str]) -> None:
+    """Delete the first file whose SHA-256 is not what the hub states, and raise `WeightsMissing`.
+
+    The hub states it for large files alone, and its cache names their content after it (not where it has no links).
+    """
+    for path in sorted({path for pattern in patterns for path in folder.glob(pattern)}):
+        content = path.resolve()
+        if not re.fullmatch(r"[0-9a-f]{64}", content.name):
+            continue
+        with content.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != content.name:
+            path.unlink()
+            content.unlink()
+            raise WeightsMissing(
+                f"{path}: expected SHA-256 {content.name[:12]}... as the hub states, got {found[:12]}...; the file is "
+                "deleted, the same command fetches it again"
+            )
 
 
 def _judge(kind: str, source: str, folder: Path) -> None:

@@ -16,10 +16,15 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @dataclass
 class Hub:
-    """repositories: "owner/name" -> folder. asked: the paths of all requests, in their order."""
+    """repositories: "owner/name" -> folder. asked: the paths of all requests, in their order.
+
+    Of safetensors files the SHA-256 is stated, as the hub does for large files; those in `spoiled`, by their path in a
+    repository, are served with another last byte.
+    """
 
     repositories: dict[str, Path]
     address: str = ""
+    spoiled: set[str] = field(default_factory=set)
     asked: list[str] = field(default_factory=list)
 
     def environment(self, home: Path) -> dict[str, str]:
@@ -49,8 +54,17 @@ def loopback_hub(repositories: dict[str, Path]) -> Iterator[Hub]:
                 if path.startswith(f"api/models/{name}"):
                     return self.send(json.dumps(_facts(name, folder, path)).encode(), body, {})
                 if path.startswith(f"{name}/resolve/") and (file := folder / path.split("/", 4)[4]).is_file():
-                    return self.send(file.read_bytes(), body, {"X-Repo-Commit": COMMIT})
+                    return self.send_file(file, path.split("/", 4)[4], body)
             self.send(b"{}", body, {"X-Error-Code": "EntryNotFound"}, 404)
+
+        def send_file(self, file: Path, name: str, body: bool) -> None:
+            content, headers = file.read_bytes(), {"X-Repo-Commit": COMMIT}
+            if name.endswith(".safetensors"):
+                headers |= {"X-Linked-Etag": f'"{hashlib.sha256(content).hexdigest()}"'}
+                headers |= {"X-Linked-Size": str(len(content))}
+            if name in hub.spoiled:
+                content = content[:-1] + bytes([content[-1] ^ 1])
+            self.send(content, body, headers)
 
         def send(self, content: bytes, body: bool, headers: dict[str, str], status: int = 200) -> None:
             self.send_response(status)

@@ -216,3 +216,20 @@ def test_a_repository_whose_json_does_not_do_costs_no_weights(
     assert run.returncode == 1
     assert re.match(said, run.stderr.strip().splitlines()[-1]), run.stderr
     assert hub.asked and not asked_for(hub, ".safetensors")
+
+
+def test_a_file_that_is_not_what_the_hub_states_is_deleted_and_fetched_again(tiny_clip: Path, tmp_path: Path) -> None:
+    """As from a mirror that is damaged: the right length, one byte wrong."""
+    name = "open_clip_model.safetensors"
+    with loopback_hub({"good/clip": tiny_clip}) as hub:
+        hub.spoiled.add(name)
+        run = fetch_elsewhere(hub, tmp_path / "home", {"clip": "good/clip"})
+        assert run.returncode == 1
+        said = run.stderr.strip().splitlines()[-1]
+        assert re.match(
+            rf"WeightsMissing: .*{name}: expected SHA-256 .* as the hub states, got .*; the file is del", said
+        )
+        assert not list((tmp_path / "home").rglob(name))
+        hub.spoiled.clear()
+        run = fetch_elsewhere(hub, tmp_path / "home", {"clip": "good/clip"}, "load")
+        assert run.returncode == 0, run.stderr
