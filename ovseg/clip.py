@@ -22,7 +22,7 @@ from emerdiff.configs import check_configs
 from ovseg.classes import check_lengths
 from ovseg.clip_config import OPENAI_DEVIATION, OPENAI_MEAN, read_clip_config
 from ovseg.clip_files import find_weights, load_model, read_clip_tokenizer
-from ovseg.dense import View, view_features
+from ovseg.dense import View, native_view, view_features
 from ovseg.labels import Scoring
 from ovseg.towers import cell_size
 
@@ -85,6 +85,15 @@ class Clip:
     def device(self) -> torch.device:
         """Where the model is."""
         return next(self.model.parameters()).device
+
+    @property
+    def native_view(self) -> View:
+        """How it sees images where no preset says, see `dense.native_view`."""
+        return native_view(self.model.visual)
+
+    def knows(self, _word: str) -> bool:
+        """Any word: its text tower reads all text."""
+        return True
 
     def check_lengths(self, prompts: Sequence[str], templates: Sequence[str]) -> tuple[str, ...]:
         """What the text tower cuts off of these prompts, see `classes.check_lengths`."""

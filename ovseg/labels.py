@@ -1,9 +1,9 @@
-"""From CLIP features to labels, one a mask or one a pixel: scores of the prompts, the background rule, the best name.
+"""From dense features to labels, one a mask or one a pixel: scores of the prompts, the background rule, the best name.
 
 Labels of masks follow EmerDiff's use with CLIP (arXiv 2401.11739): the mean feature of a mask, its cosine with the text
 embeddings, softmax with CLIP's logit scale, best class. Labels of pixels, and aliases in both, are scored as SCLIP
-(arXiv 2312.01597) and its successors do: softmax over all prompts, and a class takes its best one. Arrays in, arrays
-out: no network, no file, no image.
+(arXiv 2312.01597) and its successors do: softmax over all prompts, and a class takes its best one. How features and
+text become logits is the model's own: `READINGS`. Arrays in, arrays out: no network, no file, no image.
 """
 
 from __future__ import annotations
@@ -22,15 +22,16 @@ BAND_VALUES = 2**18  # prompts times pixels that `label_pixels` works on at once
 
 @dataclass(frozen=True)
 class Scoring:
-    """How a CLIP's cosines become probabilities: what it was trained with.
+    """How a model's features become probabilities: what it was trained with.
 
-    rule: a name in `RULES`; scale, bias: logit = scale * cosine + bias. Raises ValueError for numbers that would make
-    every label the first.
+    reading: a name in `READINGS`; rule: a name in `RULES`; scale, bias: logit = scale * what is read + bias. Raises
+    ValueError for numbers that would make every label the first.
     """
 
     scale: float
     bias: float = 0.0
     rule: str = "softmax"
+    reading: str = "cosine"
 
     def __post_init__(self) -> None:
         if not 0 < self.scale < math.inf:
@@ -39,6 +40,8 @@ class Scoring:
             raise ValueError(f"logit bias: expected a finite number, got {self.bias}")
         if self.rule not in RULES:
             raise ValueError(f"rule: no scoring rule {self.rule!r}, expected one of {', '.join(RULES)}")
+        if self.reading not in READINGS:
+            raise ValueError(f"reading: no reading {self.reading!r}, expected one of {', '.join(READINGS)}")
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -55,6 +58,41 @@ def sigmoid(logits: np.ndarray) -> np.ndarray:
 RULES: dict[str, Callable[[np.ndarray], np.ndarray]] = {"softmax": softmax, "sigmoid": sigmoid}
 
 
+@dataclass(frozen=True)
+class Reading:
+    """How features and text become logits, scaled and without a bias. All arrays are float64.
+
+    masks: text (P, C), features of masks (K, C), scale -> (P, K). cells: text (P, C), features (C, h, w), scale ->
+    (P, h, w). unit: whether features are brought to length 1 where they are pooled.
+    """
+
+    masks: Callable[[np.ndarray, np.ndarray, float], np.ndarray]
+    cells: Callable[[np.ndarray, np.ndarray, float], np.ndarray]
+    unit: bool
+
+
+def mask_cosines(text: np.ndarray, features: np.ndarray, scale: float) -> np.ndarray:
+    """Cosines of masks with text of length 1; features have any length."""
+    return scale * text @ (features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)).T
+
+
+def cell_cosines(text: np.ndarray, features: np.ndarray, scale: float) -> np.ndarray:
+    """Cosines of positions: features of length 1, or shorter where they are means of windows that overlap."""
+    return scale * np.einsum("pc,chw->phw", text, features, optimize=True)
+
+
+def memberships(text: np.ndarray, features: np.ndarray, scale: float) -> np.ndarray:
+    """log(text . softmax(features)), scaled; features are logits of C classes (C, ...), text a name in them."""
+    evidence = np.tensordot(text, softmax(features), axes=1)
+    return scale * np.log(np.maximum(evidence, np.finfo(np.float64).tiny))
+
+
+READINGS: dict[str, Reading] = {
+    "cosine": Reading(mask_cosines, cell_cosines, unit=True),
+    "membership": Reading(lambda text, features, scale: memberships(text, features.T, scale), memberships, unit=False),
+}
+
+
 def label_masks(
     mask_features: np.ndarray,
     text: np.ndarray,
@@ -65,10 +103,10 @@ def label_masks(
     """Class probabilities of every mask, and its label.
 
     Args:
-        mask_features: (K, C) float, any length; normalised here.
-        text: (P, C) float, unit rows, one per `vocabulary.prompts`.
+        mask_features: (K, C) float, any length.
+        text: (P, C) float, one row per `vocabulary.prompts`; of length 1 for CLIP.
         vocabulary: names and which prompt speaks for which.
-        scoring: how cosines become probabilities (`Clip.scoring`).
+        scoring: how both become probabilities (`Clip.scoring`, `Classifier.scoring`).
         pixels: (K,) int, how many each mask has, for a vocabulary with an `area`; None: all the same.
     Returns:
         probabilities (K, L) float32: of a name's best prompt among all P (so rows need not sum to 1).
@@ -83,9 +121,9 @@ def label_masks(
             f"got {text.shape} and {mask_features.shape}"
         )
     _check_finite(text, mask_features)
-    features = mask_features.astype(np.float64)
-    features /= np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
-    return label_logits(scoring.scale * text.astype(np.float64) @ features.T, vocabulary, scoring, pixels)
+    masks = READINGS[scoring.reading].masks
+    logits = masks(text.astype(np.float64), mask_features.astype(np.float64), scoring.scale)
+    return label_logits(logits, vocabulary, scoring, pixels)
 
 
 def label_logits(
@@ -104,11 +142,11 @@ def label_logits(
 def label_pixels(
     features: np.ndarray, text: np.ndarray, vocabulary: Vocabulary, scoring: Scoring, size: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The label of every pixel, without masks: cosine maps upsampled to the image, then the best name.
+    """The label of every pixel, without masks: maps of the prompts' logits upsampled to the image, then the best name.
 
     Args:
         features: (C, h, w) float, as `Clip.dense_features` gives them. Not normalised here: where windows overlap
-            their lengths are below 1, and the dot product with a text embedding is the mean of the windows' cosines.
+            CLIP's are shorter than 1, and the dot product with a text embedding is the mean of the windows' cosines.
         text, vocabulary, scoring: as in `label_masks`.
         size: (H, W) of the image; upsampling is bilinear, align_corners=False.
     Returns:
@@ -124,8 +162,8 @@ def label_pixels(
         )
     _check_finite(text, features)
     (height, width), (h, w) = size, features.shape[1:]
-    cosines = np.einsum("pc,chw->phw", text.astype(np.float64), features.astype(np.float64), optimize=True)
-    logits = scoring.scale * cosines
+    cells = READINGS[scoring.reading].cells
+    logits = cells(text.astype(np.float64), features.astype(np.float64), scoring.scale)
     (above, above_share), (below, below_share) = neighbours(height, h)
     (left, left_share), (right, right_share) = neighbours(width, w)
 

@@ -1,19 +1,20 @@
-"""Pooling: the CLIP feature of every mask. Arrays in, arrays out."""
+"""Pooling: the mean dense feature of every mask. Arrays in, arrays out."""
 
 from __future__ import annotations
 
 import numpy as np
 
 
-def pool(features: np.ndarray, segments: np.ndarray) -> np.ndarray:
-    """Mean CLIP feature of every mask: of the L2-normalised features, upsampled bilinearly to the image.
+def pool(features: np.ndarray, segments: np.ndarray, unit: bool = True) -> np.ndarray:
+    """Mean feature of every mask: of the features, for CLIP L2-normalised, upsampled bilinearly to the image.
 
     The mean of an upsampled map is a weighted mean of the map, so each mask is reduced to fractional weights on the
-    CLIP grid instead (same result, memory K*h*w instead of C*H*W).
+    features' grid instead (same result, memory K*h*w instead of C*H*W).
 
     Args:
-        features: (C, h, w) float; L2-normalised here per position.
+        features: (C, h, w) float.
         segments: (H, W) int, ids 0..K-1; K = the highest id + 1.
+        unit: whether to L2-normalise the features, per position, first.
     Returns:
         (K, C) float32; zeros for an id that no pixel has.
     Raises:
@@ -25,7 +26,8 @@ def pool(features: np.ndarray, segments: np.ndarray) -> np.ndarray:
             f"got shapes {features.shape} and {segments.shape}"
         )
     grid = features.reshape(features.shape[0], -1).astype(np.float64)
-    grid /= np.maximum(np.linalg.norm(grid, axis=0), 1e-12)
+    if unit:
+        grid /= np.maximum(np.linalg.norm(grid, axis=0), 1e-12)
     weights = grid_weights(segments, features.shape[1:])
     return (weights.reshape(len(weights), -1) @ grid.T).astype(np.float32)
 

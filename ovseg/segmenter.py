@@ -23,12 +23,12 @@ import numpy as np
 from ovseg import prompts, weights
 from ovseg.analysis import Analysis, Origin, image_sha256
 from ovseg.classes import Background, ClassList, Vocabulary, build_vocabulary
-from ovseg.clip import Clip
 from ovseg.dense import View
 from ovseg.draw import class_colours
 from ovseg.images import ImageLike, as_image
-from ovseg.labels import Scoring, label_masks, label_pixels
+from ovseg.labels import READINGS, Scoring, label_masks, label_pixels
 from ovseg.masks import Masks, MaskSource, Progress
+from ovseg.naming import NamingModel, load_naming_model, without_unknown
 from ovseg.presets import DEFAULT, Preset
 from ovseg.refinement import Refined, refine
 from ovseg.regions import pool
@@ -59,9 +59,9 @@ class Segmenter:
     """
 
     source: MaskSource
-    clip: Clip
-    view: View  # how CLIP sees images
-    scoring: Scoring  # how cosines become probabilities
+    clip: NamingModel  # a CLIP, or what stands in its place
+    view: View  # how it sees images
+    scoring: Scoring  # how its features become probabilities
     templates: tuple[str, ...]  # sentences with "{}" for the class name
     models: dict[str, str]  # "diffusion" and "clip": which weights, see `weights.identity`
     dtype: str  # of the numbers in the networks, such as "float32"
@@ -74,7 +74,7 @@ class Segmenter:
         """
         source = source or SOURCES[setup.by].make(setup)
         folder = weights.folder("clip", setup.preset.clip)
-        clip = Clip.from_pretrained(folder, device=setup.find_device(), dtype=setup.torch_dtype())
+        clip = load_naming_model(folder, setup.find_device(), setup.torch_dtype())
         models = {kind: name for kind, name in source.identity.items() if kind == "diffusion"}
         return cls(
             source=source,
@@ -152,7 +152,7 @@ class Segmenter:
 
     def encode(self, classes: Classes, background: Rule = "words") -> Text:
         """Class names as CLIP sees them; `classes` and `background` as in `classes.build_vocabulary`."""
-        vocabulary = build_vocabulary(classes, background)
+        vocabulary = without_unknown(build_vocabulary(classes, background), background, self.clip)
         notes = *vocabulary.notes, *self.clip.check_lengths(vocabulary.prompts, self.templates)
         return Text(replace(vocabulary, notes=notes), self.clip.encode_text(vocabulary.prompts, self.templates))
 
@@ -191,8 +191,8 @@ class Segmenter:
         self, masks: np.ndarray, features: np.ndarray, text: Text, image: np.ndarray | None = None
     ) -> Segmentation:
         """Give any masks (H, W) int32, ids from 0, their best classes, by dense features (C, h, w) of this CLIP."""
-        pixels = np.bincount(masks.ravel())
-        scores, best = label_masks(pool(features, masks), text.embeddings, text.vocabulary, self.scoring, pixels)
+        pooled, pixels = pool(features, masks, READINGS[self.scoring.reading].unit), np.bincount(masks.ravel())
+        scores, best = label_masks(pooled, text.embeddings, text.vocabulary, self.scoring, pixels)
         return _result(text, best[masks], masks=masks, mask_scores=scores, image=image)
 
     def label_each_pixel(

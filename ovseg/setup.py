@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     import torch
 
     from emerdiff import EmerDiff
-    from ovseg.clip import Clip
     from ovseg.dense import View
+    from ovseg.naming import NamingModel
 
 MASK_FIELDS = {one.name for one in fields(Options)} - {"upsampling"}  # which `by` decides
 OWN_FIELDS = ("by", "masks_from", "dense", "device", "dtype")  # beside which settings stand where options are given
@@ -97,14 +97,14 @@ class Setup:
             method = {"base_size": model.diffusion.native_size}
         return Options(**{**method, **self.settings})
 
-    def view(self, clip: Clip) -> View:
-        """How CLIP sees images."""
-        from ovseg.dense import View, native_view
+    def view(self, clip: NamingModel) -> View:
+        """How the naming model sees images."""
+        from ovseg.dense import View
 
         if self.recorded is not None:
             view = View(**self.recorded["view"])
         else:
-            view = self.preset.view if self.preset.name else native_view(clip.model.visual)
+            view = self.preset.view if self.preset.name else clip.native_view
         return replace(view, variant=self.dense or view.variant)
 
     def find_device(self) -> torch.device:

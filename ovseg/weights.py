@@ -1,4 +1,4 @@
-"""The one owner of weights: which files a model is made of, where they are, which they are, and fetching them.
+"""The one owner of weights: where a model's files are, which they are, and fetching them (see `ovseg.model_files`).
 
 Weights come from folders or from the hub's cache; only safetensors, JSON and text files are ever fetched, and a
 repository's JSON is looked at before its weights are. Models themselves are loaded from folders. Does not load torch:
@@ -10,49 +10,18 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
 
 from emerdiff import configs
-from ovseg.clip_config import CLIP_CONFIG, CLIP_WEIGHTS, read_clip_config
+from ovseg.clip_config import read_clip_config
+from ovseg.model_files import KINDS, missing
 
 HUB_DEADLINE = 5.0  # seconds to find out that the hub cannot be reached, name look-up and all addresses included
 
 
 class WeightsMissing(OSError):
     """Weights that are neither in a folder nor in the hub's cache, and cannot be fetched now."""
-
-
-@dataclass(frozen=True)
-class Kind:
-    """The files of one kind of model, by their paths in its folder."""
-
-    configs: tuple[str, ...]  # JSON; all are needed
-    weights: tuple[tuple[str, ...], ...]  # of each group one file is needed, the first that is there is read
-    tokenizer: tuple[tuple[str, ...], ...]  # one of these groups is needed, whole; none: the tokenizer is built in
-    settings: tuple[str, ...]  # patterns of what is fetched beside configs and weights
-
-    @property
-    def parts(self) -> tuple[str, ...]:
-        """The folders below the model's own that hold JSON."""
-        return tuple(sorted({str(Path(pattern).parent) for pattern in (*self.configs, *self.settings)}))
-
-
-KINDS: dict[str, Kind] = {
-    "diffusion": Kind(  # of diffusers
-        configs=configs.CONFIGS,
-        weights=tuple((name,) for name in configs.WEIGHTS),
-        tokenizer=configs.TOKENIZERS,
-        settings=("tokenizer/*.json", "tokenizer/*.txt"),
-    ),
-    "clip": Kind(  # of open_clip
-        configs=(CLIP_CONFIG,),
-        weights=(CLIP_WEIGHTS,),
-        tokenizer=(),
-        settings=("tokenizer*.json", "special_tokens_map.json", "vocab.json", "merges.txt"),
-    ),
-}
 
 
 def find(kind: str, source: str) -> Path | None:
@@ -72,17 +41,6 @@ def find(kind: str, source: str) -> Path | None:
         return None
     folder = Path(cached).parents[config.count("/")]
     return folder if not missing(kind, folder) else None
-
-
-def missing(kind: str, folder: Path) -> list[str]:
-    """The files that a folder lacks, by their names; "a or b" where one of them would do."""
-    known = KINDS[kind]
-    lacking = [name for name in known.configs if not (folder / name).is_file()]
-    lacking += [" or ".join(group) for group in known.weights if not any((folder / name).is_file() for name in group)]
-    forms = known.tokenizer
-    if forms and not any(all((folder / name).is_file() for name in form) for form in forms):
-        lacking.append(" or ".join(" + ".join(form) for form in forms))
-    return lacking
 
 
 def folder(kind: str, source: str) -> Path:
