@@ -111,7 +111,9 @@ VAE: Table = {
     "mid_block_add_attention": FLAG,
 }
 # Latents that are shifted, or scaled by channel, which is not done here.
-VAE_ABSENT: Table = dict.fromkeys(("shift_factor", "latents_mean", "latents_std"), either(NOTHING, choice(0, 0.0)))
+VAE_ABSENT: Table = dict.fromkeys(
+    ("shift_factor", "latents_mean", "latents_std"), Allowed("null or 0", lambda value: value is None or value == 0)
+)
 SCHEDULER: Table = {
     "num_train_timesteps": whole(2, 100_000),
     "beta_start": number(0, 1),
@@ -197,10 +199,11 @@ def read_scheduler(folder: Path) -> dict[str, Any]:
     """
     path = folder / "scheduler/scheduler_config.json"
     whole_file = read_config(path)
-    name = whole_file.get("_class_name", "DDIMScheduler")
-    flows = "FlowMatch" in str(name) or whole_file.get("use_flow_sigmas")
-    if flows or not (whole_file.get("beta_schedule") or whole_file.get("trained_betas")):
-        raise refusal(path, "_class_name", "a scheduler with betas, such as DDIMScheduler", name)
+    name, expected = whole_file.get("_class_name", "DDIMScheduler"), "a scheduler with betas, such as DDIMScheduler"
+    if "FlowMatch" in str(name) or whole_file.get("use_flow_sigmas"):
+        raise refusal(path, "_class_name", expected, name)
+    if not (whole_file.get("beta_schedule") or whole_file.get("trained_betas")):
+        raise refusal(path, "beta_schedule", f"{expected}; {show(name)} has none, it", whole_file.get("beta_schedule"))
     trained = isinstance(whole_file.get("trained_betas"), list)
     known = {key: kind for key, kind in SCHEDULER.items() if not (trained and key.startswith("beta_"))}
     scheduler = known_settings(path, whole_file, known)

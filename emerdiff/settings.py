@@ -119,8 +119,9 @@ def show_key(key: str) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """A message of some other library in one line of some 200 characters."""
+    """A message of some other library in one line of some 200 characters that can be shown."""
     words = " ".join(str(error).split()) or type(error).__name__
+    words = "".join(letter if letter.isprintable() else "?" for letter in words)
     return words if len(words) <= 200 else f"{words[:199]}…"
 
 

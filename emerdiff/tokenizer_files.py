@@ -27,7 +27,6 @@ from emerdiff.settings import (
     number,
     one_line,
     refusal,
-    table,
     text,
     whole,
 )
@@ -37,7 +36,8 @@ LARGEST = 2**28  # bytes of a vocabulary
 ENTRIES = 4_000_000  # of a vocabulary
 GROWTH = 4096  # times that a normaliser may lengthen a text, if each of its replacements finds all of it
 WORD = text(most=500)
-TOKEN = either(WORD, table({"content": WORD}), NOTHING)
+ENTRY = Allowed("an object with content", lambda value: isinstance(value, dict) and WORD.fits(value.get("content")))
+TOKEN = either(WORD, ENTRY, NOTHING)
 ADDED = Allowed(
     "an object of added tokens by their numbers",
     lambda value: isinstance(value, dict) and all(key.isdecimal() and TOKEN.fits(one) for key, one in value.items()),
@@ -72,10 +72,11 @@ TOKENIZER: Table = {
 MODEL: Table = {name: text(r"[A-Za-z][\w-]*", most=100) for name in ("model_type", "tokenizer_class")}
 NUMBERS = Allowed(
     f"an object of words and their numbers from 0 to {ENTRIES - 1}",
-    lambda value: isinstance(value, dict) and all(whole(0, ENTRIES - 1).fits(one) for one in value.values()),
+    lambda value: isinstance(value, dict) and all(type(one) is int and 0 <= one < ENTRIES for one in value.values()),
 )
 # Of tokenizer.json: what is looked at before the tokenizers library reads the file.
-WHOLE: Table = {"model": OBJECT, "added_tokens": either(listed(table({"content": WORD}), 0, ENTRIES), NOTHING)}
+WHOLE: Table = {"model": OBJECT, "added_tokens": either(listed(ENTRY, 0, ENTRIES), NOTHING)}
+VOCABULARY: Table = {"vocab": either(NUMBERS, Allowed("a list", lambda value: isinstance(value, list)))}
 
 
 def read_tokenizer(folder: Path, read: Callable[[Path], Result]) -> Result:
@@ -113,6 +114,7 @@ def _copy_vocabularies(folder: Path, copy: Path) -> None:
         content = read_json(path, LARGEST)
         if name == "tokenizer.json":
             known_settings(path, content, WHOLE)
+            known_settings(path, content.get("model"), VOCABULARY, "model.")
             _check_growth(path, content.get("normalizer"))
         elif not NUMBERS.fits(content):
             raise refusal(path, "the file", NUMBERS.expected, content)

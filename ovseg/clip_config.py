@@ -144,9 +144,7 @@ def read_clip_config(folder: Path) -> ClipConfig:
     whole_file = read_config(path)
     config = whole_file.get("model_cfg")
     if not isinstance(config, dict) or not {"text_cfg", "vision_cfg"} <= config.keys():
-        raise ValueError(
-            f"{path}: expected open_clip's JSON with model_cfg, its text_cfg and vision_cfg, got {show(whole_file)}"
-        )
+        raise refusal(path, "model_cfg", "open_clip's JSON, with text_cfg and vision_cfg", config)
     for part, key, where in (("vision_cfg", "timm_model_name", "image"), ("text_cfg", "hf_model_name", "text")):
         if isinstance(config[part], dict) and config[part].get(key):
             raise ValueError(

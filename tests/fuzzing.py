@@ -11,6 +11,7 @@ import copy
 import json
 import os
 import random
+import resource
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -148,6 +149,19 @@ def refusing_network() -> Iterator[list[str]]:
 def check_one_line(error: BaseException, *names: str) -> None:
     """Assert that a message is one line of a length that can be read, printable, and that it holds one of the names."""
     message = str(error)
-    assert message and len(message.splitlines()) == 1, repr(message)
+    assert message.isprintable() and len(message.splitlines()) == 1, repr(message)
     assert len(message) <= 1000, f"{len(message)} characters: {message[:300]!r}"
     assert not names or any(name in message for name in names), f"{message!r} names none of {names}"
+
+
+@contextmanager
+def bounded_memory(size: int) -> Iterator[None]:
+    """A block that may take `size` bytes more of address space; beyond it, allocations fail. Linux alone."""
+    with open("/proc/self/statm", encoding="ascii") as file:
+        taken = int(file.read().split()[0]) * resource.getpagesize()
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (taken + size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
