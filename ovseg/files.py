@@ -16,7 +16,7 @@ import shutil
 import struct
 import warnings
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -130,19 +130,14 @@ def named(path: Path) -> Iterator[None]:
         raise type(error)(error.errno, error.strerror, str(path)) from error
 
 
-def sync_files(paths: Iterable[Path]) -> None:
-    """Have these files, and their names in their folders, on the disk before this returns."""
-    folders = set()
-    for path in paths:
-        with named(path):
-            descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-        folders.add(path.parent)
-    for folder in folders:
-        sync_folder(folder)
+def sync_file(path: Path) -> None:
+    """Have a file's content on the disk before this returns; of its name see `sync_folder`."""
+    with named(path):
+        descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def sync_folder(folder: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from base64 import b64encode
 from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 MOST_NAMES_8_BIT = 254  # 255 is "no label" in an 8-bit map; more names need 16 bits, where it is 65535
 MOST_NAMES = 65534
+_write = partial(write_atomically, sync=False)  # `ovseg.run.record` waits for the disk, for many files at once
 SHOWN_SIDE = 1024  # pixels of a picture's longer side in a notebook, which keeps the picture in its own file
 OVERLAY_COMPRESSION = 1  # zlib's level: a sixth larger than at its usual 6, and some six times as quick
 
@@ -209,23 +211,22 @@ class Segmentation:
         a row per class, a row per mask) into `folder`; with an image, its own or this one, `<id>.overlay.png` too."""
         folder = Path(folder)
         overlay = None if self.image is None and image is None else self.overlay(image)
-        height, width = self.labels.shape
         facts = {
             "id": id,
-            "width": width,
-            "height": height,
+            "width": self.labels.shape[1],
+            "height": self.labels.shape[0],
             "no_label_pixels": int((self.labels == no_label(len(self.names))).sum()),
             "classes": self.summary(),
             "masks": self.mask_rows(),
         }
-        write_atomically(folder / f"{id}.png", index_png(self.labels, self.colours))
+        _write(folder / f"{id}.png", index_png(self.labels, self.colours))
         if self.masks is None:  # what an earlier result of this id may have left would contradict the JSON
             (folder / f"{id}.masks.png").unlink(missing_ok=True)
         else:
-            write_atomically(folder / f"{id}.masks.png", masks_png(self.masks))
-        write_atomically(folder / f"{id}.json", json_bytes(facts))
+            _write(folder / f"{id}.masks.png", masks_png(self.masks))
+        _write(folder / f"{id}.json", json_bytes(facts))
         if overlay is not None:
-            write_atomically(folder / f"{id}.overlay.png", png_bytes(overlay, OVERLAY_COMPRESSION))
+            _write(folder / f"{id}.overlay.png", png_bytes(overlay, OVERLAY_COMPRESSION))
 
 
 def save_masks(folder: str | Path, id: str, image: np.ndarray, segments: np.ndarray) -> int:
@@ -235,8 +236,8 @@ def save_masks(folder: str | Path, id: str, image: np.ndarray, segments: np.ndar
     """
     colours = draw.distinct_colours(int(segments.max()) + 1)
     overlay = png_bytes(draw.paint(image, segments, colours), OVERLAY_COMPRESSION)
-    write_atomically(Path(folder) / f"{id}.overlay.png", overlay)
-    write_atomically(Path(folder) / f"{id}.png", masks_png(segments))
+    _write(Path(folder) / f"{id}.overlay.png", overlay)
+    _write(Path(folder) / f"{id}.png", masks_png(segments))
     return int(np.unique(segments).size)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import struct
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from ovseg import locks
 from ovseg.draw import class_colours, distinct_colours
 from ovseg.files import index_png, read_index_png, sweep, write_atomically
 from ovseg.result import Segmentation, no_label, save_masks
@@ -245,16 +245,17 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 
 def test_a_sweep_takes_what_dead_processes_left_of_one_target(tmp_path: Path) -> None:
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    stale = [f".a[1].{dead.pid}.tmp", f".a[1].{dead.pid}.old", f".a[1].{os.getpid()}.tmp"]
-    others = ["a[1]", f".a[1].{os.getppid()}.tmp", f".a[1].{dead.pid}.txt", f".a1.{dead.pid}.tmp", ".a[1].x.tmp"]
-    others += [f"a[1].{dead.pid}.tmp", f".b.a[1].{dead.pid}.tmp", f".a[1].{dead.pid}.tmp.tmp"]
+    stale = [".a[1].71.tmp", ".a[1].72.old", ".a[1].73.tmp"]
+    others = ["a[1]", ".a[1].71.txt", ".a1.71.tmp", ".a[1].x.tmp", "a[1].71.tmp", ".b.a[1].71.tmp", ".a[1].71.tmp.tmp"]
     for name in (*stale[1:], *others):
         (tmp_path / name).mkdir()
         (tmp_path / name / "file").touch()
     (tmp_path / stale[0]).touch()
-    sweep(tmp_path / "a[1]")
+    with (tmp_path / ".a[1].74.tmp").open("w") as live:
+        locks.keep(live.fileno())  # as `write_atomically` does, in a process that is alive
+        sweep(tmp_path / "a[1]")
+        assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*others, ".a[1].74.tmp"])
+    sweep(tmp_path / "a[1]")  # it has ended
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(others)
     sweep(tmp_path / "not/there")
 

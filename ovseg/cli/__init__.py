@@ -6,24 +6,28 @@ memory (one line says which).
 
 from __future__ import annotations
 
-import io
 import os
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
+
+from ovseg.cli.streams import Outputs
+
+LONGEST = 1000  # characters of a line about a mistake
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
+    with Outputs() as outputs:
+        try:
+            return outputs.code(_run(arguments))
+        except SystemExit as ended:  # argparse's, after --help or a mistake
+            raise SystemExit(outputs.code(ended.code if isinstance(ended.code, int) else 0)) from None
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     from ovseg.cli.grammar import parser
 
-    for name in ("stdout", "stderr"):
-        stream = getattr(sys, name)
-        if stream is None:  # closed; otherwise what libraries print would go into the next file that is opened
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - for as long as the process
-        elif isinstance(stream, io.TextIOWrapper) and not stream.closed:  # not a notebook's own
-            stream.reconfigure(errors="backslashreplace")  # a file name may hold bytes that no encoding has
     given = parser().parse_args(arguments)
     # Their progress bars and advice would hide our own messages.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -51,10 +55,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def fail(message: str) -> int:
     """Report a mistake in the call; returns the exit code."""
+    from ovseg.run.launch import tell_launcher
     from ovseg.run.terminal import one_line, say
 
-    say("\n".join(map(one_line, f"ovseg: error: {message}".split("\n"))))
+    lines = [shortened(one_line(line)) for line in f"ovseg: error: {message}".split("\n")]
+    say("\n".join(lines))
+    tell_launcher(lines[0])
     return 2
+
+
+def shortened(line: str) -> str:
+    """A line that can be read, whatever was given."""
+    return line if len(line) <= LONGEST else f"{line[: LONGEST - 1]}…"
 
 
 def in_flags(message: str, flags: Mapping[str, str]) -> str:

@@ -79,7 +79,7 @@ def _reader(setting: Setting) -> Callable[[str], Any]:
         try:
             value = setting.read(text)
         except ValueError as error:
-            raise ArgumentTypeError(f"expected {setting.expected}, got {text!r}") from error
+            raise ArgumentTypeError(f"expected {setting.expected}, got {text[:60]!r}") from error
         if value is None:  # None here means that the flag was not given
             raise ArgumentTypeError(f"expected {setting.expected} by its name, got {text!r}")
         return value

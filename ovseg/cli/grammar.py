@@ -8,6 +8,7 @@ This file has the flags and their help; the code of a command is loaded when it 
 from __future__ import annotations
 
 import argparse
+import os
 from typing import Any, NoReturn
 
 from ovseg import __version__
@@ -96,6 +97,9 @@ in a folder beside it, report-files, which must be copied with it. Runs of `ovse
 as well. Difference maps show where the run kept its analyses (--keep-analysis)."""
 
 
+WORDS = ("classes", "background", "title")  # what is shown as text; elsewhere bytes may be part of a file's name
+
+
 class Parser(argparse.ArgumentParser):
     """Takes no abbreviated flags: `--over` must not mean --overwrite. What it parses has its `flags` by field."""
 
@@ -104,13 +108,33 @@ class Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         given, rest = super().parse_known_args(args, namespace)
+        for action in self._actions:
+            value = getattr(given, action.dest, None)
+            for text in value if isinstance(value, list) else [value]:
+                if isinstance(text, str) and (wrong := _wrong(action.dest, text)):
+                    self.error(f"{'/'.join(action.option_strings) or action.metavar}: {wrong}")
         own = {action.dest: action.option_strings[0] for action in self._actions if action.option_strings}
         given.flags = own | getattr(given, "flags", {})
         return given, rest
 
     def error(self, message: str) -> NoReturn:
         """One line, as for every other mistake in a call; argparse's own message would follow a page of usage."""
-        self.exit(2, f"ovseg: error: {message.removeprefix('argument ')} (see `{self.prog} --help`)\n")
+        from ovseg.cli import shortened
+        from ovseg.run.terminal import one_line
+
+        said = shortened(one_line(message.removeprefix("argument ")))
+        self.exit(2, f"ovseg: error: {said} (see `{self.prog} --help`)\n")
+
+
+def _wrong(field: str, text: str) -> str:
+    """What is wrong with the text given for a flag, whichever it is; "" where nothing is."""
+    if not text:  # a folder "" would be the working folder, and other flags as if they were not given
+        return "expected something, got ''"
+    if "\0" in text:
+        return "cannot hold NUL"
+    if field in WORDS and any("\ud800" <= letter <= "\udfff" for letter in text):
+        return f"expected UTF-8 text, got {os.fsencode(text)!r}"
+    return ""
 
 
 def parser() -> argparse.ArgumentParser:

@@ -17,9 +17,10 @@ from typing import Any
 from ovseg import locks
 from ovseg.export import WRITERS, check_names
 from ovseg.export.image import ImageSet
-from ovseg.files import json_bytes, named, sweep, sync_files, sync_folder, write_atomically
+from ovseg.files import json_bytes, named, sweep, sync_folder, write_atomically
 from ovseg.json_files import read_json
 from ovseg.run.inputs import AGAIN
+from ovseg.run.syncing import have_on_disk
 from ovseg.run.terminal import one_line
 
 RECORD = "export.json"
@@ -108,7 +109,7 @@ def _whole_folder(target: Path) -> Iterator[Path]:
     try:
         with named(target):
             yield temporary
-            sync_files(path for path in temporary.rglob("*") if path.is_file())
+            have_on_disk(path for path in temporary.rglob("*") if path.is_file())
             if target.exists():
                 os.rename(target, replaced)
             os.rename(temporary, target)

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from ovseg import locks
-from ovseg.files import named, sweep, sync_files, write_atomically
+from ovseg.files import named, sweep, write_atomically
 from ovseg.report.image import read_report_image
 from ovseg.report.page import assemble, json_in_script, page_data
 from ovseg.run.folder import RunFolder, read_run
 from ovseg.run.inputs import AGAIN
+from ovseg.run.syncing import have_on_disk
 
 EMBEDDED_BYTES = 30_000_000  # larger images are kept beside the page, because browsers read a page as a whole
 CALL = "ovsegReport("  # what a script beside the page calls, with its number and the maps
@@ -94,7 +95,7 @@ def _write(
             shutil.rmtree(beside)
         if not embed:
             size = _make_scripts(staging, len(rows))
-            sync_files(staging.iterdir())
+            have_on_disk(staging.iterdir())
             staging.rename(beside)
         write_atomically(out, page)
     finally:

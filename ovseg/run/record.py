@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ovseg import __version__
-from ovseg.files import json_bytes, remove_dead, sync_files, write_atomically
+from ovseg.files import json_bytes, remove_dead, write_atomically
 from ovseg.run.fingerprint import RECENT_SECONDS, as_written, fingerprint, is_whole
 from ovseg.run.folder import (
     FORMAT,
@@ -37,6 +37,7 @@ from ovseg.run.folder import (
 from ovseg.run.images import ANALYSIS, LABELS, MASKS, OVERLAY, SUMMARY
 from ovseg.run.inputs import AGAIN, Item
 from ovseg.run.launch import Shard
+from ovseg.run.syncing import Syncing
 from ovseg.run.terminal import one_line, say
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class Run:
     overwrite: bool = False
     ids: dict[str, dict[str, Any]] = field(default_factory=dict)  # id -> file, state, and seconds or error
     _due: float = 0.0  # when the record may be written again
-    _unsynced: list[Item] = field(default_factory=list)  # done since it was
+    _syncing: Syncing = field(default_factory=Syncing)  # files of what is done, on their way to the disk
 
     @property
     def record(self) -> Path:
@@ -103,9 +104,9 @@ class Run:
 
     def _done(self, item: Item, entry: dict[str, Any]) -> dict[str, Any]:
         """The entry of an image that is done; the record will say so when its files are on the disk."""
-        self._unsynced.append(item)
-        files = zip(self.suffixes, self._files(item), strict=True)
-        return entry | {"state": "done", "files": {end: fingerprint(file) for end, file in files if file.exists()}}
+        files = {end: file for end, file in zip(self.suffixes, self._files(item), strict=True) if file.exists()}
+        self._syncing.add(files.values())
+        return entry | {"state": "done", "files": {end: fingerprint(file) for end, file in files.items()}}
 
     @contextmanager
     def recording(self, todo: Sequence[Item]) -> Iterator[None]:
@@ -208,8 +209,7 @@ class Run:
     def _write(self) -> None:
         """Write the record, whole or not at all."""
         start = time.monotonic()
-        sync_files(file for item in self._unsynced for file in self._files(item) if file.exists())
-        self._unsynced.clear()
+        self._syncing.wait()
         seconds = sum(entry.get("seconds") or 0.0 for entry in self.ids.values())
         content = {
             "format": FORMAT,

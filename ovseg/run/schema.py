@@ -9,11 +9,24 @@ from __future__ import annotations
 
 import os
 import re
-import reprlib
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
+from emerdiff.settings import (
+    NOTHING,
+    OBJECT,
+    Allowed,
+    Table,
+    choice,
+    either,
+    listed,
+    number,
+    show,
+    show_key,
+    text,
+    whole,
+)
 from ovseg.json_files import depth_over
 
 FORMAT = "ovseg run 1"
@@ -21,118 +34,57 @@ STATES = ("done", "failed", "pending")
 MOST_NAMES = 65534
 MOST_ID = 4096  # characters of an id
 DEEPEST = 12  # brackets that may be open at a time in what a record says beside its ids
-SHOWN = 60  # characters of a wrong value, and of a key, in a message
-
-Check = Callable[[Any], str]  # what was expected of a value that is something else; "" where it fits
 
 
-def text(value: Any) -> str:
-    return "" if isinstance(value, str) else "a text"
-
-
-def name(value: Any) -> str:
-    """Of a class: shown, and written into other programs' files."""
-    if not isinstance(value, str) or not value.strip():
-        return "a name"
-    hidden = [letter for letter in value if unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp")]
-    return f"a name without control characters such as U+{ord(hidden[0]):04X}" if hidden else ""
-
-
-def file_name(value: Any) -> str:
-    return "" if isinstance(value, str) and value and "\0" not in value else "the name of a file"
-
-
-def whole(least: int, most: int) -> Check:
-    def check(value: Any) -> str:
-        fits = isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
-        return "" if fits else f"a whole number from {least} to {most}"
-
-    return check
-
-
-def number(least: float, most: float) -> Check:
-    def check(value: Any) -> str:
-        fits = isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
-        return "" if fits else f"a number from {least:g} to {most:g}"
-
-    return check
-
-
-def either(*values: str) -> Check:
-    return lambda value: "" if isinstance(value, str) and value in values else " or ".join(map(repr, values))
-
-
-def maybe(check: Check) -> Check:
-    def of(value: Any) -> str:
-        expected = check(value) if value is not None else ""
-        return expected and f"{expected}, or null"
-
-    return of
-
-
-def texts(value: Any) -> str:
-    """An object of texts."""
-    return "" if isinstance(value, dict) and all(isinstance(one, str) for one in value.values()) else "texts by name"
-
-
-def objects(value: Any) -> str:
-    return "" if isinstance(value, dict) else "an object"
-
-
-def rows(value: Any) -> str:
-    return "" if isinstance(value, list) and all(isinstance(row, dict) for row in value) else "a list of objects"
-
-
-def names(value: Any) -> str:
-    if not isinstance(value, list) or len(value) > MOST_NAMES:
-        return f"a list of at most {MOST_NAMES} names"
-    wrong = next(filter(None, map(name, value)), "")
-    return wrong and f"a list of names, each {wrong}" or ("" if len(set(value)) == len(value) else "different names")
-
-
-def colours(value: Any) -> str:
-    channel = whole(0, 255)
-    fits = isinstance(value, list) and all(
-        isinstance(colour, list) and len(colour) == 3 and not any(map(channel, colour)) for colour in value
+def is_name(value: Any) -> bool:
+    """Whether this can name a class: it is shown, and written into other programs' files."""
+    return (
+        isinstance(value, str)
+        and bool(value.strip())
+        and not any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in value)
     )
-    return "" if fits else "a list of colours, each three whole numbers from 0 to 255"
 
 
-def protocol(value: Any) -> str:
-    return "" if isinstance(value, dict) and isinstance(value.get("name"), str) else "an object with a name"
+def texts_by_name(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(one, str) for one in value.values())
 
 
-def shard(value: Any) -> str:
-    count = whole(1, 999_999)
-    return "" if isinstance(value, list) and len(value) == 2 and not any(map(count, value)) else "[number, count]"
+LONG = 1 << 20  # characters of a message, or of a name that is no class
+TEXT = either(text(most=LONG), NOTHING)
+TEXTS = either(Allowed("an object of texts", texts_by_name), NOTHING)
+OBJECTS = either(OBJECT, NOTHING)
+NAMES = listed(Allowed("a name without control characters", is_name), 0, MOST_NAMES)
+COLOURS = listed(listed(whole(0, 255), 3, 3), 0, MOST_NAMES)
+ROWS = listed(OBJECT, 0, MOST_NAMES + 2)
+PROTOCOL = Allowed(
+    "an object with a name", lambda value: isinstance(value, dict) and isinstance(value.get("name"), str)
+)
+SHARE = either(number(0, 1.000001), NOTHING)  # a probability, as it was rounded
 
-
-SECONDS = number(0, 1e12)
-SHARE = number(0, 1.000001)  # a probability, as it was rounded
-RECORD: dict[str, Check] = {
-    "format": either(FORMAT),
-    "command": text,
-    "names": maybe(names),
-    "colours": maybe(colours),
-    "no_label": maybe(whole(0, 65535)),
-    **dict.fromkeys(("by", "method", "preset", "dataset", "root", "vocabulary", "vocabulary_sha256"), maybe(text)),
-    **dict.fromkeys(("background", "templates", "device", "dtype"), maybe(text)),
-    **dict.fromkeys(("options", "view", "timings"), maybe(objects)),
-    **dict.fromkeys(("models", "sources", "versions"), maybe(texts)),
-    "protocol": maybe(protocol),
-    "shard": maybe(shard),
-    "ids": objects,
+RECORD: Table = {
+    "format": choice(FORMAT),
+    "command": text(most=100),
+    "names": either(NAMES, NOTHING),
+    "colours": either(COLOURS, NOTHING),
+    "no_label": either(whole(0, 65535), NOTHING),
+    **dict.fromkeys(("by", "method", "preset", "dataset", "root", "vocabulary", "vocabulary_sha256"), TEXT),
+    **dict.fromkeys(("background", "templates", "device", "dtype"), TEXT),
+    **dict.fromkeys(("options", "view", "timings"), OBJECTS),
+    **dict.fromkeys(("models", "sources", "versions"), TEXTS),
+    "protocol": either(PROTOCOL, NOTHING),
+    "shard": either(listed(whole(1, 999_999), 2, 2), NOTHING),
+    "ids": OBJECT,
 }
-ENTRY: dict[str, Check] = {
-    "file": file_name,
-    "state": either(*STATES),
-    "seconds": maybe(SECONDS),
-    "error": maybe(text),
-    "files": maybe(texts),
+ENTRY: Table = {
+    "file": text(r"[^\0]+", 65536),
+    "state": choice(*STATES),
+    "seconds": either(number(0, 1e12), NOTHING),
+    "error": TEXT,
+    "files": TEXTS,
 }
-SUMMARY: dict[str, Check] = {"classes": rows, "masks": rows}
-CLASS: dict[str, Check] = {"index": whole(0, MOST_NAMES - 1), "score": maybe(SHARE)}
-MASK: dict[str, Check] = {"mask": whole(0, 65535), "class": maybe(whole(0, MOST_NAMES - 1)), "score": maybe(SHARE)}
+SUMMARY: Table = {"classes": ROWS, "masks": ROWS}
+CLASS: Table = {"index": whole(0, MOST_NAMES - 1), "score": SHARE}
+MASK: Table = {"mask": whole(0, 65535), "class": either(whole(0, MOST_NAMES - 1), NOTHING), "score": SHARE}
 
 
 def check_record(record: Any) -> None:
@@ -141,14 +93,16 @@ def check_record(record: Any) -> None:
     An id that leads out of the folder is the record's fault, not its own: nothing of such a folder is used.
     """
     if not isinstance(record, dict):
-        raise ValueError(f"expected an object, got {shown(record)}")
+        raise ValueError(f"expected an object, got {show(record)}")
     check_fields(record, RECORD, ("format", "ids"), "")
     for key, value in record.items():
         if key != "ids" and depth_over(value, DEEPEST):
-            raise ValueError(f"{key_text(key)}: expected at most {DEEPEST} brackets open at a time")
+            raise ValueError(f"{show_key(key)}: expected at most {DEEPEST} brackets open at a time")
     for id in record["ids"]:
         if wrong := outside(id):
-            raise ValueError(f"ids: {shown(id)}: {wrong}")
+            raise ValueError(f"ids: {show_key(id)}: {wrong}")
+    if len(set(record.get("names") or ())) < len(record.get("names") or ()):
+        raise ValueError("names: expected different names")
     given, painted, unlabelled = record.get("names"), record.get("colours"), record.get("no_label")
     if given and painted and len(given) != len(painted):
         raise ValueError(f"colours: expected {len(given)}, one a name, got {len(painted)}")
@@ -158,30 +112,30 @@ def check_record(record: Any) -> None:
 
 def check_entry(id: str, entry: Any) -> None:
     """Raise ValueError, naming the key, unless this is what a record says of an image."""
-    where = f"ids.{key_text(id)}"
+    where = f"ids.{show_key(id)}"
     if not isinstance(entry, dict):
-        raise ValueError(f"{where}: expected an object, got {shown(entry)}")
+        raise ValueError(f"{where}: expected an object, got {show(entry)}")
     check_fields(entry, ENTRY, ("file", "state"), f"{where}.")
 
 
 def check_summary(summary: Any) -> None:
     """Raise ValueError, naming the key, unless this is what `<id>.json` must hold for those who read it."""
     if not isinstance(summary, dict):
-        raise ValueError(f"expected an object, got {shown(summary)}")
+        raise ValueError(f"expected an object, got {show(summary)}")
     check_fields(summary, SUMMARY, tuple(SUMMARY), "")
     for key, fields in (("classes", CLASS), ("masks", MASK)):
         for place, row in enumerate(summary[key]):
             check_fields(row, fields, tuple(fields), f"{key}.{place}.")
 
 
-def check_fields(value: Mapping[str, Any], fields: Mapping[str, Check], needed: tuple[str, ...], where: str) -> None:
+def check_fields(value: Mapping[str, Any], fields: Table, needed: tuple[str, ...], where: str) -> None:
     """Raise ValueError, with `where` in front of the key, for a key that is missing or a value that does not fit."""
-    for key, check in fields.items():
+    for key, kind in fields.items():
         if key not in value:
             if key in needed:
                 raise ValueError(f"{where}{key}: missing")
-        elif expected := check(value[key]):
-            raise ValueError(f"{where}{key}: expected {expected}, got {shown(value[key])}")
+        elif not kind.fits(value[key]):
+            raise ValueError(f"{where}{key}: expected {kind.expected}, got {show(value[key])}")
 
 
 def outside(id: str) -> str:
@@ -199,17 +153,3 @@ def outside(id: str) -> str:
     if re.match(r"[A-Za-z]:[/\\]|\\\\", id) or (os.name == "nt" and ":" in id):
         return "an id is a path inside the run folder, not an absolute one"
     return ""
-
-
-def key_text(key: str) -> str:
-    return key if key.isprintable() and 0 < len(key) <= SHOWN else shown(key)
-
-
-def shown(value: Any) -> str:
-    """A wrong value for a message, short and on one line."""
-    brief = reprlib.Repr()
-    brief.maxstring = brief.maxother = brief.maxlong = SHOWN
-    brief.maxdict = brief.maxlist = 2
-    brief.maxlevel = 2
-    said = brief.repr(value)
-    return said if said.isprintable() else ascii(said)

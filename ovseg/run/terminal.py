@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import sys
 import time
+import unicodedata
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from ovseg.classes import JOINERS
 
 if TYPE_CHECKING:
     from ovseg.run.attempt import Outcome
@@ -31,10 +34,13 @@ def show(text: str) -> None:
 
 
 def write_line(stream: Any, text: str) -> None:
-    """Write a line at once. Nothing where the stream is closed; one of a notebook or a test may only have `write`."""
+    """Write a line at once, or several, with terminal codes as escapes, whoever's file they come from.
+
+    Nothing where the stream is closed; one of a notebook or a test may only have `write`.
+    """
     if stream is None or getattr(stream, "closed", False):
         return
-    stream.write(f"{text}\n")
+    stream.write("\n".join("\t".join(map(one_line, line.split("\t"))) for line in text.split("\n")) + "\n")
     getattr(stream, "flush", lambda: None)()
 
 
@@ -47,9 +53,12 @@ def duration(seconds: float) -> str:
 
 def one_line(text: str) -> str:
     """The text with what is not to be printed (newlines, terminal codes, surrogates of a file name) as escapes."""
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
-    )
+    return "".join(letter if _is_shown(letter) else letter.encode("unicode_escape").decode() for letter in text)
+
+
+def _is_shown(letter: str) -> bool:
+    """Whether a character only adds to what is read: joiners and wide spaces do, terminal codes do not."""
+    return letter.isprintable() or letter in JOINERS or unicodedata.category(letter) == "Zs"
 
 
 class PlainReport:
@@ -117,7 +126,7 @@ class RichReport:
     def image_ended(self, outcome: Outcome) -> None:
         head = escape(one_line(outcome.item.id))
         if outcome.error is None:
-            self._end(f"{head}: {escape(outcome.summary)} ({duration(outcome.seconds)})")
+            self._end(f"{head}: {escape(one_line(outcome.summary))} ({duration(outcome.seconds)})")
         else:
             self._end(f"{head}: [red]failed:[/red] {escape(one_line(outcome.error))}")
 
