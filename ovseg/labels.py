@@ -216,7 +216,11 @@ def _check_finite(text: np.ndarray, features: np.ndarray) -> None:
 
 def _by_name(logits: np.ndarray, vocabulary: Vocabulary, scoring: Scoring) -> np.ndarray:
     """Logits of P prompts for n things, (P, n), without their bias, to each name's probability (L, n): that of its
-    best prompt among all P. A name without a prompt, which a background by threshold is, has 0."""
+    best prompt among all P. A name without a prompt, which a background by threshold is, has 0. A prompt of two names
+    has the same logits for both, whatever rounding made of them."""
+    first_of = {prompt: row for row, prompt in reversed(list(enumerate(vocabulary.prompts)))}
+    if len(first_of) < len(vocabulary.prompts):
+        logits = logits[[first_of[prompt] for prompt in vocabulary.prompts]]
     probabilities = RULES[scoring.rule](logits + np.array(scoring.bias, logits.dtype))
     order = np.argsort(vocabulary.owners, kind="stable")
     named, first = np.unique(np.asarray(vocabulary.owners)[order], return_index=True)
