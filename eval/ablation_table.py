@@ -19,7 +19,7 @@ from ovseg.eval.boundaries import boundary_f
 from ovseg.eval.embeddings import SOURCES, Outcome, assign, best_label, read_analyses, read_masks
 from ovseg.eval.scored import json_number
 from ovseg.eval.scoring import progress, score_run
-from ovseg.eval.tables import Sheet, number, with_interval
+from ovseg.eval.tables import PARTIAL_NOTE, Sheet, number, with_interval
 from ovseg.eval.unsupervised import modified
 from ovseg.run.folder import RunFolder, read_run
 
@@ -105,7 +105,8 @@ def sheet(dataset: Dataset, settings: dict[str, list[Row]]) -> Sheet:
     for setting, rows in reversed(list(settings.items())):
         images = f"{len(rows[0].measured.run.ids)} of {dataset.expected or len(dataset.ids)} images"
         title = f"{setting}: {dataset.name}, {len(dataset.names)} classes, {images}"
-        notes = () if shown else NOTES
+        partial = (PARTIAL_NOTE,) if rows[0].measured.run.facts.get("partial") else ()
+        notes = () if shown else (*NOTES, *partial)
         shown = Sheet(title, [setting, *COLUMNS], [_cells(row) for row in rows], notes, below=shown)
     if shown is None:
         raise ValueError("an ablation needs a setting")

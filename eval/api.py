@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ovseg.eval.datasets import open_dataset
 from ovseg.eval.oracle import TRUTH, check_source
+from ovseg.eval.protocols import Protocol
 from ovseg.eval.scored import Scored
-from ovseg.eval.scoring import out_folders, read_runs, score_run, write_results
+from ovseg.eval.scoring import dataset_of, out_folders, read_runs, score_run, write_results
 from ovseg.presets import DEFAULT, Preset, get_preset
 from ovseg.run.batch import run_job
 from ovseg.run.folder import RunFolder, read_run, recorded_facts
@@ -26,7 +26,9 @@ def predict(
     preset: str | Preset | Setup | None = None,
     by: str | None = None,
     limit: int | None = None,
-    protocol: str | None = None,
+    partial: bool = False,
+    protocol: str | Protocol | None = None,
+    pixel_exact: bool = False,
     vocabulary: str | None = None,
     ignore: int | None = None,
     analyses: str | Path | RunFolder | None = None,
@@ -49,7 +51,11 @@ def predict(
             settings.
         by: a mask source (see `ovseg.masks`) or "truth", the oracle, which reads labels; None: "emerdiff", or the
             set-up's.
-        limit: only the first images. protocol, vocabulary: names; None: the data set's own.
+        limit: only the first images. partial: take what is on this disk of a data set that is not whole.
+        protocol: a name, None for the data set's own, or rules that depart from a family's, such as
+            `replace(protocols.protocol("sclip", "voc21", pixel_exact=True), logit_scale=40)`.
+        pixel_exact: labels as the named protocol's own code gives them.
+        vocabulary: a class list's name; None: the protocol's or the data set's own.
         analyses: a run whose kept analyses are used: no diffusion again. keep_analysis: keep this run's.
         overwrite: replace what `out` holds, instead of going on there.
         options: fields of `Setup` (masks_from, dense, device, dtype) and of `emerdiff.Options` (masks, speed, ...).
@@ -72,7 +78,9 @@ def predict(
         out=Path(out),
         ignore=ignore,
         limit=limit,
+        partial=partial,
         protocol=protocol,
+        pixel_exact=pixel_exact,
         vocabulary=vocabulary,
         truth=truth,
         analyses=kept or None,
@@ -113,8 +121,8 @@ def score(
     Raises:
         ValueError, OSError: a data set or run that is not there, images that are not done, and as `scoring.score_run`.
     """
-    dataset = open_dataset(name, root, ignore=ignore, part=True)
     folders = read_runs([runs] if isinstance(runs, str | Path | RunFolder) else list(runs))
+    dataset = dataset_of(folders, name, root, ignore)
     if out is not None:
         out_folders(folders, out, best_label)  # a mistake in it shows now
     found = [score_run(folder, dataset, best_label) for folder in folders]

@@ -52,20 +52,19 @@ def ablate(given: Namespace) -> int:
 
 def score(given: Namespace) -> int:
     """`ovseg eval score`; returns the exit code."""
-    from ovseg.eval.datasets import open_dataset
-    from ovseg.eval.scoring import score_and_show
+    from ovseg.eval.scoring import dataset_of, read_runs, score_and_show
 
-    dataset = open_dataset(given.name, given.root, ignore=given.ignore, part=True)
-    score_and_show(dataset, given.predictions, given.out, given.best_label)
+    runs = read_runs(given.predictions)
+    score_and_show(dataset_of(runs, given.name, given.root, given.ignore), runs, given.out, given.best_label)
     return 0
 
 
 def unsupervised(given: Namespace) -> int:
     """`ovseg eval unsupervised`; returns the exit code."""
-    from ovseg.eval.datasets import open_dataset
+    from ovseg.eval.scoring import dataset_of, read_runs
     from ovseg.eval.unsupervised import PROTOCOLS, unsupervised
 
-    dataset = open_dataset(given.name, given.root, ignore=given.ignore, part=True)
+    dataset = dataset_of(read_runs([given.predictions]), given.name, given.root, given.ignore)
     protocols = tuple(PROTOCOLS) if given.protocol == "both" else (given.protocol,)
     unsupervised(dataset, given.predictions, protocols, seed=given.seed, out=given.out)
     return 0
@@ -95,7 +94,9 @@ def read_job(given: Namespace, by: str | None) -> PredictJob:
         out=Path(given.out),
         ignore=given.ignore,
         limit=given.limit,
+        partial=given.partial,
         protocol=given.protocol,
+        pixel_exact=given.pixel_exact,
         vocabulary=given.vocabulary,
         truth=truth,
         analyses=Path(given.analyses) if getattr(given, "analyses", None) else None,

@@ -43,6 +43,7 @@ class Dataset:
     vocabulary: str  # the class list's name in `prompts`; "classes.txt" for custom, "pocket.world" for pocket
     classes: tuple[str, ...] = field(repr=False)  # "name; alias; alias" without the background, for `build_vocabulary`
     expected: int | None  # the official number of images, where there is one
+    lacking: str | None  # what is not on this disk of a tree that was taken in part, a line; else None
     _images: Mapping[str, Path] = field(repr=False)
     _labels: Mapping[str, Path] = field(repr=False)
     _rule: np.ndarray = field(repr=False)
@@ -102,7 +103,9 @@ def _number(id: str) -> int:
     return int(id.rpartition("-")[2])
 
 
-def open_dataset(name: str, root: str | Path | None, *, ignore: int | None = None, part: bool = False) -> Dataset:
+def open_dataset(
+    name: str, root: str | Path | None, *, ignore: int | None = None, part: bool = False, partial: bool = False
+) -> Dataset:
     """Open a data set on this machine's disk.
 
     Args:
@@ -113,6 +116,7 @@ def open_dataset(name: str, root: str | Path | None, *, ignore: int | None = Non
             indices into classes.txt; with 0, value 1 is its first class. Another value that is a class is refused.
         part: take any number of images instead of the official one. Each still needs its labels, and each label its
             image; where a split file lists the ids, it lists the part.
+        partial: take a tree that is not whole: the images that have labels, with or without a list of ids.
     Raises:
         ValueError: unknown name; no such folder; a missing or incomplete tree (with the expected tree, over
             several lines); custom: an invalid class list, an `ignore` that is a class.
@@ -126,9 +130,9 @@ def open_dataset(name: str, root: str | Path | None, *, ignore: int | None = Non
     problems = list(found.problems)
     if not problems and not part and found.miscount:
         problems.append(found.miscount)
-    if problems:
+    if problems and not (partial and found.both):
         raise ValueError(f"{name}: {found.root}: {'; '.join(problems)}\n{expected_tree(found.layout)}")
-    return from_survey(name, found, classes)
+    return from_survey(name, found, classes, partial=partial)
 
 
 def look(name: str, root: str | Path | None, *, ignore: int | None = None) -> tuple[Survey, tuple[str, ...]]:
@@ -155,8 +159,8 @@ def look(name: str, root: str | Path | None, *, ignore: int | None = None) -> tu
     return survey(layout, root), classes
 
 
-def from_survey(name: str, found: Survey, classes: tuple[str, ...]) -> Dataset:
-    """The images that have labels, as a data set."""
+def from_survey(name: str, found: Survey, classes: tuple[str, ...], *, partial: bool = False) -> Dataset:
+    """The images that have labels, as a data set. partial: whether to say what the tree lacks."""
     layout = found.layout
     names = tuple(entry.split(";")[0].strip() for entry in classes)
     return Dataset(
@@ -168,6 +172,7 @@ def from_survey(name: str, found: Survey, classes: tuple[str, ...]) -> Dataset:
         vocabulary=layout.vocabulary,
         classes=classes,
         expected=layout.expected,
+        lacking=found.lacking if partial else None,
         _images=found.images,
         _labels=found.labels,
         _rule=found.form.rule,
@@ -222,6 +227,7 @@ def _pocket(root: str | Path | None) -> PocketScenes:
         vocabulary="pocket.world",
         classes=POCKET_NAMES,
         expected=POCKET_SCENES,
+        lacking=None,
         _images={},
         _labels={},
         _rule=label_rules.indices(len(POCKET_NAMES)),

@@ -1,7 +1,8 @@
 """Label a data set's images into a run folder: `ovseg eval predict`. Only the oracle `--by truth` reads labels.
 
 The protocol says how CLIP sees an image, how sharp the softmax is, and what becomes of the background; the mask source
-over which masks features are pooled. With kept analyses neither another source nor another vocabulary repeats the
+over which masks features are pooled. By a pixel-exact protocol pixels are labelled as the published code does it, and
+masks by the mean of its cosines in them. With kept analyses neither another source nor another vocabulary repeats the
 diffusion model's work.
 """
 
@@ -12,6 +13,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ovseg import prompts
 from ovseg.classes import Vocabulary, build_vocabulary
 from ovseg.draw import class_colours
@@ -21,6 +24,7 @@ from ovseg.eval.protocols import Protocol, protocol
 from ovseg.files import index_png, write_atomically
 from ovseg.labels import Scoring
 from ovseg.masks import MaskSource, Progress
+from ovseg.pixel_exact import label_masks_exactly, label_pixels_exactly, pixel_cosines
 from ovseg.result import masks_png, no_label
 from ovseg.run.folder import recorded_facts
 from ovseg.run.images import ANALYSIS, LABELS, MASKS
@@ -37,8 +41,10 @@ from ovseg.sources import SOURCES
 class PredictJob:
     """Label a data set's images, as `ovseg eval predict` does.
 
-    name, root, ignore: of the data set, as in `open_dataset`; limit: only the first images.
-    protocol, vocabulary: names, None for the data set's own. truth: pool over the true masks, not the set-up's.
+    name, root, ignore, partial: of the data set, as in `open_dataset`; limit: only the first images.
+    protocol: a name, or rules of one's own; pixel_exact: follow it to the pixel (rules of one's own say it themselves).
+    vocabulary: a class list's name; None: the protocol's, or the data set's own.
+    truth: pool over the true masks, not the set-up's.
     analyses: a run folder whose kept analyses are used; None: the job's own.
     """
 
@@ -48,7 +54,9 @@ class PredictJob:
     out: Path
     ignore: int | None = None
     limit: int | None = None
-    protocol: str | None = None
+    partial: bool = False
+    protocol: str | Protocol | None = None
+    pixel_exact: bool = False
     vocabulary: str | None = None
     truth: bool = False
     analyses: Path | None = None
@@ -75,20 +83,25 @@ class PredictJob:
     @cached_property
     def dataset(self) -> Dataset:
         """The data set, opened. Raises ValueError and OSError as `open_dataset`."""
-        return open_dataset(self.name, self.root, ignore=self.ignore, part=self.limit is not None)
+        part = self.limit is not None
+        return open_dataset(self.name, self.root, ignore=self.ignore, part=part, partial=self.partial)
 
     @cached_property
     def rules(self) -> Protocol:
         """The protocol for this data set. Raises ValueError for one that it does not have."""
-        return protocol(self.protocol, self.dataset.name, self.dataset.background)
+        if isinstance(self.protocol, Protocol):
+            if self.pixel_exact and not self.protocol.pixel_exact:
+                raise ValueError("pixel_exact: is said by the protocol itself where it is no name")
+            return self.protocol
+        return protocol(self.protocol, self.dataset.name, self.dataset.background, self.pixel_exact)
 
     @cached_property
     def words(self) -> Vocabulary:
-        """The data set's own classes, or the list of that name in `prompts`, with the protocol's background.
+        """The classes of the vocabulary, the protocol's or the data set's own, with the protocol's background.
 
         Raises ValueError for a list that there is not, or of another length than the data set's.
         """
-        own, name = self.dataset.classes, self.vocabulary
+        own, name = self.dataset.classes, self.vocabulary or self.rules.classes
         classes = prompts.classes(name) if name else own
         if len(classes) != len(own):
             raise ValueError(f"vocabulary: {name} has {len(classes)} classes, {self.dataset.name} has {len(own)}")
@@ -113,6 +126,8 @@ class PredictJob:
         """
         if self.analyses:
             recorded_facts(self.analyses)  # refuses a folder that holds no run
+        if self.partial and (lacking := self.dataset.lacking):
+            say(f"note: {lacking}")
         for note in self.words.notes:
             say(f"note: {note}")
 
@@ -127,7 +142,10 @@ class PredictJob:
             scoring=Scoring(rules.logit_scale) if rules.logit_scale else segmenter.scoring,  # a protocol's: softmax
             templates=prompts.templates(self.templates),
         )
-        text = Text(self.words, segmenter.clip.encode_text(self.words.prompts, segmenter.templates))
+        # A prompt that two names share is embedded once, so that neither is ahead by rounding.
+        prompts_once = list(dict.fromkeys(self.words.prompts))
+        embeddings = segmenter.clip.encode_text(prompts_once, segmenter.templates)
+        text = Text(self.words, embeddings[[prompts_once.index(prompt) for prompt in self.words.prompts]])
         return PredictWorker(self, segmenter, text, self._facts(segmenter))
 
     def _facts(self, segmenter: Segmenter) -> dict[str, Any]:
@@ -144,7 +162,8 @@ class PredictJob:
             "dataset": self.dataset.name,
             "root": self.dataset.root,
             "protocol": asdict(rules),
-            "vocabulary": self.vocabulary or self.dataset.vocabulary,
+            "partial": self.partial,
+            "vocabulary": self.vocabulary or self.rules.classes or self.dataset.vocabulary,
             "vocabulary_sha256": self.words.sha256,
             "names": self.dataset.names,
             "colours": class_colours(self.dataset.names),
@@ -180,9 +199,29 @@ class PredictWorker:
     def __call__(self, item: Item, progress: Progress | None = None) -> str:
         job, names = self.job, self.job.dataset.names
         image = job.dataset.image(item.id)
-        analysis = analyzed(self.segmenter, item, image, job.kept, job.out if job.keep_analysis else None, progress)
-        result = self.segmenter.label_analysis(analysis, self.text)
-        if result.masks is not None:
-            write_atomically(job.out / f"{item.id}{MASKS}", masks_png(result.masks))
-        write_atomically(job.out / f"{item.id}{LABELS}", index_png(result.labels, class_colours(names)))
-        return shares(result.labels, names)
+        keep = job.out if job.keep_analysis else None
+        analysis = None
+        if MASKS in job.files or keep or not job.rules.pixel_exact:
+            analysis = analyzed(self.segmenter, item, image, job.kept, keep, progress)
+        if job.rules.pixel_exact:
+            labels, masks = self._exact_labels(image, analysis.segments if analysis else None)
+        else:
+            assert analysis is not None
+            result = self.segmenter.label_analysis(analysis, self.text)
+            labels, masks = result.labels, result.masks
+        if masks is not None:
+            write_atomically(job.out / f"{item.id}{MASKS}", masks_png(masks))
+        write_atomically(job.out / f"{item.id}{LABELS}", index_png(labels, class_colours(names)))
+        return shares(labels, names)
+
+    def _exact_labels(self, image: np.ndarray, masks: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
+        """Labels (H, W) uint8 as the protocol's own code gives them, pixel by pixel or mask by mask, and the masks."""
+        segmenter, text = self.segmenter, self.text
+        cosines = pixel_cosines(segmenter.clip, image, text.embeddings, segmenter.view, self.job.rules.pad)
+        if masks is None:
+            size = image.shape[0], image.shape[1]
+            labels, _ = label_pixels_exactly(cosines, size, text.vocabulary, segmenter.scoring)
+        else:
+            _, best = label_masks_exactly(cosines, masks, text.vocabulary, segmenter.scoring)
+            labels = best[masks]
+        return labels.astype(np.uint8 if no_label(len(self.job.dataset.names)) == 255 else np.uint16), masks

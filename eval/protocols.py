@@ -1,22 +1,18 @@
-"""The rules that published numbers depend on besides the method, as one table.
+"""The rules of one evaluation: a family's for a data set, or what `ovseg label` does ("native").
 
-Two families of papers and MaskCLIP's own differ in image size, windows, logit scale and background. "native" is what
-`ovseg label` does, for sets without published rows. Where papers of a family differ among themselves the table says
-whose values it has. The rest is the same everywhere and is the project's own: official class names, labels compared at
-the truth's size, images resized bicubically and to whole cells, windows' cosines averaged on CLIP's grid and upsampled
-once.
-
-This file holds values alone; `ovseg.dense` applies a view, `ovseg.labels` a background. Does not load torch before
-`protocol` is called.
+`ovseg.eval.families` has the values; `ovseg.dense` or `ovseg.pixel_exact` applies a view, `ovseg.labels` a background.
+Without `pixel_exact` the way from pixels to labels is the project's own: images resized bicubically and to whole cells,
+windows' cosines averaged on CLIP's grid and upsampled once. Does not load torch before `protocol` is called.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 from ovseg.classes import Background
+from ovseg.eval.families import FAMILIES
 from ovseg.eval.layouts import LAYOUTS
 from ovseg.prompts import words
 
@@ -24,12 +20,16 @@ if TYPE_CHECKING:
     from ovseg.dense import View
 
 NATIVE = "native"
-NO_LIMIT = 0  # of the longer side
+ANY_PROTOCOL = ("custom", "camvid")  # sets without published rows that can be evaluated by any family's rules
+OF_THE_METHOD = ("variant",)  # fields of a view that are no rule
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """The rules of one evaluation. `dataclasses.asdict` of it is what run.json keeps."""
+    """The rules of one evaluation. `dataclasses.asdict` of it is what run.json keeps.
+
+    From Python a run may depart from its family's rules: `replace(protocol("sclip", "voc21"), logit_scale=40)`.
+    """
 
     name: str  # the family's
     view: View | None  # how images are shown to CLIP (its variant belongs to the method); None: the model's own view
@@ -37,105 +37,99 @@ class Protocol:
     background: Background  # with neither words nor threshold where the set has no background class
     templates: str | None  # name of the prompt templates; None: the preset's
     citation: str  # whose rules these are
-
-
-@dataclass(frozen=True)
-class Family:
-    """A protocol's values for all data sets that it serves. Sides, window and stride are pixels."""
-
-    citation: str
-    sides: Mapping[str, tuple[int, int]]  # data set -> shorter side, limit of the longer side; keeps the aspect ratio
-    logit_scale: float
-    window: int = 0  # 0: the whole image at once
-    stride: int = 0
-    background: Mapping[str, Background] = field(default_factory=dict)  # data set -> rule, for each that has the class
-    templates: str = "imagenet80"
-
-    def __post_init__(self) -> None:
-        for name in {*self.sides, *self.background}:
-            rule = self.background.get(name, Background())
-            given = bool(rule.words) or rule.threshold is not None
-            if name not in self.sides or given != LAYOUTS[name].background:
-                raise ValueError(
-                    f"{self.citation}: {name} {'has' if LAYOUTS[name].background else 'has no'} background class and "
-                    f"{'is' if name in self.sides else 'is not'} served, but its background rule is {rule}"
-                )
-
-
-COCO_STUFF = {name: (448, 2048) for name in ("coco-stuff171", "coco-stuff27")}
-BENCHMARKS = ("voc21", "voc20", "context60", "context59", "coco-object", "coco-stuff171", "ade20k", "cityscapes")
-STUFF = Background(words=words("background-sclip"), threshold=0.1)
-
-FAMILIES: Mapping[str, Family] = {
-    # NACLIP's values, which are SCLIP's but for three sets: SCLIP's code has logit scale 65 on voc21, where it also
-    # turns classes of less than a tenth of the foreground to background, and 50 on context60 and coco-object.
-    # ClearCLIP's code has shorter side 448, logit scale 50, and thresholds 0.5, 0.15 and 0.4 on those three.
-    # coco-stuff27 is in none of the papers; it has the images of coco-stuff171.
-    "sclip": Family(
-        citation="SCLIP (arXiv 2312.01597) with the values of NACLIP (arXiv 2404.08181)",
-        sides={name: (336, 2048) for name in BENCHMARKS} | COCO_STUFF | {"cityscapes": (560, 2048)},
-        window=224,
-        stride=112,
-        logit_scale=40,
-        background={
-            "voc21": STUFF,
-            "context60": Background(words=("background",), threshold=0.1),
-            "coco-object": STUFF,
-        },
-    ),
-    # TCL's scores are no softmax: each class has a sigmoid of its cosine with a learned scale and shift, and nine
-    # templates. For CLIP without training this takes CLIP's probabilities, at its own logit scale and with its own
-    # templates, as CLIP-DINOiser's MaskCLIP does; 0.5 is TCL's constant without mask refinement.
-    "tcl": Family(
-        citation="TCL (arXiv 2212.00785), probabilities as CLIP-DINOiser's MaskCLIP (arXiv 2312.12359)",
-        sides={name: (448, 2048) for name in BENCHMARKS},
-        window=448,
-        stride=224,
-        logit_scale=100,
-        background={name: Background(threshold=0.5) for name in ("voc21", "context60", "coco-object")},
-    ),
-    # context59 as in mmsegmentation, whose limit holds for both sides.
-    "maskclip": Family(
-        citation="MaskCLIP (arXiv 2112.01071)",
-        sides={"voc20": (512, 2048), "context59": (520, 520), "coco-stuff171": (512, 2048)},
-        logit_scale=100,
-    ),
-}
+    classes: str | None = None  # name of the class list; None: the data set's own
+    pixel_exact: bool = False  # from pixels to labels as the published code does it, see `ovseg.pixel_exact`
+    pad: bool = False  # what that code does with windows that are not whole cells; without effect otherwise
 
 
 def protocols_of(dataset: str) -> tuple[str, ...]:
     """The names of the protocols that a data set can be evaluated by, its default first."""
-    return (*(name for name, family in FAMILIES.items() if dataset in family.sides), NATIVE)
+    if dataset in ANY_PROTOCOL:
+        return (NATIVE, *FAMILIES)
+    return (*(name for name, family in FAMILIES.items() if dataset in family.sets), NATIVE)
 
 
-def protocol(name: str | None, dataset: str, background: bool = False) -> Protocol:
+def protocol(name: str | None, dataset: str, background: bool = False, pixel_exact: bool = False) -> Protocol:
     """A protocol for one data set.
 
     Args:
-        name: "sclip", "tcl", "maskclip" or "native"; None for the set's default (sclip for the benchmarks, native for
-            pocket, camvid and a user's own).
+        name: a family's, or "native"; None for the set's default (sclip for the benchmarks, native for the others).
         dataset: a name that `ovseg.eval.datasets` knows.
         background: whether a set of the user's own has a background class (`Dataset.background`).
+        pixel_exact: whether labels are to be those of the family's own code.
     Raises:
-        ValueError: a protocol that does not apply to the set (the message names those that do).
+        ValueError: a protocol that does not apply to the set (the message names those that do), or one whose code is
+            not followed to the pixel.
     """
     known = protocols_of(dataset)
     if name is not None and name not in known:
         raise ValueError(f"{dataset} has no protocol {name!r}, expected one of {', '.join(known)}")
     name = name or known[0]
+    if pixel_exact:
+        check_pixel_exact(name)
+    has_one = LAYOUTS[dataset].background if dataset in LAYOUTS else background
     if name == NATIVE:
-        has_one = LAYOUTS[dataset].background if dataset in LAYOUTS else background
         rule = Background(words=words("background")) if has_one else Background()
         return Protocol(NATIVE, None, None, rule, None, "as `ovseg label` does it")
     from ovseg.dense import View
 
     family = FAMILIES[name]
-    short_side, long_side = family.sides[dataset]
+    rules = family.rules(dataset, has_one)
     return Protocol(
         name=name,
-        view=View(short_side, family.window, family.stride, long_side=long_side),
-        logit_scale=family.logit_scale,
-        background=family.background.get(dataset, Background()),
-        templates=family.templates,
+        view=View(rules.short_side, rules.window, rules.stride, long_side=rules.long_side),
+        logit_scale=rules.logit_scale,
+        background=rules.background,
+        templates=rules.templates,
         citation=family.citation,
+        classes=rules.classes,
+        pixel_exact=pixel_exact,
+        pad=rules.pad,
     )
+
+
+def check_pixel_exact(name: str) -> None:
+    """Raise ValueError for a protocol whose code is not followed to the pixel."""
+    exact = [one for one, family in FAMILIES.items() if family.pixel_exact]
+    if name not in exact:
+        raise ValueError(f"pixel_exact: is for the protocols {', '.join(exact)}, got {name}")
+
+
+def same_rules(one: Mapping[str, Any] | None, other: Mapping[str, Any] | None) -> bool:
+    """Whether two runs' recorded protocols are the same rules, so that their numbers can be compared."""
+    return (_recorded_rules(one) if one else None) == (_recorded_rules(other) if other else None)
+
+
+def departs(recorded: Mapping[str, Any], dataset: str, background: bool = False) -> bool:
+    """Whether a run's recorded protocol has other values than its family has for this set: it was changed from Python,
+    or made by a former release. Native rules depend on the model, and depart from nothing.
+
+    background: as in `protocol`.
+    """
+    if recorded["name"] == NATIVE:
+        return False
+    if recorded["name"] not in FAMILIES or recorded["name"] not in protocols_of(dataset):
+        return True
+    rules = asdict(FAMILIES[recorded["name"]].rules(dataset, background))
+    view = {name: rules.pop(name) for name in ("short_side", "window", "stride", "long_side")}
+    pixel_exact = bool(recorded.get("pixel_exact"))
+    return not same_rules(recorded, {"name": recorded["name"], **rules, "view": view, "pixel_exact": pixel_exact})
+
+
+def _recorded_rules(recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """A protocol as a record has it, in one form: tuples as lists, without what is no rule or has no effect. Of native
+    rules the name, as the rest is the model's."""
+    if recorded.get("name") == NATIVE:
+        return {"name": NATIVE}
+    rules = {name: value for name, value in recorded.items() if name != "citation"}
+    view = {name: value for name, value in _object(rules.get("view")).items() if name not in OF_THE_METHOD}
+    background = {"repeats": False, "area": None, **_object(rules.get("background"))}
+    if isinstance(background.get("words"), tuple):
+        background["words"] = list(background["words"])
+    if not rules.get("pixel_exact"):
+        rules.pop("pad", None)
+    return {"classes": None, "pixel_exact": False, **rules, "view": view, "background": background}
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return dict(value) if isinstance(value, Mapping) else {}

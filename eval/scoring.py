@@ -18,7 +18,7 @@ from rich.progress import track as rich_track
 
 from ovseg.eval.boundaries import boundary_counts, boundary_f
 from ovseg.eval.confusion import best_labels, class_counts, confusion_matrix
-from ovseg.eval.datasets import Dataset
+from ovseg.eval.datasets import Dataset, open_dataset
 from ovseg.eval.scored import Scored
 from ovseg.eval.tables import Sheet, classes_csv, run_sheet
 from ovseg.files import json_bytes, write_atomically
@@ -79,8 +79,15 @@ def read_runs(runs: Sequence[str | Path | RunFolder]) -> list[RunFolder]:
     return [run if isinstance(run, RunFolder) else read_run(run) for run in runs]
 
 
+def dataset_of(runs: Sequence[RunFolder], name: str, root: str | Path | None, ignore: int | None = None) -> Dataset:
+    """The data set that runs are measured on, or the part of it that is on this disk; a tree that is not whole is taken
+    where one of the runs was made with --partial. Raises ValueError and OSError as `open_dataset`."""
+    partial = any(run.facts.get("partial") for run in runs)
+    return open_dataset(name, root, ignore=ignore, part=True, partial=partial)
+
+
 def score_and_show(
-    dataset: Dataset, runs: Sequence[str | Path], out: str | Path | None = None, best_label: bool = False
+    dataset: Dataset, runs: Sequence[str | Path | RunFolder], out: str | Path | None = None, best_label: bool = False
 ) -> None:
     """Score run folders, write results, classes and the table, and show the table: `ovseg eval score`.
 

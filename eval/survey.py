@@ -37,6 +37,12 @@ class Survey:
             return None
         return f"{len(self.ids)} images, expected {self.layout.expected}"
 
+    @property
+    def lacking(self) -> str | None:
+        """The message where this is a part of the tree, else None."""
+        problems = [*self.problems, *([self.miscount] if self.miscount else [])]
+        return f"{len(self.both)} images of a part of the data set: {'; '.join(problems)}" if problems else None
+
 
 def survey(layout: Layout, root: Path) -> Survey:
     """Look for a tree in `root`, or where mmsegmentation's `data` folder, given as `root`, has it.

@@ -1,19 +1,17 @@
 """Tables of scored runs: one row per run, and below it published rows of the same data set and protocol.
 
 Markdown for files and pipes, a rich table for terminals, CSV for the classes. Numbers of different protocols cannot be
-compared, so the protocol is a column, and published rows appear only beside a run of their own protocol.
+compared, so the protocol is a column, and published rows stand beside a run by exactly their rules, or apart.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 import rich.table
@@ -21,14 +19,17 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 
+from ovseg.classes import BACKGROUND
+from ovseg.eval.families import FAMILIES
 from ovseg.eval.oracle import TRUTH
-from ovseg.run.terminal import is_terminal
+from ovseg.eval.protocols import departs, same_rules
+from ovseg.eval.published import protocol_followed, published
+from ovseg.run.terminal import is_terminal, one_line
 
 if TYPE_CHECKING:
     from ovseg.eval.scored import Scored
 
 LEAST_WIDTH = 12  # least width of a folded first column on a terminal
-PUBLISHED_FILE = "published.json"
 METRICS = {
     "pixel_accuracy": "pixel acc.",
     "mean_accuracy": "mean acc.",
@@ -37,11 +38,11 @@ METRICS = {
     "boundary_F": "boundary F",
 }
 NO_PROTOCOL = "none"  # for runs of `ovseg label` and `ovseg masks`, which follow no protocol
-NOT_STATED = "not stated"  # for published rows whose source does not state it
 PUBLISHED_NOTE = (
-    "numbers of the papers, not ours; CLIP ViT-B/16 of OpenAI and no training, unless the row says otherwise; "
-    f"compare within a protocol alone ({NOT_STATED}: the source names none)"
+    "numbers of the papers, not ours; CLIP ViT-B/16 of OpenAI and no training, unless the row says otherwise"
 )
+PARTIAL_NOTE = "--partial: the data set's tree was not whole, and what was there of it was taken"
+APART_NOTE = "by other rules than the runs above, or on other images: not to be compared with them"
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,9 @@ class Sheet:
     def markdown(self) -> str:
         """The whole sheet as Markdown."""
         lines = [self.header, ["---"] * len(self.header), *self.rows]
-        table = "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n" for cells in lines)
-        text = f"## {self.title}\n\n{table}\n" + "".join(f"- {note}\n" for note in self.notes)
+        table = "".join("| " + " | ".join(map(_markdown, cells)) + " |\n" for cells in lines)
+        title, notes = _markdown(self.title), map(_markdown, self.notes)
+        text = f"## {title}\n\n{table}\n" + "".join(f"- {note}\n" for note in notes)
         return f"{text}\n{self.below.markdown()}" if self.below else text
 
     def show(self) -> None:
@@ -67,18 +69,18 @@ class Sheet:
             print(self.markdown(), end="")
             return
         console = Console(highlight=False)
-        table = rich.table.Table(title=escape(self.title), box=SIMPLE_HEAD, padding=0, show_edge=False)
+        table = rich.table.Table(title=escape(one_line(self.title)), box=SIMPLE_HEAD, padding=0, show_edge=False)
         widths = self.widths(console.width)
         for name, width in zip(self.header, widths, strict=False):
             table.add_column(escape(name), overflow="fold", width=width)
         for row in self.rows:
-            cells = map(escape, row[: len(widths)])
+            cells = (escape(one_line(cell)) for cell in row[: len(widths)])
             table.add_row(*cells, style="dim" if row[0] == "published" else None)
         console.print(table)
         if left_out := self.header[len(widths) :]:
             console.print(f"- too wide for this terminal, see the file: {escape(', '.join(left_out))}")
         for note in self.notes:
-            console.print(f"- {escape(note)}")
+            console.print(f"- {escape(one_line(note))}")
         if self.below:
             console.print()
             self.below.show()
@@ -111,7 +113,7 @@ def run_sheet(runs: Sequence[Scored]) -> Sheet:
     for scored in runs:
         facts, values = scored.run.facts, scored.metrics
         row = [str(scored.run.path), str(facts.get("by") or ""), dense_variant(facts)]
-        row += [protocol_name(facts), f"{len(scored.ids)} of {scored.images}"]
+        row += [protocol_name(scored), f"{len(scored.ids)} of {scored.images}"]
         row += [with_interval(values["mIoU"], *scored.interval)]
         comparable = scored is not first and scored.ids == first.ids and _one_protocol([first, scored])
         if several:
@@ -125,7 +127,7 @@ def run_sheet(runs: Sequence[Scored]) -> Sheet:
         header=header + [METRICS[name] for name in metrics] + (["boundary F lead"] if boundary_leads else []),
         rows=rows,
         notes=_notes(runs),
-        below=None if first.best_label else published_sheet(first.dataset, {protocol_name(s.run.facts) for s in runs}),
+        below=None if first.best_label else published_sheet(runs),
     )
 
 
@@ -135,30 +137,32 @@ def _title(scored: Scored) -> str:
     return f"{scored.dataset} {block}" if block else scored.dataset
 
 
-def published_sheet(dataset: str, protocols: set[str]) -> Sheet | None:
-    """The published rows of a data set by these protocols' rules; None where there are none."""
-    rows = [[method, protocol, f"{value:.1f}"] for method, protocol, value in published(dataset, protocols)]
-    return Sheet(f"{dataset}, published", ["method", "protocol", "mIoU"], rows, [PUBLISHED_NOTE]) if rows else None
+def published_sheet(runs: Sequence[Scored]) -> Sheet | None:
+    """The published rows of a data set: those by exactly the rules of a run, and below them those apart; None where
+    there are none, or where no run is by a published protocol."""
+    dataset = runs[0].dataset
+    if not any((scored.run.facts.get("protocol") or {}).get("name") in FAMILIES for scored in runs):
+        return None
+    beside, apart = published(dataset, {name for name in map(protocol_followed, runs) if name})
+    below = None
+    if apart:
+        rows = [[row.method, str(row.mIoU), row.why] for row in apart]
+        below = Sheet(f"{dataset}, published, apart", ["method", "mIoU", "rules"], rows, [PUBLISHED_NOTE, APART_NOTE])
+    if not beside:
+        return below
+    rows = [[row.method, str(row.protocol), str(row.mIoU)] for row in beside]
+    return Sheet(f"{dataset}, published", ["method", "protocol", "mIoU"], rows, [PUBLISHED_NOTE], below)
 
 
-def published(dataset: str, protocols: set[str]) -> list[tuple[str, str, float]]:
-    """Published rows (method, protocol, mIoU in percent) of a data set, by the given protocols' rules, in their order.
-
-    Rows whose source does not state its protocol come last, marked so; they are left out where none of the given
-    protocols has published rows at all.
-    """
-    table = json.loads((files("ovseg.eval") / PUBLISHED_FILE).read_text(encoding="utf-8"))
-    rows = [row for row in table["rows"] if row["protocol"] in protocols]
-    if rows:
-        rows += [row for row in table["rows"] if row["protocol"] is None]
-    found = [(row["method"], row["protocol"] or NOT_STATED, row["mIoU"].get(dataset)) for row in rows]
-    return sorted((row for row in found if row[2] is not None), key=lambda row: (row[1] == NOT_STATED, row[1]))
-
-
-def protocol_name(facts: dict[str, Any]) -> str:
-    """The protocol a run followed, by its record's facts: "sclip", "tcl", ..., "none"."""
-    protocol = facts.get("protocol")
-    return str(protocol["name"]) if protocol else NO_PROTOCOL
+def protocol_name(scored: Scored) -> str:
+    """The protocol a run followed: "sclip", "sclip, pixel-exact", "sclip, other values" (see `protocols.departs`), ...,
+    "none"."""
+    protocol = scored.run.facts.get("protocol")
+    if not protocol:
+        return NO_PROTOCOL
+    changed = departs(protocol, scored.dataset, scored.names[0] == BACKGROUND)
+    exact = ", pixel-exact" if protocol.get("pixel_exact") else ""
+    return f"{protocol['name']}{exact}{', other values' if changed else ''}"
 
 
 def dense_variant(facts: dict[str, Any]) -> str:
@@ -167,12 +171,15 @@ def dense_variant(facts: dict[str, Any]) -> str:
 
 
 def classes_csv(classes: Sequence[Mapping[str, Any]]) -> str:
-    """The rows `classes` of `Scored.results` (name, IoU, accuracy, pixels; empty where undefined) as CSV text."""
+    """The rows `classes` of `Scored.results` (name, IoU, accuracy, pixels; empty where undefined) as CSV text.
+
+    A name that a spreadsheet would take for a formula has an apostrophe in front.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["name", "IoU", "accuracy", "pixels"])
     for row in classes:
-        writer.writerow([row["name"], _cell(row["IoU"]), _cell(row["accuracy"]), row["pixels"]])
+        writer.writerow([_no_formula(row["name"]), _cell(row["IoU"]), _cell(row["accuracy"]), row["pixels"]])
     return text.getvalue()
 
 
@@ -194,6 +201,8 @@ def _notes(runs: Sequence[Scored]) -> list[str]:
             notes.append("these runs follow different protocols: their numbers cannot be compared")
     if not runs[0].best_label:
         notes += _vocabulary_notes(runs)
+    if any(scored.run.facts.get("partial") for scored in runs):
+        notes.append(PARTIAL_NOTE)
     if any(len(scored.ids) < scored.images for scored in runs):
         notes.append("not all images of the data set were undertaken: not comparable to results on all of them")
     return notes
@@ -201,7 +210,8 @@ def _notes(runs: Sequence[Scored]) -> list[str]:
 
 def _one_protocol(runs: Sequence[Scored]) -> bool:
     """Whether the runs' protocols let their numbers be compared; best labels depend on none."""
-    return runs[0].best_label or len({protocol_name(scored.run.facts) for scored in runs}) == 1
+    first = runs[0].run.facts.get("protocol")
+    return runs[0].best_label or all(same_rules(first, scored.run.facts.get("protocol")) for scored in runs)
 
 
 def _vocabulary_notes(runs: Sequence[Scored]) -> list[str]:
@@ -227,6 +237,15 @@ def with_interval(value: float, low: float, high: float, sign: str = "") -> str:
 def number(value: float) -> str:
     """A value with two decimals; a dash for NaN."""
     return "-" if math.isnan(value) else f"{value:.2f}"
+
+
+def _markdown(text: str) -> str:
+    """Text that stays on its line and in its cell, and is no HTML."""
+    return one_line(text).replace("|", "\\|").replace("<", "&lt;")
+
+
+def _no_formula(name: str) -> str:
+    return f"'{name}" if name.startswith(("=", "+", "-", "@", "\t", "\r")) else name
 
 
 def _cell(value: float | None) -> str:

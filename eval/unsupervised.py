@@ -27,7 +27,7 @@ from threadpoolctl import threadpool_limits
 from ovseg.eval.datasets import Dataset
 from ovseg.eval.embeddings import SOURCES, Masks, Outcome, assign, read_masks
 from ovseg.eval.scoring import check_images, progress
-from ovseg.eval.tables import Sheet, with_interval
+from ovseg.eval.tables import PARTIAL_NOTE, Sheet, with_interval
 from ovseg.files import json_bytes, write_atomically
 from ovseg.run.folder import RunFolder, read_run
 
@@ -42,6 +42,10 @@ PUBLISHED: dict[tuple[str, str], dict[str, float]] = {
     ("modified", "coco-stuff171"): {"naive upsampling": 27.6, "EmerDiff": 30.5},
 }
 PUBLISHED_NOTE = "numbers of the EmerDiff paper, not ours, with masks out of Stable Diffusion"
+CURATED_NOTE = (
+    "STEGO, and with it the row of EmerDiff, takes a curated part of the images, and of each, resized to a shorter "
+    "side of 320, the central 320 x 320 pixels: not to be compared with a run of whole images"
+)
 
 
 def traditional(masks: Masks, seed: int = 0) -> np.ndarray:
@@ -162,18 +166,19 @@ def sheet(folder: RunFolder, dataset: Dataset, outcomes: dict[str, dict[str, Out
             rows.append([str(folder.path), protocol, source, f"{len(folder.ids)} of {total}", value, lead])
         published = PUBLISHED.get((protocol, dataset.name), {})
         others += [[protocol, source, f"{mean:.1f}"] for source, mean in published.items()]
+    published_notes = [PUBLISHED_NOTE, *([CURATED_NOTE] if dataset.name == "coco-stuff27" else [])]
     return Sheet(
         title=f"{dataset.name}, {len(dataset.names)} classes, without text",
         header=["run", "protocol", "masks", "images", "mIoU", "lead over naive"],
         rows=rows,
-        notes=_notes(list(outcomes), partial=len(folder.ids) < total),
-        below=Sheet(f"{dataset.name}, published", ["protocol", "method", "mIoU"], others, [PUBLISHED_NOTE])
+        notes=_notes(list(outcomes), part=len(folder.ids) < total, partial=bool(folder.facts.get("partial"))),
+        below=Sheet(f"{dataset.name}, published", ["protocol", "method", "mIoU"], others, published_notes)
         if others
         else None,
     )
 
 
-def _notes(protocols: Sequence[str], *, partial: bool) -> list[str]:
+def _notes(protocols: Sequence[str], *, part: bool, partial: bool) -> list[str]:
     notes = [
         "percent; mIoU with its 95 % bootstrap interval over images, concepts being the same in every draw",
         "embedding of a mask: the mean over its pixels of the bilinearly upsampled queries; distances are Euclidean",
@@ -189,5 +194,7 @@ def _notes(protocols: Sequence[str], *, partial: bool) -> list[str]:
             "this compares masks and features; it is not a result that is possible without labels"
         )
     if partial:
+        notes.append(PARTIAL_NOTE)
+    if part:
         notes.append("not all images of the data set were undertaken: not comparable to results on all of them")
     return notes

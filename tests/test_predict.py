@@ -77,8 +77,8 @@ def test_every_data_set_is_predicted_and_scored(name: str, tmp_path: Path, model
     found, record = results(out), json.loads((out / "run.json").read_text(encoding="utf-8"))
     assert found["counts"]["scored"] == 2 and len(found["classes"]) == len(record["names"])
     assert found["protocol"]["name"] == ("native" if name in ("camvid", "custom") else "sclip")
-    if name == "coco-object":  # sclip's background words hold bed, which is a class here and so does not compete
-        assert {"bed", "sky"} & set(record["protocol"]["background"]["words"]) == {"sky"}
+    if name == "coco-object":  # sclip's background words hold bed, which is a class here, and they keep it
+        assert {"bed", "sky"} <= set(record["protocol"]["background"]["words"])
     ids = tree_ids(name)[:2]
     assert sorted(record["ids"]) == ids
     if name not in TABLES:  # the 27 super-categories have a test of their own

@@ -38,6 +38,7 @@ OFFICIAL = {
 LEGACY = {
     "voc20-sclip": "voc20", "context59-sclip": "context59", "coco-object-sclip": "coco-object80",
     "coco-stuff171-sclip": "coco-stuff171", "ade20k-sclip": "ade20k", "cityscapes-sclip": "cityscapes",
+    "voc20-clearclip": "voc20", "coco-object-clearclip": "coco-object80",
 }  # fmt: skip
 
 
@@ -50,7 +51,8 @@ def test_there_are_no_other_class_lists_and_each_says_what_it_is() -> None:
     assert set(found) == {f"classes-{name}.txt" for name in {*OFFICIAL, *LEGACY}}
     for name, entry in found.items():
         first = entry.read_text(encoding="utf-8").splitlines()[0]
-        assert first.startswith("# Legacy: ") == name.endswith("-sclip.txt") and first.startswith("# ")
+        legacy = name.endswith(("-sclip.txt", "-clearclip.txt"))
+        assert first.startswith("# Legacy: ") == legacy and first.startswith("# ")
 
 
 @pytest.mark.parametrize("name", [*OFFICIAL, *LEGACY])
@@ -94,6 +96,10 @@ def test_quirks_of_the_published_lists_are_kept() -> None:
     person = "person; person in shirt; person in jeans; person in dress; person in sweater; person in skirt"
     assert prompts.classes("voc20-sclip")[14] == f"{person}; person in jacket"
     assert prompts.classes("coco-object-sclip")[0] == f"{person}; person in jacket; body"
+    first, aliases = (prompts.classes(f"coco-object-{paper}") for paper in ("clearclip", "sclip"))
+    assert first == ("person", *aliases[1:])
+    of_voc = prompts.classes("voc20-clearclip")
+    assert of_voc[:14] == prompts.classes("voc20-sclip")[:14] and of_voc[14] == "person" and of_voc[19] == "tvmonitor"
     assert {"trafficlight", "diningtable"} <= set(prompts.classes("coco-stuff171-sclip"))
     words = prompts.words("background-sclip")
     assert len(words) == 26 and words[0] == "sky" and words[-1] == "fence" and "bed" in words
@@ -106,5 +112,5 @@ def test_an_unknown_name_lists_the_choices() -> None:
         prompts.templates("imagenet")
     with pytest.raises(ValueError, match="unknown words 'photo', expected one of background"):
         prompts.words("photo")
-    with pytest.raises(ValueError, match="unknown classes 'voc21', expected one of ade20k, .*, voc20, voc20-sclip"):
+    with pytest.raises(ValueError, match="unknown classes 'voc21', expected one of ade20k, .*, voc20, voc20-c"):
         prompts.classes("voc21")

@@ -7,24 +7,39 @@ import io
 import json
 import re
 import sys
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 from test_score import DATASET, LABELS, MASKS, TRUTH, Truth, change, write_run
 
+from ovseg.eval.families import BENCHMARKS
+from ovseg.eval.protocols import protocol
+from ovseg.eval.published import published
 from ovseg.eval.scoring import score_run
-from ovseg.eval.tables import Sheet, classes_csv, published, run_sheet
+from ovseg.eval.tables import APART_NOTE, PARTIAL_NOTE, Sheet, classes_csv, run_sheet
 
 ADE = Truth(DATASET.maps, name="ade20k")
 
 
 def rows(table: Sheet) -> list[dict[str, str]]:
     """The rows of the runs in Markdown, by their header."""
-    return read(table.markdown().partition(", published\n")[0])
+    return read(table.markdown().partition(", published")[0])
 
 
 def published_rows(table: Sheet) -> list[dict[str, str]]:
-    return read(table.markdown().partition(", published\n")[2])
+    """The rows by exactly the rules of a run."""
+    return read(table.markdown().partition(", published\n")[2].partition(", published, apart\n")[0])
+
+
+def rows_apart(table: Sheet) -> list[dict[str, str]]:
+    return read(table.markdown().partition(", published, apart\n")[2])
+
+
+def by_rules(name: str, dataset: str, exact: bool = True, **changes: object) -> dict[str, object]:
+    """Facts of a run that follows a family's rules."""
+    rules = replace(protocol(name, dataset, pixel_exact=exact), **changes)
+    return {"protocol": json.loads(json.dumps(asdict(rules))), "vocabulary": rules.classes}
 
 
 def read(markdown: str) -> list[dict[str, str]]:
@@ -36,45 +51,77 @@ def read(markdown: str) -> list[dict[str, str]]:
     return [dict(zip(header, cells, strict=True)) for cells in body]
 
 
-def test_a_run_and_the_published_rows_of_its_protocol(tmp_path):
-    table = run_sheet([score_run(write_run(tmp_path / "run", LABELS), ADE)])
+def test_a_run_by_exactly_a_familys_rules_stands_beside_its_rows(tmp_path):
+    whole = replace(ADE, more=())
+    run = write_run(tmp_path / "run", LABELS, **by_rules("naclip", "ade20k"))
+    table = run_sheet([score_run(run, whole)])
     (ours,) = rows(table)
     assert ours["run"] == str(tmp_path / "run") and ours["masks"] == "none" and ours["dense CLIP"] == "naclip"
-    assert ours["protocol"] == "sclip" and ours["images"] == "2 of 3"
+    assert ours["protocol"] == "naclip, pixel-exact" and ours["images"] == "2 of 2"
     # Image a alone has both IoUs at 2 of 3 and 1 of 2, image b/c is right: every draw lies between.
     assert ours["mIoU"].startswith("75.00 [58.33, 100.00]") and ours["fwIoU"] == "75.00"
-    others = published_rows(table)
-    assert [row["protocol"] for row in others] == ["sclip"] * 11 + ["not stated"] * 3
-    assert {row["method"]: row["mIoU"] for row in others}["SCLIP"] == "16.1"
+    assert published_rows(table) == [{"method": "NACLIP, no PAMR", "protocol": "naclip", "mIoU": "17.4"}]
+    others = {row["method"]: row for row in rows_apart(table)}
+    assert others["NACLIP, PAMR"] == {
+        "method": "NACLIP, PAMR",
+        "mIoU": "19.1",
+        "rules": "NACLIP's rules and PAMR, which is no part of a protocol here",
+    }
+    assert others["SCLIP, its code"]["rules"] == "by --protocol sclip --pixel-exact, on the whole set"
+    assert "NACLIP, no PAMR" not in others and len(others) == 16
     assert "CLIP ViT-B/16" in table.markdown() and "not ours" in table.markdown()
-    assert any("not all images" in note for note in table.notes)
+    assert APART_NOTE in table.markdown() and not any("not all images" in note for note in table.notes)
 
 
-def test_published_rows_are_those_of_the_data_set_and_the_protocol_alone():
-    voc = published("voc21", {"tcl"})
-    assert voc == [("MaskCLIP, re-run by TCL", "tcl", 38.8), ("OVDiff", "tcl", 66.3)]
-    assert published("voc20", {"maskclip"}) == [("MaskCLIP, its paper", "maskclip", 49.5)]
-    assert ("NACLIP, PAMR", "sclip", 38.3) in published("cityscapes", {"sclip"})
-    assert published("context60", {"sclip"})[-1] == ("OV-Stitcher", "sclip", 43.9)
-    assert ("TCL, a trained model, with EmerDiff masks (alone: 28.9)", "not stated", 35.4) in published(
-        "context59", {"tcl"}
-    )
-    assert published("ade20k", {"native", "none"}) == published("custom", {"sclip"}) == []
+@pytest.mark.parametrize(
+    ("more", "facts"),
+    [
+        ((), by_rules("naclip", "ade20k", exact=False)),
+        ((), by_rules("naclip", "ade20k", logit_scale=50)),
+        ((), by_rules("naclip", "ade20k") | {"vocabulary": "ade20k"}),
+        ((), by_rules("naclip", "ade20k") | {"partial": True}),
+        (("z",), by_rules("naclip", "ade20k")),
+        ((), {"protocol": {"name": "naclip", "pixel_exact": True}}),
+    ],
+    ids=["not exact", "changed", "other names", "partial", "not all images", "former release"],
+)
+def test_a_run_by_other_rules_stands_apart_from_every_row(tmp_path, more, facts):
+    run = write_run(tmp_path / "run", LABELS, **facts)
+    table = run_sheet([score_run(run, replace(ADE, more=more))])
+    assert published_rows(table) == []
+    assert "NACLIP, no PAMR" in {row["method"] for row in rows_apart(table)}
+    assert (PARTIAL_NOTE in table.notes) == bool(facts.get("partial"))
+    other_values = "naclip, pixel-exact, other values"
+    expected = {50: other_values, None: other_values}.get(facts["protocol"].get("logit_scale"), "naclip")
+    assert rows(table)[0]["protocol"].startswith(expected)
+
+
+def test_published_rows_are_those_of_the_data_set_alone():
+    beside, apart = published("voc21", {"clearclip", "sclip", "tcl"})
+    assert [(row.method, row.protocol, row.mIoU) for row in beside] == [
+        ("SCLIP, its code", "sclip", 59.63),
+        ("ClearCLIP", "clearclip", 51.8),
+    ]
+    assert {row.method for row in apart} >= {"SCLIP, its paper", "OVDiff", "MaskCLIP, re-run by TCL"}
+    assert all(row.why for row in apart)
+    assert "MaskCLIP, its paper" in {row.method for row in published("voc20", {"maskclip"})[1]}
+    assert published("custom", {"sclip"}) == published("coco-stuff27", {"sclip"}) == ([], [])
+    assert "GELU" in next(row.why for row in published("context59", set())[1] if row.method == "MaskCLIP, its paper")
 
 
 def test_published_rows_have_the_means_that_were_published_with_them():
-    means = {"CLIP": 13.6, "MaskCLIP, re-run by TCL": 27.9, "MaskCLIP, re-run": 30.3, "SCLIP": 38.2, "ClearCLIP": 38.1}
+    means = {"CLIP": 13.6, "MaskCLIP, re-run by TCL": 27.9, "MaskCLIP, re-run": 30.3, "SCLIP, its paper": 38.2}
     means |= {"NACLIP, no PAMR": 39.4, "NACLIP, PAMR": 42.5, "OVDiff": 37.8, "ProxyCLIP (adds DINO)": 42.3}
     means |= {"SC-CLIP (no other model)": 43.9, "Trident (adds DINO, SAM)": 45.8, "CorrCLIP (adds DINO, SAM 2)": 48.7}
-    means |= {"OV-Stitcher": 50.7}
+    means |= {"OV-Stitcher": 50.7, "ClearCLIP": 38.1}
     values: dict[str, list[float]] = {}
-    datasets = ["voc21", "context60", "coco-object", "voc20", "context59", "coco-stuff171", "cityscapes", "ade20k"]
-    for dataset in datasets:
-        for method, _, value in published(dataset, {"sclip", "tcl"}):
-            values.setdefault(method, []).append(value)
+    for dataset in BENCHMARKS:
+        for row in published(dataset, set())[1]:
+            values.setdefault(row.method, []).append(row.mIoU)
     for method, mean in means.items():
         assert len(values[method]) == 8
         assert sum(values[method]) / 8 == pytest.approx(mean, abs=0.0501)
+    assert len(values["SCLIP, its code"]) == 8
 
 
 def test_several_runs_have_a_lead_over_the_first_where_the_images_are_the_same(tmp_path):
@@ -99,14 +146,30 @@ def test_best_labels_have_a_lead_in_boundary_f_too(tmp_path):
 
 
 def test_runs_of_different_protocols_are_told_apart_and_each_brings_its_published_rows(tmp_path):
-    runs = [write_run(tmp_path / name, LABELS, protocol={"name": name}) for name in ("sclip", "tcl")]
+    whole = replace(ADE, more=())
+    runs = [write_run(tmp_path / name, LABELS, **by_rules(name, "ade20k")) for name in ("naclip", "sclip")]
     runs.append(write_run(tmp_path / "label", LABELS, command="label", by="emerdiff", protocol=None))
-    table = run_sheet([score_run(run, ADE) for run in runs])
+    table = run_sheet([score_run(run, whole) for run in runs])
     found = rows(table)
-    assert [row["protocol"] for row in found[:3]] == ["sclip", "tcl", "none"] and found[2]["masks"] == "emerdiff"
-    assert list(dict.fromkeys(row["protocol"] for row in published_rows(table))) == ["sclip", "tcl", "not stated"]
+    assert [row["protocol"] for row in found[:3]] == ["naclip, pixel-exact", "sclip, pixel-exact", "none"]
+    assert found[2]["masks"] == "emerdiff"
+    assert [row["method"] for row in published_rows(table)] == ["SCLIP, its code", "NACLIP, no PAMR"]
     assert any("different protocols" in note for note in table.notes)
     assert [row["lead"] for row in found[:3]] == [""] * 3
+
+
+def test_runs_of_one_family_by_other_values_cannot_be_compared(tmp_path):
+    facts = [by_rules("sclip", "ade20k"), by_rules("sclip", "ade20k", logit_scale=50), by_rules("sclip", "ade20k")]
+    facts[2]["protocol"]["view"]["variant"] = "naclip"  # the method's, no rule
+    runs = [write_run(tmp_path / str(number), LABELS, **one) for number, one in enumerate(facts)]
+    first, second, third = (score_run(run, ADE) for run in runs)
+    assert rows(run_sheet([first, third]))[1]["lead"] and not rows(run_sheet([first, second]))[1]["lead"]
+
+
+def test_a_run_of_ones_own_data_has_no_published_rows(tmp_path):
+    for protocol_ in ({"name": "native"}, None):
+        table = run_sheet([score_run(write_run(tmp_path / "run", LABELS, protocol=protocol_), ADE)])
+        assert table.below is None
 
 
 def test_best_labels_can_be_compared_whatever_the_protocols(tmp_path):

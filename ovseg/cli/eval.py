@@ -22,6 +22,7 @@ PREDICT_EXAMPLES = """\
 examples:
   ovseg eval predict ade20k --root data/ade/ADEChallengeData2016 --by none --out runs/ade-maskclip
   ovseg eval predict custom --root my-data --preset pocket --limit 50 --out runs/mine
+  ovseg eval predict voc21 --root R --by none --dense naclip --protocol naclip --pixel-exact --out runs/naclip
   ovseg eval predict voc20 --root R --out runs/e --keep-analysis
   ovseg eval predict voc20 --root R --out runs/n --by naive --analyses runs/e      (no diffusion again)
   accelerate launch -m ovseg eval predict voc20 --root R --out runs/e --score                (every GPU a part)
@@ -30,8 +31,12 @@ masks (--by) over which CLIP's dense features are pooled:
 """
 PREDICT_RULES = """
   truth        the true masks: an oracle, reads labels
-protocols (image size, windows, logit scale, background rule; published rows of one are never shown beside another's):
-  sclip, tcl, maskclip   of these papers;   native   as `ovseg label` does it (default for pocket, camvid, custom)
+protocols (image size, windows, logit scale, class and background words, thresholds; docs/BENCHMARKS.md has them):
+  sclip, naclip, clearclip, sc-clip, tcl, maskclip   of these papers' code, for its data sets; custom, camvid: any
+  native                                             as `ovseg label` does it (default for pocket, camvid, custom)
+--pixel-exact labels as that code does, to the pixel (sclip, naclip, clearclip, sc-clip): its size rule, its bilinear
+kernel, its averages on pixels. Published rows stand beside such a run of the whole set alone; all others stand apart.
+--partial takes a tree of which images, labels or the list of ids are missing; every table says so.
 
 OUT is a run folder: run.json and, for each image, ID.png (class indices) and ID.masks.png. The same command again
 does only what is left."""
@@ -88,7 +93,7 @@ def add_eval(commands: Any) -> None:
     _add_dataset(predict)
     _add_limit(predict)
     _add_approach(predict)
-    flags.add_run(predict, None)
+    flags.add_run(predict, "ovseg-eval")
     flags.add_analyses(predict)
     flags.add_models(predict)
     flags.add_method(predict)
@@ -151,6 +156,7 @@ def _add_dataset(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_limit(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--partial", action="store_true", help="take what is here of a data set that is not whole")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N images")
 
 
@@ -162,5 +168,6 @@ def _add_approach(parser: argparse.ArgumentParser) -> None:
 
 def _add_rules(parser: argparse.ArgumentParser) -> None:
     flags.add_dense(parser)
-    parser.add_argument("--protocol", metavar="P", help="sclip, tcl, maskclip or native")
-    parser.add_argument("--vocabulary", metavar="LIST", help="another list of class names, such as voc20-sclip")
+    parser.add_argument("--protocol", metavar="P", help="sclip, naclip, clearclip, sc-clip, tcl, maskclip or native")
+    parser.add_argument("--pixel-exact", action="store_true", help="labels as that protocol's own code gives them")
+    parser.add_argument("--vocabulary", metavar="LIST", help="another list of class names than the protocol's")
