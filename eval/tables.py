@@ -171,10 +171,8 @@ def dense_variant(facts: dict[str, Any]) -> str:
 
 
 def classes_csv(classes: Sequence[Mapping[str, Any]]) -> str:
-    """The rows `classes` of `Scored.results` (name, IoU, accuracy, pixels; empty where undefined) as CSV text.
-
-    A name that a spreadsheet would take for a formula has an apostrophe in front.
-    """
+    """The rows `classes` of `Scored.results` (name, IoU, accuracy, pixels; empty where undefined) as CSV text; names
+    that a spreadsheet would take for formulas behind an apostrophe."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["name", "IoU", "accuracy", "pixels"])

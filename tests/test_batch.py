@@ -29,6 +29,7 @@ from ovseg.run.terminal import PlainReport, RichReport, duration, make_report
 LABEL_FILES = (SUMMARY, MASKS, OVERLAY, LABELS)
 MASK_FILES = (OVERLAY, LABELS)
 FILES = (".json", ".png")
+SUMMARY_JSON = b'{"classes": [], "masks": []}'
 FACTS = {"command": "label", "by": "emerdiff", "names": ["cat"], "options": {"masks": 3}}
 
 
@@ -49,7 +50,7 @@ def touch(*paths: Path) -> None:
 def write(path: Path) -> None:
     """A result that can be read."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(masks_png(np.zeros((2, 3), int)) if path.suffix == ".png" else b"{}")
+    path.write_bytes(masks_png(np.zeros((2, 3), int)) if path.suffix == ".png" else SUMMARY_JSON)
 
 
 def images(*ids: str) -> list[Item]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 from run_folders import blobs, write_run
 
@@ -121,6 +122,47 @@ def test_damaged_images_are_left_out_and_told_by_file(run: Path, capsys: pytest.
     (run / "a.json").write_text(json.dumps(facts))
     (run / "a.masks.png").write_bytes(index_png(np.zeros((2, 2), np.uint8), []))
     assert "a.masks.png: is of 2x2 pixels, the labels of this image are 3x2" in problems(run)["a"]
+
+
+def test_a_name_that_xml_cannot_hold_is_refused_for_label_studio_alone(run: Path, tmp_path: Path, capsys) -> None:
+    names = (*NAMES[:2], "dog\ufffe")
+    labels = np.array([[0, 1, 2], [2, 1, 255]])
+    written = write_run(tmp_path / "odd", {"a": labels}, names)
+    assert main(["export", str(written), "--format", "label-studio", "--out", str(tmp_path / "out")]) == 2
+    assert "format: label-studio: class 'dog\\ufffe': XML cannot hold the character U+FFFE" in capsys.readouterr().err
+    formats = [part for name in WRITERS if name != "label-studio" for part in ("--format", name)]
+    assert main(["export", str(written), *formats, "--out", str(tmp_path / "out")]) == 0
+    assert yaml.safe_load((tmp_path / "out/yolo/data.yaml").read_text(encoding="utf-8"))["names"][1] == "dog\ufffe"
+    assert json.loads((tmp_path / "out/coco/annotations/instances_default.json").read_text())["categories"][2]["name"]
+
+
+def test_names_with_control_characters_come_from_no_record(run: Path, tmp_path: Path, capsys) -> None:
+    record = json.loads((run / "run.json").read_text())
+    for name in ("cat\x1b[31m", "cat\0", "two\nlines", "\ud800", ""):
+        (run / "run.json").write_text(json.dumps(record | {"names": ["background", name, "dog"]}))
+        assert main(["export", str(run), *ALL, "--out", str(tmp_path / "out")]) == 2
+        assert f"{run / 'run.json'}: not the record of a run (names: expected" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+OUTSIDE = ("../evil", "/evil", "a/../../evil", "..\\evil", "C:\\evil", "a//b", "", "\\\\host\\a", "a\0b")
+
+
+@pytest.mark.parametrize("id", OUTSIDE)
+def test_an_id_that_leads_out_of_the_folder_is_refused(id: str, run: Path, tmp_path: Path, capsys) -> None:
+    record = json.loads((run / "run.json").read_text())
+    record["ids"][id] = record["ids"]["a"]
+    (run / "run.json").write_text(json.dumps(record))
+    for arguments in (
+        ["export", str(run), *ALL, "--out", str(tmp_path / "out")],
+        ["report", str(run), "--out", str(tmp_path / "report.html")],
+        ["eval", "score", "pocket", "--predictions", str(run), "--out", str(tmp_path / "scores")],
+        ["label", str(ROOT / "examples/images"), "--classes", "cat", "--preset", "pocket", "--analyses", str(run)],
+    ):
+        assert main(arguments) == 2
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == 1 and f"{run / 'run.json'}: not the record of a run (ids: " in lines[0], lines
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_batch import FILES, go, images, states
+from test_batch import FILES, SUMMARY_JSON, go, images, states
 
 from ovseg.files import index_png
 from ovseg.run.fingerprint import RECENT_SECONDS, as_written, fingerprint, is_whole
@@ -23,7 +23,7 @@ def test_the_record_has_size_and_checksum_of_every_file(tmp_path: Path) -> None:
     go(tmp_path, images("a", "sub/b"))
     entry = record(tmp_path)["ids"]["sub/b"]
     assert entry["files"] == {end: fingerprint(tmp_path / f"sub/b{end}") for end in FILES}
-    assert fingerprint(tmp_path / "sub/b.json") == "2 a3a6bf43"  # of "{}", by zlib and by every other CRC-32
+    assert fingerprint(tmp_path / "sub/b.json") == "28 9fec1718"  # by zlib and every other CRC-32
     assert read_run(tmp_path).ids["a"]["seconds"] >= 0
 
 
@@ -53,7 +53,7 @@ def test_what_somebody_changed_is_kept(tmp_path: Path) -> None:
     go(tmp_path, images("a"))
     mine = index_png(np.ones((2, 3), np.uint8), [(0, 0, 0), (9, 9, 9)])
     (tmp_path / "a.png").write_bytes(mine)
-    (tmp_path / "a.json").write_text('{"note": "by hand"}')
+    (tmp_path / "a.json").write_text('{"classes": [], "masks": [], "note": "by hand"}')
     assert go(tmp_path, images("a")) == [] and (tmp_path / "a.png").read_bytes() == mine
 
 
@@ -79,11 +79,11 @@ def test_a_damaged_entry_is_told_and_done_again(tmp_path: Path, capsys: pytest.C
 
 def test_old_files_are_told_by_their_size_alone(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
-    path.write_bytes(b"{}")
+    path.write_bytes(SUMMARY_JSON)
     recorded, now = fingerprint(path), path.stat().st_mtime
-    path.write_bytes(b"[]")
+    path.write_bytes(SUMMARY_JSON[:-1] + b" ")
     assert not as_written(path, recorded, now - RECENT_SECONDS)
     os.utime(path, (now - 2 * RECENT_SECONDS,) * 2)
     assert as_written(path, recorded, now - RECENT_SECONDS)
     assert not as_written(path, "3 00000000", now) and not as_written(tmp_path / "absent", recorded, now)
-    assert as_written(path, None, now) and is_whole(path) and not is_whole(tmp_path / "absent.png")
+    assert as_written(path, None, now) and not is_whole(path) and not is_whole(tmp_path / "absent.png")

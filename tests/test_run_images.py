@@ -84,16 +84,19 @@ def test_colours_and_no_label_follow_from_the_names(run: Path) -> None:
 @pytest.mark.parametrize(
     ("facts", "reason"),
     [
-        ({"names": ["background", 7, "dog"]}, "names: expected a list of length 0 to 65534, of a name without control"),
+        (
+            {"names": ["background", 7, "dog"]},
+            "names: expected a list of at most 65534 different names",
+        ),
         (
             {"names": ["background", "cat\x1b[31m", "dog"]},
-            "names: expected a list .* of a name without control characters",
+            "names: expected a list of .* without control characters",
         ),
-        ({"names": ["background", "cat", "cat"]}, "names: expected different names"),
-        ({"names": 7}, "names: expected a list of length"),
+        ({"names": ["background", "cat", "cat"]}, "names: expected a list of .* different names"),
+        ({"names": 7}, "names: expected a list"),
         ({"colours": [[0, 0, 0]]}, "colours: expected 3, one a name, got 1"),
-        ({"colours": [[0, 0]] * 3}, "colours: expected a list of length"),
-        ({"colours": [[0, 0, 256]] * 3}, "colours: expected a list of length"),
+        ({"colours": [[0, 0]] * 3}, "colours: expected a list of colours, each three"),
+        ({"colours": [[0, 0, 256]] * 3}, "colours: expected a list of colours, each three"),
         ({"no_label": "none"}, "no_label: expected a whole number from 0 to 65535 or null, got 'none'"),
         ({"no_label": 2}, "no_label: expected an index behind the 3 names', got 2"),
     ],

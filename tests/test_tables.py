@@ -266,3 +266,20 @@ def test_class_rows_as_csv(tmp_path):
         ["dog, wolf", "75.0000", "75.0000", "4"],
         ["cow", "", "", "0"],
     ]
+
+
+def test_what_comes_from_others_is_text_and_nothing_else(capsys, monkeypatch):
+    odd = "a|b\x1b[2J\n<script>"
+    table = Sheet(odd, ["run", "masks"], [[odd, "none"]], [odd])
+    expected = r"a\|b\x1b[2J\n&lt;script>"
+    assert (
+        table.markdown() == f"## {expected}\n\n| run | masks |\n| --- | --- |\n| {expected} | none |\n\n- {expected}\n"
+    )
+    monkeypatch.setattr("ovseg.eval.tables.is_terminal", lambda stream: True)
+    table.show()
+    shown = capsys.readouterr().out
+    assert "\x1b" not in shown and r"\x1b[2J" in shown
+    row = {"IoU": None, "accuracy": 1.0, "pixels": 3}
+    names = ["=HYPERLINK(1)", "+1", "-1", "@SUM(1)", "cat, dog", "a=b"]
+    (_, *cells) = csv.reader(io.StringIO(classes_csv([row | {"name": name} for name in names])))
+    assert [line[0] for line in cells] == ["'=HYPERLINK(1)", "'+1", "'-1", "'@SUM(1)", "cat, dog", "a=b"]

@@ -18,7 +18,7 @@ from ovseg.export.image import ImageSet as ImageSet
 from ovseg.export.image import LabelledImage as LabelledImage
 from ovseg.export.image import open_images as open_images
 from ovseg.export.label_map import names_and_colours
-from ovseg.export.label_studio import write_label_studio
+from ovseg.export.label_studio import write_label_studio, xml_names
 from ovseg.export.labelme import write_labelme
 from ovseg.export.npz import write_npz
 from ovseg.export.panoptic import write_panoptic
@@ -42,6 +42,7 @@ WRITERS: dict[str, Callable[[ImageSet, Path], None]] = {
 CLASSES: dict[str, Callable[[Sequence[str], Sequence[Colour]], object]] = {
     "voc": voc_classes,
     "cvat": names_and_colours,
+    "label-studio": xml_names,
 }
 
 

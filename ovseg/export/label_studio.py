@@ -13,6 +13,8 @@ background is not drawn; pixels without a label are in no mask, and so become ba
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -21,9 +23,11 @@ from xml.etree import ElementTree
 import numpy as np
 
 from ovseg import __version__
+from ovseg.draw import Colour
 from ovseg.export.image import ImageSet, LabelledImage, has_background
 from ovseg.files import write_atomically
 
+NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 WORD = 8  # bits of a value
 RUN_SIZES = (3, 4, 8, 16)  # bits of a run's length - 1, of which each run takes the fewest that hold it
 
@@ -38,6 +42,14 @@ def write_label_studio(images: ImageSet, folder: Path) -> None:
             images.place(image, folder / "images" / image.file_name)
         file.write("\n]\n")
     write_atomically(folder / "labeling_config.xml", _interface(images))
+
+
+def xml_names(names: Sequence[str], _colours: Sequence[Colour]) -> Sequence[str]:
+    """The names; ValueError for one with a character that XML has no way to write."""
+    for name in names:
+        if found := NOT_XML.search(name):
+            raise ValueError(f"class {name!r}: XML cannot hold the character U+{ord(found[0]):04X}")
+    return names
 
 
 def _task(image: LabelledImage, *, components: bool) -> dict[str, Any]:

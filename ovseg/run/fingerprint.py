@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from ovseg.files import read_index_png
 from ovseg.images import read_image
 from ovseg.json_files import read_json
+from ovseg.run.schema import check_summary
 
 RECENT_SECONDS = 600  # systems write files back within a minute; older ones are told by their size alone
 
@@ -42,7 +43,7 @@ def as_written(path: Path, recorded: str | None, since: float) -> bool:
 
 
 def is_whole(path: Path) -> bool:
-    """Whether a result can be read to its end, whatever it says."""
+    """Whether those who read results can read this one, whatever it says."""
     try:
         if path.name.endswith(".overlay.png"):
             read_image(path)
@@ -52,7 +53,7 @@ def is_whole(path: Path) -> bool:
             with safe_open(path, framework="numpy") as file:
                 file.keys()
         else:
-            read_json(path)
+            check_summary(read_json(path))
     except (ValueError, OSError, SafetensorError):
         return False
     return True

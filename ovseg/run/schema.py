@@ -34,6 +34,7 @@ STATES = ("done", "failed", "pending")
 MOST_NAMES = 65534
 MOST_ID = 4096  # characters of an id
 DEEPEST = 12  # brackets that may be open at a time in what a record says beside its ids
+LONG = 1 << 20  # characters of a message, or of a name that is no class
 
 
 def is_name(value: Any) -> bool:
@@ -45,16 +46,27 @@ def is_name(value: Any) -> bool:
     )
 
 
+def are_names(value: Any) -> bool:
+    """Whether these can be a run's names: a list of different ones."""
+    return (
+        isinstance(value, list)
+        and len(value) <= MOST_NAMES
+        and all(map(is_name, value))
+        and len(set(value)) == len(value)
+    )
+
+
 def texts_by_name(value: Any) -> bool:
     return isinstance(value, dict) and all(isinstance(one, str) for one in value.values())
 
 
-LONG = 1 << 20  # characters of a message, or of a name that is no class
 TEXT = either(text(most=LONG), NOTHING)
 TEXTS = either(Allowed("an object of texts", texts_by_name), NOTHING)
 OBJECTS = either(OBJECT, NOTHING)
-NAMES = listed(Allowed("a name without control characters", is_name), 0, MOST_NAMES)
-COLOURS = listed(listed(whole(0, 255), 3, 3), 0, MOST_NAMES)
+NAMES = Allowed(f"a list of at most {MOST_NAMES} different names, without control characters", are_names)
+COLOURS = Allowed(
+    "a list of colours, each three whole numbers from 0 to 255", listed(listed(whole(0, 255), 3, 3), 0, MOST_NAMES).fits
+)
 ROWS = listed(OBJECT, 0, MOST_NAMES + 2)
 PROTOCOL = Allowed(
     "an object with a name", lambda value: isinstance(value, dict) and isinstance(value.get("name"), str)
@@ -101,8 +113,6 @@ def check_record(record: Any) -> None:
     for id in record["ids"]:
         if wrong := outside(id):
             raise ValueError(f"ids: {show_key(id)}: {wrong}")
-    if len(set(record.get("names") or ())) < len(record.get("names") or ()):
-        raise ValueError("names: expected different names")
     given, painted, unlabelled = record.get("names"), record.get("colours"), record.get("no_label")
     if given and painted and len(given) != len(painted):
         raise ValueError(f"colours: expected {len(given)}, one a name, got {len(painted)}")
