@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -61,7 +60,7 @@ def _load(path: Path) -> tuple[Any, dict[str, dict[str, Any]]]:
             for one in coco.dataset["images"]
         }
         categories = {one["category_id"] for one in coco.dataset["annotations"]}
-    except (json.JSONDecodeError, UnicodeDecodeError, AssertionError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, AssertionError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path}: no COCO instances file ({error})") from error
     if unknown := sorted(categories - {value + 1 for value in COCO_OBJECTS}):
         raise ValueError(f"{path}: category {unknown[0]} is none of COCO's 80 objects; expected instances_val2017.json")

@@ -124,7 +124,10 @@ def _find(root: Path, pattern: str) -> dict[str, Path]:
 
 def _listed(path: Path) -> list[str]:
     """The ids of a split file, one a line."""
-    ids = path.read_text(encoding="utf-8").split()
+    try:
+        ids = path.read_text(encoding="utf-8").split()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: a list of ids must be UTF-8 text ({error})") from error
     if len(set(ids)) < len(ids):
         twice = next(id for id in ids if ids.count(id) > 1)
         raise ValueError(f"{path}: lists {twice!r} twice")

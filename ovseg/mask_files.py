@@ -20,7 +20,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from ovseg.files import read_index_png
+from ovseg.files import MAX_MAP_PIXELS, read_index_png
 
 MOST_MASKS = 65536  # numbers of a 16-bit map
 ENDINGS = (".masks.png", ".png", ".npz", ".json")
@@ -102,6 +102,8 @@ def _compressed(run_lengths: Any) -> dict[str, Any]:
     from pycocotools import mask as coco_mask
 
     (height, width), counts = (int(side) for side in run_lengths["size"]), run_lengths["counts"]
+    if not 0 < height * width <= MAX_MAP_PIXELS:
+        raise ValueError(f"size {width} x {height}, expected at most {MAX_MAP_PIXELS} pixels")
     runs = counts if isinstance(counts, list) else _runs(str(counts).encode("ascii"))
     if sum(runs) != height * width or min(runs) < 0:
         raise ValueError(f"counts cover {sum(runs)} pixels of {height * width}")
