@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import shlex
@@ -125,3 +126,49 @@ def test_what_is_asked_of_a_stream_is_whether_it_is_a_terminal() -> None:
     terminal, pipe = io.StringIO(), io.StringIO()
     terminal.isatty = lambda: True  # type: ignore[method-assign]
     assert is_terminal(terminal) and not is_terminal(pipe) and not is_terminal(WriteOnly())
+
+
+class Full:
+    """A stream whose disk is full, or whose reader has gone, after so many characters."""
+
+    def __init__(self, room: int, number: int) -> None:
+        self.room, self.error, self.text = room, OSError(number, os.strerror(number)), ""
+
+    def write(self, text: str) -> int:
+        if len(self.text) + len(text) > self.room:
+            raise self.error
+        self.text += text
+        return len(text)
+
+
+@pytest.mark.parametrize(("number", "code"), [(errno.EPIPE, 0), (errno.ENOSPC, 1)])
+def test_a_run_goes_on_where_its_lines_go_nowhere(
+    number: int, code: int, tmp_path: Path, tiny_diffusion: Path, tiny_clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = label_command(tmp_path, tiny_diffusion, tiny_clip, "out")
+    arguments.remove(str(tmp_path / "bad.png"))
+    err, before = WriteOnly(), Full(0, number)
+    monkeypatch.setattr(sys, "stdout", before)
+    monkeypatch.setattr(sys, "stderr", err)
+    assert main(arguments) == code and sys.stdout is before
+    lines = [line for line in err.text.splitlines() if "standard output" in line]
+    assert lines == [f"ovseg: standard output: {os.strerror(number)}; what else would be shown there is left out"]
+    assert {path.suffix for path in (tmp_path / "out").iterdir()} == {".json", ".png"} and "results in" in err.text
+
+
+def test_readers_that_leave_early_and_full_disks_end_in_order() -> None:
+    listed = shell(["models"], "| head -1")
+    assert (listed.returncode, listed.stderr.count("\n")) in ((0, 0), (0, 1)) and "Traceback" not in listed.stderr
+    for arguments in (["models"], ["--help"], ["--version"]):
+        full = shell(arguments, ">/dev/full")
+        assert full.returncode == 1 and full.stderr.splitlines() == [
+            "ovseg: standard output: No space left on device; what else would be shown there is left out"
+        ]
+    assert shell(["models", "fetch", "nothing"], "2>/dev/full").returncode == 2
+
+
+def test_terminal_codes_and_lines_of_others_are_shown_as_escapes(capsys: pytest.CaptureFixture[str]) -> None:
+    show("a\tb\nc\x1b[2J\u202e\x07")
+    say("café \u3000می\u200cخواهم")  # a wide space and a joiner are part of what is read
+    printed = capsys.readouterr()
+    assert printed.out == "a\tb\nc\\x1b[2J\\u202e\\x07\n" and printed.err == "café \u3000می\u200cخواهم\n"

@@ -13,7 +13,7 @@ from importlib import import_module
 
 from ovseg.cli.streams import Outputs
 
-LONGEST = 1000  # characters of a line about a mistake
+LONGEST = 900  # characters of a line about a mistake
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
