@@ -32,7 +32,7 @@ from ovseg.words import CLASSIFIER_CONFIG, CLASSIFIER_WEIGHTS, CLASSIFIER_WORDS,
 # timm's names of the networks whose dense readout is known: features before the pooling, then `classifier`.
 ARCHITECTURES = ("tf_efficientnet_lite0", "tf_efficientnet_lite1", "tf_efficientnet_lite2", "tf_efficientnet_lite3")
 PIXELS_OF_STRIDE = 32  # a side of the resized image is a multiple of this, whatever the stride of the grid
-SIZE_POWER = 0.5  # a name of n classes is held back by n to this power; 1 would be their mean, 0 their sum
+SIZE_POWER = 0.7  # a name of n classes is held back by n to this power; 1 would be their mean, 0 their sum
 SETTINGS = {
     "architecture": choice(*ARCHITECTURES),
     "classes": whole(2, 100_000),

@@ -7,7 +7,7 @@ from typing import Any
 
 from timm.data import ImageNetInfo
 
-from ovseg.pocket.training.namer_senses import SENSES
+from ovseg.pocket.training.namer_senses import NEAR, SENSES
 
 LARGEST = 600  # classes of a noun; those above it ("object", "entity") say nothing
 
@@ -36,7 +36,7 @@ def word_table(wordnet: Path) -> dict[str, Any]:
         "sets": [list(group) for group in sets],
         "words": {noun: numbers[table[noun]] for noun in sorted(table)},
         "plurals": {plural: noun for plural, noun in _irregular(wordnet / "noun.exc") if noun in table},
-        "near": {},
+        "near": {word: near for word, near in NEAR.items() if word not in table and near in table},
     }
 
 
