@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow fuzz check typed measure clean
+.PHONY: demo test test-slow fuzz check typed measure benchmarks clean
 
 demo: .venv/installed
 	$(BIN)/ovseg label examples/images --preset pocket --classes-file examples/classes.txt --out build/demo --overwrite
@@ -51,6 +51,18 @@ measure: .venv/installed
 		$(SCORE) --predictions $(RUNS)/$$base $(RUNS)/emerdiff --out $(RUNS)/labels-over-$$base || exit; \
 		$(SCORE) --predictions $(RUNS)/$$base $(RUNS)/emerdiff --out $(RUNS)/masks-over-$$base --best-label || exit; done
 	$(BIN)/ovseg eval unsupervised pocket --root $(ROOT) --predictions $(RUNS)/emerdiff
+
+# The eight benchmarks by one family's rules, see docs/BENCHMARKS.md; goes on where it was stopped. FLAGS: more for
+# `ovseg eval predict`, such as --partial, --device cuda or --clip FOLDER.
+DATA ?= data
+FAMILY ?= naclip
+DENSE ?= $(FAMILY)
+BY ?= none
+FLAGS ?=
+benchmarks: .venv/installed
+	for set in voc21 context60 coco-object voc20 context59 coco-stuff171 cityscapes ade20k; do \
+		$(BIN)/ovseg eval predict $$set --root $(DATA) --by $(BY) --dense $(DENSE) --protocol $(FAMILY) \
+			--pixel-exact --out runs/$(FAMILY)-$(DENSE)-$(BY)/$$set --score $(FLAGS) || exit; done
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
