@@ -26,7 +26,7 @@ from emerdiff.settings import choice, known_settings, listed, number, one_line, 
 from ovseg.clip import resized_sides
 from ovseg.dense import View
 from ovseg.json_files import read_json
-from ovseg.labels import Scoring
+from ovseg.scoring import Scoring
 from ovseg.words import CLASSIFIER_CONFIG, CLASSIFIER_WEIGHTS, CLASSIFIER_WORDS, Words, read_words
 
 # timm's names of the networks whose dense readout is known: features before the pooling, then `classifier`.
@@ -41,7 +41,8 @@ SETTINGS = {
     "deviation": listed(number(0.001, 10), 3, 3),
     "temperature": number(0.01, 100),  # by which the classes' logits are divided
     "context": number(0, 10),  # how much of the whole image's mean logits is added everywhere
-    "scale": number(0.01, 100),  # of the names' logits, so that probabilities hold what they say
+    "scale": number(0.01, 100),  # of the names' logits, and what is added, so that probabilities hold what they say
+    "bias": number(-100, 100),
     "size": whole(32, 4096),  # short side of an image where no preset says another
 }
 COUNTER = "num_batches_tracked"  # of training; not in the files
@@ -84,8 +85,8 @@ class Classifier:
 
     @property
     def scoring(self) -> Scoring:
-        """How features become probabilities: by membership, with the scale that was fitted on photos."""
-        return Scoring(self.settings["scale"], reading="membership")
+        """How features become probabilities: by membership, against none of the names, as fitted on photos."""
+        return Scoring(self.settings["scale"], self.settings["bias"], "softmax-or-none", "membership")
 
     @property
     def native_view(self) -> View:

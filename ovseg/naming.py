@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
 
     from ovseg.dense import View
-    from ovseg.labels import Scoring
+    from ovseg.scoring import Scoring
 
 
 class NamingModel(Protocol):

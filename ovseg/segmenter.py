@@ -26,13 +26,14 @@ from ovseg.classes import Background, ClassList, Vocabulary, build_vocabulary
 from ovseg.dense import View
 from ovseg.draw import class_colours
 from ovseg.images import ImageLike, as_image
-from ovseg.labels import READINGS, Scoring, label_masks, label_pixels
+from ovseg.labels import label_masks, label_pixels
 from ovseg.masks import Masks, MaskSource, Progress
 from ovseg.naming import NamingModel, load_naming_model, without_unknown
 from ovseg.presets import DEFAULT, Preset
 from ovseg.refinement import Refined, refine
 from ovseg.regions import pool
 from ovseg.result import Segmentation, no_label
+from ovseg.scoring import READINGS, Scoring
 from ovseg.setup import Setup
 from ovseg.sources import SOURCES
 

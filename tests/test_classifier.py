@@ -31,6 +31,7 @@ SETTINGS = {
     "temperature": 1.0,
     "context": 0.0,
     "scale": 1.0,
+    "bias": 0.0,
     "size": 64,
 }
 WORDS = {
@@ -145,6 +146,15 @@ def test_pixels_and_masks_agree_where_the_features_are_the_same_everywhere() -> 
     np.testing.assert_allclose(scores, probabilities[0, best[0]], rtol=1e-5)
 
 
+def test_a_single_name_may_be_improbable() -> None:
+    """Evidence 1/4 at a bias of ln 2 is 1/2 against 1 for none of them: a third, which a threshold can refuse."""
+    vocabulary, text = build_vocabulary("cat", "threshold=0.5"), np.eye(4)[:1]
+    scoring = Scoring(1.0, float(np.log(2)), "softmax-or-none", "membership")
+    probabilities, best = label_masks(np.zeros((1, 4)), text, vocabulary, scoring)
+    np.testing.assert_allclose(probabilities, [[0.5, 1 / 3]], rtol=1e-6)
+    assert best.tolist() == [0]
+
+
 def test_a_reading_that_there_is_not() -> None:
     with pytest.raises(ValueError, match="no reading 'sum', expected one of cosine, membership"):
         Scoring(1.0, reading="sum")
@@ -243,7 +253,8 @@ def test_a_segmenter_labels_by_a_classifier(folder: Path, tmp_path: Path) -> Non
     pooled = pool(features, analysis.segments, unit=False)
     odds = np.exp(pooled - pooled.max(axis=1, keepdims=True))
     evidence = np.stack([odds[:, 4], odds[:, :3].sum(axis=1) * 3**-SIZE_POWER, odds[:, 3]])
-    expected = evidence / (evidence.sum(axis=0) + evidence[2])  # cat and mouse are the same class, twice in the softmax
+    evidence /= odds.sum(axis=1)  # one is left for none of them; cat and mouse are the same class, twice in the sum
+    expected = evidence / (1 + evidence.sum(axis=0) + evidence[2])
     np.testing.assert_allclose(result.mask_scores, expected.T, rtol=1e-4)
 
 
