@@ -106,4 +106,4 @@ def _renumbered(masks: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 def _naive(one: Segments) -> np.ndarray:
     height, width = one.labels.shape
-    return naive_segments(one.low_resolution_masks, one.network_size, (height, width))
+    return naive_segments(one.low_resolution_masks, (height, width))

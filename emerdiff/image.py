@@ -1,4 +1,7 @@
-"""Resizing between an image's own size and the network's: aspect kept, sides whole multiples, label maps by nearest."""
+"""Resizing between an image's own size and the network's: aspect kept, sides whole multiples.
+
+Difference maps are brought to the image's size before the largest is taken, so that contours are as fine as the image.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 MAX_ASPECT = 4
+BAND_VALUES = 2**23  # maps times pixels that `largest` works on at once, float32
 
 
 def network_size(image_size: tuple[int, int], base_size: int, multiple: int) -> tuple[int, int]:
@@ -37,6 +41,30 @@ def to_tensor(image: np.ndarray, height: int, width: int) -> Tensor:
     """(H, W, 3) uint8 -> (1, 3, H', W') float32 in [-1, 1]."""
     resized = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
     return torch.from_numpy(np.array(resized, dtype=np.float32) / 127.5 - 1).permute(2, 0, 1)[None]
+
+
+def largest(maps: Tensor, size: tuple[int, int]) -> np.ndarray:
+    """Return (H, W) int32: at every pixel the map that is largest there; of equal ones the first.
+
+    maps: (K, h, w) float32 on the CPU, upsampled bilinearly (align_corners=False) to `size`, band by band, so that
+    memory does not grow with the image.
+    """
+    above, below, share = _between(maps.shape[1], size[0])
+    left, right, shift = _between(maps.shape[2], size[1])
+    rows = max(1, BAND_VALUES // (len(maps) * size[1]))
+    bands = []
+    for top in range(0, size[0], rows):
+        band = slice(top, top + rows)
+        lines = torch.lerp(maps[:, above[band]], maps[:, below[band]], share[band, None])
+        bands.append(torch.lerp(lines[:, :, left], lines[:, :, right], shift).argmax(dim=0).int())
+    return torch.cat(bands).numpy()
+
+
+def _between(cells: int, pixels: int) -> tuple[Tensor, Tensor, Tensor]:
+    """For every pixel along a side: the cells before and after it, and how near it is to the latter, 0..1."""
+    position = ((torch.arange(pixels, dtype=torch.float64) + 0.5) * cells / pixels - 0.5).clamp(min=0)
+    before = position.long().clamp(max=cells - 1)
+    return before, (before + 1).clamp(max=cells - 1), (position - before).float()
 
 
 def nearest(labels: np.ndarray, size: tuple[int, ...]) -> np.ndarray:

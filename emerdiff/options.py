@@ -119,6 +119,7 @@ class Options:
     """Settings of the method; the defaults are the paper's for Stable Diffusion 1.4.
 
     masks: K, how many low-resolution masks.
+    place: weight of a cell's place beside its query in the clustering, see `clusters.with_place`; 0, the paper's: none.
     feature_timestep: t_f, where queries are read; snaps to the grid.
     modulation_timestep: t_m, where the layer is modulated; snaps to the grid.
     strength: lambda, added to every channel at a mask's positions.
@@ -139,6 +140,9 @@ class Options:
     """
 
     masks: int = _option(30, "--masks", "K", "masks per image", "K = {}".format, **WHOLE)
+    place: float = _option(
+        0.0, "--place", "W", "weight of place in the clustering", lambda w: f"place {w:g}" if w else "", **NUMBER
+    )
     feature_timestep: int = _option(1, "--t-f", "T", "timestep whose queries are clustered", "t_f = {}".format, **WHOLE)
     modulation_timestep: int = _option(
         281, "--t-m", "T", "timestep at which a mask is nudged", "t_m = {}".format, **WHOLE
@@ -182,7 +186,7 @@ class Options:
                 raise ValueError(f"{name}: expected at least {least}, got {getattr(self, name)}")
         if self.seed >= 2**32:
             raise ValueError(f"seed: expected less than 2**32, got {self.seed}")
-        for name in ("feature_timestep", "modulation_timestep", "sigma"):
+        for name in ("place", "feature_timestep", "modulation_timestep", "sigma"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name}: expected a number from 0 up, got {getattr(self, name)}")
         if not abs(self.strength) < float("inf"):

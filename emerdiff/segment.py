@@ -1,7 +1,8 @@
 """The main path: image -> latent -> query clusters -> difference maps -> segments.
 
 EmerDiff (Namekata, Sabour, Fidler, Kim; ICLR 2024, arXiv 2401.11739), complete: no training, no labels, no text.
-`speed="exact"` is the paper's procedure; `speed="fast"` takes a few coarse steps and packs many masks into one row.
+`speed="exact"` is the paper's procedure; `speed="fast"` takes a few coarse steps, packs many masks into one row, and
+compares difference maps at the image's own size.
 Images keep their aspect; there is no tiling, so sides beyond 4:1 are refused.
 """
 
@@ -17,10 +18,10 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from emerdiff.clusters import check_masks, cluster_queries, upsample_naively
+from emerdiff.clusters import check_masks, cluster_queries, with_place
 from emerdiff.diffusion import LatentDiffusion
 from emerdiff.hooks import record_output
-from emerdiff.image import checked_size, nearest, network_size, to_tensor
+from emerdiff.image import checked_size, largest, nearest, network_size, to_tensor
 from emerdiff.inversion import Step, draw_noise, noisy_latent, thin
 from emerdiff.memory import measured, rows_that_fit
 from emerdiff.modulate import Modulation, difference_maps, finite, packed_difference_maps
@@ -93,19 +94,20 @@ class EmerDiff:
         with measured(self.diffusion.device) as row:
             queries = self._queries(feature_latent, feature_step, self.layers(options)[0])
         count_rows(1)
-        ids = cluster_queries(queries.numpy(), options.masks, options.seed)
         grid = self._grid((cost.height, cost.width), options)
+        ids = cluster_queries(with_place(queries.numpy(), grid, options.place), options.masks, options.seed)
         masks = torch.from_numpy(ids == np.arange(ids.max() + 1)[:, None])  # (K, N)
 
         maps, layer_rms = None, None
         if options.upsampling == "naive":
-            labels = upsample_naively(masks.unflatten(1, grid), (cost.height, cost.width))
+            labels = largest(masks.unflatten(1, grid).float(), size)
         else:
             rows = rows_that_fit(self._rows_per_call((cost.height, cost.width), options), row, self.diffusion.device)
             maps, layer_rms = self._difference_maps(steps, path, masks, options, rows, count_rows)
-            labels = maps.argmax(axis=0)
+            exact = options.speed == "exact"  # as the paper: masks of the network's size, enlarged
+            labels = nearest(maps.argmax(0).astype(np.int32), size) if exact else largest(torch.from_numpy(maps), size)
         return Segments(
-            labels=nearest(labels.astype(np.int32), image.shape[:2]),
+            labels=labels,
             low_resolution_masks=ids.reshape(grid),
             queries=queries.numpy(),
             difference_maps=maps if options.keep_difference_maps else None,
@@ -225,17 +227,14 @@ class EmerDiff:
         return max(1, options.batch * options.base_size**2 // (size[0] * size[1]))
 
 
-def naive_segments(
-    low_resolution_masks: np.ndarray, network_size: tuple[int, int], image_size: tuple[int, int]
-) -> np.ndarray:
+def naive_segments(low_resolution_masks: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
     """Return what `segment` gives with upsampling="naive", from kept low-resolution masks: no model is run.
 
-    low_resolution_masks: (h, w) int, ids 0..K-1; sizes (H', W') in the network and (H, W) of the image in pixels.
-    Returns (H, W) int32.
+    low_resolution_masks: (h, w) int, ids 0..K-1; image_size: (H, W), pixels. Returns (H, W) int32.
     """
     ids = torch.from_numpy(low_resolution_masks)
     masks = ids == torch.arange(int(ids.max()) + 1)[:, None, None]
-    return nearest(upsample_naively(masks, network_size).astype(np.int32), image_size)
+    return largest(masks.float(), image_size)
 
 
 def _counter(total: int, progress: Callable[[int, int], None] | None) -> Callable[[int], None]:

@@ -94,7 +94,7 @@ def emerdiff_segments(analysis: Analysis) -> np.ndarray:
 def upsampled_naively(analysis: Analysis) -> np.ndarray:
     """The low-resolution masks, bilinearly upsampled, (H, W) int32."""
     size = (analysis.origin.height, analysis.origin.width)
-    return naive_segments(analysis.evidence["low_resolution_masks"], analysis.facts["network_size"], size)
+    return naive_segments(analysis.evidence["low_resolution_masks"], size)
 
 
 EVIDENCE = ("low_resolution_masks", "queries")  # what embeddings and naive upsampling are made of

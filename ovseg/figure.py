@@ -105,10 +105,10 @@ def _panels(
     """The first row: heading, remark and RGB picture of each panel."""
     from emerdiff import naive_segments
 
-    grid, network = segments.low_resolution_masks, segments.network_size
+    grid = segments.low_resolution_masks
     tiles = np.array(colours, np.uint8)[grid].repeat(TILE, axis=0).repeat(TILE, axis=1)
     tiles[TILE::TILE] = tiles[:, TILE::TILE] = 255
-    naive = naive_segments(grid, network, image.shape[:2])
+    naive = naive_segments(grid, image.shape[:2])
     panels = [
         (_short(title, LONGEST_TITLE), f"{image.shape[1]} × {image.shape[0]} pixels", _small(image)),
         (

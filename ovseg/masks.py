@@ -164,8 +164,8 @@ class DiffusionSource:
         if self.by == "naive" and kept.origin.masks["by"] == "emerdiff":
             from emerdiff import naive_segments
 
-            grid, network = kept.evidence["low_resolution_masks"], kept.facts["network_size"]
-            labels = naive_segments(grid, network, (kept.origin.height, kept.origin.width))
+            size = kept.origin.height, kept.origin.width
+            labels = naive_segments(kept.evidence["low_resolution_masks"], size)
             evidence = {name: array for name, array in kept.evidence.items() if name != "difference_maps"}
             return Masks(labels, evidence, {**kept.facts, "layer_rms": None})
         return Masks(kept.segments, kept.evidence, kept.facts)

@@ -80,7 +80,7 @@ def test_timesteps_are_shown_as_the_grid_has_them_and_may_not_fall_together():
 @pytest.mark.parametrize(
     ("texts", "message"),
     [
-        (["colour=red"], "over: colour=red: expected SETTING=VALUE,VALUE,... with one of masks, t_f"),
+        (["colour=red"], "over: colour=red: expected SETTING=VALUE,VALUE,... with one of masks, place, t_f"),
         (["masks"], "over: masks: expected a whole number, got ''"),
         (["masks=10,x"], "over: masks: expected a whole number, got 'x'"),
         (["injection=yes"], "over: injection: expected on or off, got 'yes'"),

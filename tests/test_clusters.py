@@ -1,4 +1,4 @@
-"""Clusters of query vectors, and their naive upsampling."""
+"""Clusters of query vectors, alone and with their places."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ import warnings
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
-from emerdiff.clusters import cluster_queries, upsample_naively
+from emerdiff.clusters import cluster_queries, with_place
 
 
 def test_separated_groups_are_found():
@@ -52,15 +50,27 @@ def test_more_masks_than_positions_are_refused():
         cluster_queries(np.zeros((16, 2), np.float32), masks=17, seed=0)
 
 
-def test_naive_upsampling_is_bilinear():
-    ids = np.random.default_rng(0).integers(0, 3, (4, 5))
-    masks = torch.from_numpy(ids == np.arange(3)[:, None, None])
-    # Pillow's bilinear filter is another implementation of the same when enlarging.
-    planes = [
-        Image.fromarray(mask.astype(np.float32)).resize((40, 32), Image.Resampling.BILINEAR) for mask in masks.numpy()
-    ]
-    expected = np.stack([np.asarray(plane) for plane in planes])
-    top, second = np.sort(expected, axis=0)[-1], np.sort(expected, axis=0)[-2]
-    clear = top - second > 1e-5
-    assert clear.mean() > 0.9
-    assert np.array_equal(upsample_naively(masks, (32, 40))[clear], expected.argmax(axis=0)[clear])
+def test_without_weight_the_queries_are_as_they_are():
+    queries = np.random.default_rng(0).normal(size=(12, 5)).astype(np.float32)
+    assert with_place(queries, (3, 4), 0) is queries
+
+
+def test_place_counts_by_its_weight():
+    """On a row of four cells, where two kinds of query alternate, much weight of place makes neighbours one mask."""
+    queries = np.array([[0, 0], [9, 9], [0, 0], [9, 9]], np.float32)
+    assert cluster_queries(with_place(queries, (1, 4), 0.1), 2, seed=0).tolist() in ([0, 1, 0, 1], [1, 0, 1, 0])
+    assert cluster_queries(with_place(queries, (1, 4), 10), 2, seed=0).tolist() in ([0, 0, 1, 1], [1, 1, 0, 0])
+
+
+@pytest.mark.parametrize("factor", [1e-3, 1.0, 1e4])
+def test_place_does_not_depend_on_the_queries_scale_or_mean(factor: float):
+    queries = np.random.default_rng(0).normal(size=(20, 6)).astype(np.float32)
+    joined = with_place(queries, (4, 5), 0.5)
+    assert joined.shape == (20, 8) and joined.dtype == np.float32
+    assert np.allclose(with_place(factor * (queries + 3), (4, 5), 0.5), joined, atol=1e-3)
+    assert np.isclose((joined[:, :6] ** 2).sum(1).mean(), 1) and np.isclose((joined[:, 6:] ** 2).sum(1).mean(), 0.5)
+
+
+def test_a_flat_image_is_parted_by_place_alone():
+    joined = with_place(np.ones((16, 3), np.float32), (4, 4), 0.5)
+    assert np.isfinite(joined).all() and len(np.unique(cluster_queries(joined, 4, seed=0))) == 4

@@ -100,8 +100,7 @@ def test_naive_out_of_kept_masks_equals_naive_made_anew(
         assert one is not None and other is not None
         assert (one.dtype, one.shape, one.tobytes()) == (other.dtype, other.shape, other.tobytes())
     assert reused.evidence.keys() == anew.evidence.keys()
-    grid, size = anew.evidence["low_resolution_masks"], anew.facts["network_size"]
-    assert np.array_equal(naive_segments(grid, size, (40, 60)), anew.segments)
+    assert np.array_equal(naive_segments(anew.evidence["low_resolution_masks"], (40, 60)), anew.segments)
 
 
 def test_modulated_masks_are_not_taken_out_of_naive_ones(segmenter: Segmenter, analysis: Analysis) -> None:

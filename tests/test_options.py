@@ -15,6 +15,7 @@ from ovseg.cli.flags import add_method
 
 OTHERS = {  # a value of each setting that is not the default, as text and as it is
     "masks": ("7", 7),
+    "place": ("0.5", 0.5),
     "t_f": ("101", 101),
     "t_m": ("401", 401),
     "strength": ("2.5", 2.5),

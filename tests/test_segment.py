@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
 from emerdiff import Cost, EmerDiff, Options
-from emerdiff.image import nearest, network_size
+from emerdiff import image as images
+from emerdiff.image import largest, nearest, network_size
 
 OPTIONS = Options(masks=4, steps=10, base_size=32, speed="exact")
 UP_1, ATTN_2 = "up_blocks.1.attentions", "transformer_blocks.0.attn2"
@@ -134,6 +135,7 @@ def test_a_timesteps_noise_does_not_depend_on_where_the_path_begins(emerdiff: Em
         {"feature_layer": "up_blocks.1.attentions.2.transformer_blocks.0.attn2"},
         {"modulation_timestep": 501},
         {"feature_timestep": 101},
+        {"place": 1.0},
     ],
 )
 def test_every_setting_changes_the_result(emerdiff: EmerDiff, change: dict):
@@ -164,7 +166,7 @@ def test_fast_takes_four_coarse_steps_and_packs_masks(emerdiff: EmerDiff):
     assert fast.layer_rms == exact.layer_rms and fast.modulation_timestep == exact.modulation_timestep == 281
     assert fast.difference_maps is not None and exact.difference_maps is not None
     assert fast.difference_maps.shape == exact.difference_maps.shape
-    assert np.array_equal(fast.labels, nearest(fast.difference_maps.argmax(axis=0), (96, 64)))
+    assert np.array_equal(fast.labels, largest(torch.from_numpy(fast.difference_maps), (96, 64)))
     # The queries' row; 12 masks, both ways, and the unmodulated row; then three steps of as many packed rows.
     rows = np.diff(done).tolist()
     assert rows[:2] == [1, 25] and len(rows) == 5 and rows[2] == rows[3] == rows[4]
@@ -263,6 +265,35 @@ def test_nearest_neighbour():
     assert nearest(labels, (4, 2)).tolist() == [[0, 1], [0, 1], [2, 3], [2, 3]]
     assert nearest(np.arange(6)[None], (1, 3)).tolist() == [[1, 3, 5]]
     assert nearest(np.arange(6)[None], (1, 2)).tolist() == [[1, 4]]
+
+
+@settings(max_examples=30)
+@given(
+    count=st.integers(1, 6),
+    maps=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    size=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    band=st.integers(1, 2000),
+)
+def test_the_largest_map_at_the_images_size(count: int, maps: tuple[int, int], size: tuple[int, int], band: int):
+    """Against torch's own upsampling of whole maps, in bands of any height; near ties are left out."""
+    values = torch.from_numpy(np.random.default_rng(0).random((count, *maps), np.float32))
+    whole = torch.nn.functional.interpolate(values[None], size=size, mode="bilinear", align_corners=False)[0]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(images, "BAND_VALUES", band)
+        found = largest(values, size)
+    assert found.shape == size and found.dtype == np.int32
+    best = whole.amax(dim=0) - whole.gather(0, torch.from_numpy(found).long()[None])[0]
+    assert float(best.max()) < 1e-5
+
+
+def test_a_contour_is_as_fine_as_the_image():
+    """Two maps that cross in the middle of four cells: at twelve pixels the cells' staircase is gone."""
+    slope = torch.arange(4.0).expand(4, 4)
+    maps = torch.stack([slope, slope.T + 0.1])
+    found = largest(maps, (12, 12))
+    assert np.array_equal(nearest(largest(maps, (4, 4)), (12, 12)), maps.argmax(0).numpy().repeat(3, 0).repeat(3, 1))
+    below = (np.arange(12)[:, None] >= np.arange(12)).astype(np.int32)
+    assert np.array_equal(found[2:10, 2:10], below[2:10, 2:10])  # nearer to the rim there is nothing to go between
 
 
 @settings(max_examples=30)
