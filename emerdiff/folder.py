@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from emerdiff.configs import CONFIGS, TOKENIZERS, WEIGHTS
 from emerdiff.memory import check_room
@@ -22,6 +23,22 @@ from emerdiff.settings import one_line
 # How diffusers called an autoencoder's attention before 0.17.
 FORMER_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 FORMER = re.compile(r"(.*attentions\.\d+)\.(query|key|value|proj_attn)\.(weight|bias)")
+
+
+class Unfilled(TorchFunctionMode):
+    """A block in which new networks draw no random weights: all of them are read from a file afterwards."""
+
+    DRAWS = frozenset(
+        {
+            *(nn.init.kaiming_uniform_, nn.init.xavier_uniform_, nn.init.uniform_, nn.init.normal_),
+            *(nn.init.trunc_normal_, Tensor.uniform_, Tensor.normal_),
+        }
+    )
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function in self.DRAWS:
+            return args[0] if args else kwargs["tensor"]
+        return function(*args, **(kwargs or {}))
 
 
 def check_whole(folder: Path) -> None:
@@ -40,7 +57,7 @@ def check_whole(folder: Path) -> None:
 def sketch_network(build: Callable[[], Any], path: Path) -> Any:
     """What `build` builds, on torch's meta device: shapes without values. path: the config it is built from."""
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), Unfilled():
             return build().eval()
     except (RuntimeError, ValueError, KeyError, TypeError, IndexError, ZeroDivisionError) as error:
         raise ValueError(f"{path}: no network can be built from it ({one_line(error)})") from error

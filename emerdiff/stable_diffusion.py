@@ -39,7 +39,7 @@ class StableDiffusion:
     def sketch(cls, folder: Path) -> StableDiffusion:
         """Its shapes alone, on torch's meta device, by a folder's JSON; ValueError for a model of another shape."""
         settings = read_unet(folder)
-        sketch_text_encoder(folder)
+        read_text_encoder(folder)
         unet = sketch_network(lambda: UNet2DConditionModel(**settings), folder / "unet/config.json")
         return cls(unet, torch.empty(1, 1, 1, device="meta"))
 

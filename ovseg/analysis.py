@@ -22,7 +22,7 @@ from ovseg.files import write_atomically
 from ovseg.images import MAX_PIXELS
 
 FORMAT = "ovseg analysis 2"
-MOST_MASKED = 2**28  # masks times cells of `low_resolution_masks`; of EmerDiff's 256 masks and 64x64 cells it is 2**20
+MOST_MASKED = 2**26  # masks times cells of `low_resolution_masks`; of EmerDiff's 256 masks and 64x64 cells it is 2**20
 MOST_IDS = 2**17  # of segments in a small image, some of which may have no pixel; in a large one, as many as pixels
 FORMER = "ovseg analysis 1"  # of EmerDiff's masks alone
 MAP_SIDE = 128  # the longer side of kept difference maps is at most this, pixels
@@ -132,7 +132,7 @@ class Analysis:
             if arrays.get("difference_maps", np.ones(1)).shape[0] == 0:
                 del arrays["difference_maps"]  # the former format's word for none
             _check_origin(Origin(**origin), segments)
-            _check_evidence(arrays, facts)
+            _check_evidence(arrays)
             return cls(
                 segments=None if segments is None else segments.astype(np.int32),
                 features=features,
@@ -190,17 +190,14 @@ def _check_origin(origin: Origin, segments: np.ndarray | None) -> None:
         raise ValueError(f"segments: expected ids from 0 to {most - 1}, got {segments.min()} to {segments.max()}")
 
 
-def _check_evidence(arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> None:
-    """ValueError, naming the array or the fact, where what EmerDiff left does not fit together."""
+def _check_evidence(arrays: Mapping[str, np.ndarray]) -> None:
+    """ValueError, naming the array, where what EmerDiff left does not fit together."""
     if (grid := arrays.get("low_resolution_masks")) is None:
         return
     if grid.min() < 0 or (int(grid.max()) + 1) * grid.size > MOST_MASKED:
         raise ValueError(f"low_resolution_masks: expected ids from 0 for {grid.size} cells, got up to {grid.max()}")
     if (queries := arrays.get("queries")) is not None and len(queries) != grid.size:
         raise ValueError(f"queries: expected {grid.size} rows, one a cell of low_resolution_masks, got {len(queries)}")
-    for side, cells in zip(facts.get("network_size", grid.shape), grid.shape, strict=True):
-        if side % cells or side > 1024 * cells:
-            raise ValueError(f"facts.network_size: expected multiples of {list(grid.shape)} cells, got {side}")
 
 
 def _upgraded(content: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -11,7 +11,7 @@ import torch
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from safetensors import SafetensorError, safe_open
 
-from emerdiff.folder import len_of
+from emerdiff.folder import Unfilled, len_of
 from emerdiff.memory import check_room, is_out_of_memory
 from emerdiff.settings import one_line
 from emerdiff.tokenizer_files import read_tokenizer
@@ -62,7 +62,8 @@ def _build(folder: Path, config: ClipConfig, dtype: torch.dtype) -> torch.nn.Mod
     custom = open_clip.CoCa if "multimodal_cfg" in settings else open_clip.CustomTextCLIP
     build: Callable[..., torch.nn.Module] = custom if config.model.get("custom_text") else open_clip.CLIP
     try:
-        return build(**settings, cast_dtype=None if dtype == torch.float32 else dtype)
+        with Unfilled():
+            return build(**settings, cast_dtype=None if dtype == torch.float32 else dtype)
     except (TypeError, KeyError, AssertionError, ValueError, RuntimeError, ZeroDivisionError) as error:
         if is_out_of_memory(error):
             raise

@@ -260,11 +260,11 @@ WRONG: list[tuple[str, str, dict[str, Any], str]] = [
 @pytest.mark.parametrize(("kind", "file", "changes", "said"), WRONG)
 def test_wrong_values_are_one_line_by_their_key_soon_and_in_little_memory(folders, kind, file, changes, said):
     edit(folders[kind] / file, **changes)
-    start = time.perf_counter()
+    start = time.process_time()
     with bounded_memory(2**31), pytest.raises((ValueError, OSError), match=said) as caught:
         LOADERS[kind][0](folders[kind])
     check_one_line(caught.value, str(folders[kind]))
-    assert time.perf_counter() - start < 20
+    assert time.process_time() - start < 20
 
 
 @pytest.mark.parametrize(
