@@ -189,6 +189,8 @@ class Options:
         for name in ("place", "feature_timestep", "modulation_timestep", "sigma"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name}: expected a number from 0 up, got {getattr(self, name)}")
+        if self.sigma > self.base_size:  # it would be one grey, of an array larger than any memory
+            raise ValueError(f"sigma: expected at most the base size, {self.base_size} pixels, got {self.sigma:g}")
         if not abs(self.strength) < float("inf"):
             raise ValueError(f"strength: expected a finite number, got {self.strength}")
         for name, choices in (("modulation", MODULATIONS), ("upsampling", UPSAMPLINGS), ("speed", SPEEDS)):

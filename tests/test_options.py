@@ -146,3 +146,9 @@ def test_a_flag_says_what_it_expects(arguments: list[str], told: str, capsys: py
 def test_a_value_of_another_type_is_refused_by_its_field(field, value):
     with pytest.raises(ValueError, match=rf"^{field}: expected .*, got {value!r}$"):
         Options(**{field: value})
+
+
+def test_a_smoothing_wider_than_the_image_is_refused() -> None:
+    assert Options(base_size=64, sigma=64.0).sigma == 64
+    with pytest.raises(ValueError, match=r"^sigma: expected at most the base size, 64 pixels, got 1e\+09"):
+        Options(base_size=64, sigma=1e9)
