@@ -169,8 +169,8 @@ def read_unet(folder: Path) -> dict[str, Any]:
             _check_length(path, key, unet[key], levels)
     _check_groups(path, unet, widths)
     _check_heads(path, unet, widths)
-    layers, depth = (_largest(unet.get(key, least)) for key, least in (("layers_per_block", 2), (DEPTH, 1)))
-    if (count := levels * (2 * layers + 1) * max(depth, _largest(unet.get(UP_DEPTH) or 1))) > MOST_LAYERS:
+    depth = max(_largest(unet.get(key) or 1) for key in (DEPTH, UP_DEPTH))
+    if (count := levels * (2 * _largest(unet.get("layers_per_block", 2)) + 1) * depth) > MOST_LAYERS:
         raise ValueError(
             f"{path}: layers_per_block, {DEPTH}: expected at most {MOST_LAYERS} layers in all, got {count}"
         )
@@ -184,10 +184,9 @@ def read_vae(folder: Path) -> dict[str, Any]:
     known_settings(path, whole_file, {"_class_name": choice("AutoencoderKL")})  # most others give no distribution
     known_settings(path, whole_file, VAE_ABSENT)
     vae = known_settings(path, whole_file, VAE)
-    widths = vae.get("block_out_channels", [64])
     for key in ("down_block_types", "up_block_types"):
-        _check_length(path, key, vae.get(key, [None]), len(widths))
-    _check_groups(path, vae, widths)
+        _check_length(path, key, vae.get(key, [None]), len(vae.get("block_out_channels", [64])))
+    _check_groups(path, vae, vae.get("block_out_channels", [64]))
     return vae
 
 
@@ -203,7 +202,7 @@ def read_scheduler(folder: Path) -> dict[str, Any]:
     if "FlowMatch" in str(name) or whole_file.get("use_flow_sigmas"):
         raise refusal(path, "_class_name", expected, name)
     if not (whole_file.get("beta_schedule") or whole_file.get("trained_betas")):
-        raise refusal(path, "beta_schedule", f"{expected}; {show(name)} has none, it", whole_file.get("beta_schedule"))
+        raise refusal(path, "beta_schedule", expected, whole_file.get("beta_schedule"))
     trained = isinstance(whole_file.get("trained_betas"), list)
     known = {key: kind for key, kind in SCHEDULER.items() if not (trained and key.startswith("beta_"))}
     scheduler = known_settings(path, whole_file, known)

@@ -69,16 +69,6 @@ def either(*kinds: Allowed) -> Allowed:
     return Allowed(" or ".join(kind.expected for kind in kinds), lambda value: any(kind.fits(value) for kind in kinds))
 
 
-def table(known: Table) -> Allowed:
-    """An object whose known keys hold what is allowed there; its other keys may hold anything."""
-    return Allowed(
-        f"an object with {', '.join(known)}",
-        lambda value: (
-            isinstance(value, dict) and all(kind.fits(value[key]) for key, kind in known.items() if key in value)
-        ),
-    )
-
-
 FLAG = Allowed("true or false", lambda value: isinstance(value, bool))
 NOTHING = Allowed("null", lambda value: value is None)
 OBJECT = Allowed("an object", lambda value: isinstance(value, dict))

@@ -164,7 +164,7 @@ def _checked_model(path: Path, config: dict[str, Any]) -> dict[str, Any]:
     model = _checked(path, "model_cfg.", config, MODEL)
     if "embed_dim" not in model:
         raise ValueError(f"{path}: model_cfg.embed_dim: missing; expected {MODEL['embed_dim'].expected}")
-    towers: dict[str, Table] = {"vision_cfg": VISION, "text_cfg": TEXT, "multimodal_cfg": TEXT | POOLER}
+    towers: dict[str, Table] = {"vision_cfg": VISION, "text_cfg": TEXT, "multimodal_cfg": {**TEXT, **POOLER}}
     for part, known in towers.items():
         if part not in model:  # the last
             continue

@@ -32,9 +32,7 @@ def find_weights(folder: Path) -> Path:
     )
 
 
-def load_model(
-    folder: Path, config: ClipConfig, weights: Path, device: str | torch.device, dtype: torch.dtype
-) -> torch.nn.Module:
+def load_model(folder: Path, config: ClipConfig, weights: Path, device: str | torch.device, dtype: torch.dtype) -> Any:
     """open_clip's model of a config, with its weights; as OpenAI has it, norms stay in float32.
 
     It is sketched on torch's meta device first, so that no memory is taken for what the weights do not hold. Raises
