@@ -21,6 +21,7 @@ from ovseg import export
 from ovseg.cli import main
 from ovseg.export import WRITERS, LabelledImage, check_names, open_images
 from ovseg.export import image as export_image
+from ovseg.export import write as export_write
 from ovseg.export.write import export as export_images
 from ovseg.files import index_png, read_index_png
 
@@ -395,6 +396,26 @@ def test_the_next_export_clears_what_a_killed_one_left(moment: str, left: list[s
     assert tree(out) == before and sorted(os.listdir(out)) == ["export.json", "png"]
     assert main([*arguments, "--overwrite"]) == 0
     assert tree(out) == before
+
+
+def test_an_export_that_was_killed_before_it_was_noted_is_replaced_like_any(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["export", str(run), "--format", "png", "--out", str(tmp_path / "out")]
+    note, calls = export_write._note, [0]
+
+    def killed(*given: Any) -> None:
+        calls[0] += 1
+        if calls[0] == 2:
+            raise KeyError("killed")
+        note(*given)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyError):
+        patched.setattr(export_write, "_note", killed)
+        main(arguments)
+    assert json.loads((tmp_path / "out/export.json").read_text()) == {"png": {"unfinished": True}}
+    assert main([*arguments, "--overwrite"]) == 0
+    assert json.loads((tmp_path / "out/export.json").read_text())["png"]["images"] == 2
 
 
 def test_images_are_copied_where_a_format_has_a_place(tmp_path: Path) -> None:

@@ -65,12 +65,13 @@ def export(
         for name in formats:
             with _whole_folder(out / name) as folder:
                 WRITERS[name](images, folder)
+                _note(out, name, {"unfinished": True})  # for one who is killed before the line below
             for line in _lines(images):
                 if line not in told:
                     tell(line)
                     told.add(line)
             count = sum(id not in images.problems for id in images.run.done)
-            _note(out, name, images, count)
+            _note(out, name, _facts(images, count))
             tell(f"{name}: {count} image{'s' * (count != 1)} in {out / name}")
     return len(images.problems) + len(images.not_copied)
 
@@ -133,12 +134,15 @@ def _noted(out: Path) -> dict[str, Any]:
     return noted if isinstance(noted, dict) else {}
 
 
-def _note(out: Path, name: str, images: ImageSet, count: int) -> None:
-    facts = {
+def _facts(images: ImageSet, count: int) -> dict[str, Any]:
+    return {
         "run": str(images.run.path),
         "images": count,
         "unsure": images.unsure,
         "components": images.components,
         "versions": images.run.versions,
     }
+
+
+def _note(out: Path, name: str, facts: dict[str, Any]) -> None:
     write_atomically(out / RECORD, json_bytes({**_noted(out), name: facts}))
