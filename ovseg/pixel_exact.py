@@ -25,8 +25,9 @@ from torch.nn import functional as F
 from ovseg.classes import Vocabulary
 from ovseg.clip import Clip
 from ovseg.dense import View, dense_features, window_starts
-from ovseg.labels import Scoring, bands_of_rows, label_bands, label_logits
+from ovseg.labels import bands_of_rows, label_bands, label_logits
 from ovseg.resampling import resize_bilinear, sides_within
+from ovseg.scoring import Scoring
 from ovseg.towers import cell_size
 
 SMALL = 128  # height and width of an output together, up to which torch's bilinear kernel is another
@@ -67,8 +68,16 @@ def pixel_cosines(clip: Clip, image: np.ndarray, text: np.ndarray, view: View, p
 def label_pixels_exactly(
     cosines: Tensor, size: tuple[int, int], vocabulary: Vocabulary, scoring: Scoring
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Labels (H, W) int32 and their probabilities (H, W) float32, of an image of `size`, from `pixel_cosines`."""
-    return label_bands(lambda: (band * scoring.scale for band in _upsampled(cosines, size)), vocabulary, scoring)
+    """Labels (H, W) int32 and their probabilities (H, W) float32, of an image of `size`, from `pixel_cosines`.
+
+    By a softmax whatever the CLIP's rule; torch's own, so that near draws are decided as published code does.
+    """
+
+    def bands() -> Iterator[np.ndarray]:
+        for band in _upsampled(cosines, size):
+            yield torch.from_numpy(band * np.float32(scoring.scale)).softmax(0).numpy()
+
+    return label_bands(bands, vocabulary, Scoring(1.0, rule="given"))
 
 
 def label_masks_exactly(

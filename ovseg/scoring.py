@@ -49,9 +49,15 @@ def softmax_or_none(logits: np.ndarray) -> np.ndarray:
     return softmax(np.concatenate([logits, np.zeros_like(logits[:1])]))[:-1]
 
 
+def given(probabilities: np.ndarray) -> np.ndarray:
+    """What are probabilities already."""
+    return probabilities
+
+
 RULES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "softmax": softmax,
     "sigmoid": sigmoid,
+    "given": given,
     "softmax-or-none": softmax_or_none,
 }
 
