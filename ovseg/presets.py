@@ -59,6 +59,11 @@ class Preset:
 POCKET = Path(str(files("ovseg.pocket") / "weights"))
 
 
+def _megabytes(*folders: Path) -> int:
+    """Of the weights in these folders, rounded up."""
+    return ceil(sum(path.stat().st_size for folder in folders for path in folder.rglob("*.safetensors")) / 1e6)
+
+
 PRESETS = {
     preset.name: preset
     for preset in (
@@ -86,7 +91,7 @@ PRESETS = {
             short_side=128,
             window=128,  # whole: its CLIP's positions, and with them its locality, do not bear being resized
             stride=64,
-            megabytes=ceil(sum(path.stat().st_size for path in POCKET.rglob("*.safetensors")) / 1e6),
+            megabytes=_megabytes(POCKET / "diffusion", POCKET / "clip"),
             note="tiny models that come with ovseg: scenes of emoji, works offline",
             warning="the pocket models only know their own emoji world; on photos of the real world their labels mean "
             "little (use --preset sd14-vitb16 for those)",

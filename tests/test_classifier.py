@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 import pytest
+import skimage.data
 import timm
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from ovseg import prompts
 from ovseg.classes import Background, build_vocabulary
 from ovseg.classifier import SIZE_POWER, Classifier
 from ovseg.dense import View
@@ -269,3 +272,25 @@ def test_default_background_words_that_are_unknown_are_said_and_the_users_own_re
     rule = Background(words=("wall", "floor"))
     with pytest.raises(ValueError, match="none of the default background words"):
         without_unknown(build_vocabulary("dog", rule), rule, segmenter.clip)
+
+
+SHIPPED = Path(str(files("ovseg.pocket") / "weights" / "namer"))
+
+
+def test_the_shipped_namer_names_a_photograph() -> None:
+    """skimage's cat, by pixels: whatever else is asked, most of the picture is a cat."""
+    segmenter = Segmenter.from_pretrained("", SHIPPED, by="none")
+    result = segmenter.label(skimage.data.chelsea(), "people, car, cats, dog, couch, zebra", "none")
+    shares = np.bincount(result.labels.ravel(), minlength=6) / result.labels.size
+    assert shares[2] > 0.6, dict(zip(result.names, shares, strict=True))
+
+
+def test_the_shipped_namer_is_small_and_knows_common_words() -> None:
+    assert sum(path.stat().st_size for path in SHIPPED.iterdir()) <= 14e6
+    words = read_words(SHIPPED / "words.json", json.loads((SHIPPED / "config.json").read_text())["classes"])
+    assert len(words.classes) > 3000
+    voc = [entry.split(";") for entry in prompts.classes("voc20")]
+    assert [group[0] for group in voc if not any(words.find(name.strip()) for name in group)] == []
+    assert all(map(words.find, ("sky", "trees", "roads", "sea", "snow", "buildings", "children", "Polar bears")))
+    assert "zebra" in words.nearest("zebbra") and not words.find("giraffe")
+    assert set(words.find("sky")).isdisjoint(range(1000))  # a row of its own, behind ImageNet's classes

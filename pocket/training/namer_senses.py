@@ -27,7 +27,7 @@ SENSES: dict[str, tuple[str, ...]] = {
     "sheep": ("ram", "bighorn"),
     "potted plant": ("pot",),
     "couch": ("studio couch",),
-    "tv": ("television", "monitor", "screen", "entertainment center"),
+    **dict.fromkeys(("tv", "tv monitor"), ("television", "monitor", "screen", "entertainment center")),
     "stop sign": ("street sign",),
     "handbag": ("purse", "mailbag"),
     "skis": ("ski",),

@@ -8,6 +8,8 @@ from typing import Any
 from timm.data import ImageNetInfo
 
 from ovseg.pocket.training.namer_senses import NEAR, SENSES
+from ovseg.pocket.training.namer_stuff import STUFF
+from ovseg.pocket.training.namer_stuff import WORDS as STUFF_WORDS
 
 LARGEST = 600  # classes of a noun; those above it ("object", "entity") say nothing
 
@@ -30,6 +32,8 @@ def word_table(wordnet: Path) -> dict[str, Any]:
     table |= {noun: _chosen(entries, firsts, table) for noun, entries in SENSES.items() if entries}
     for noun in (noun for noun, entries in SENSES.items() if not entries):
         table.pop(noun, None)
+    for row, kind in enumerate(STUFF, len(labels)):
+        table |= {noun: (*table.get(noun, ()), row) for noun in STUFF_WORDS[kind]}
     sets = sorted(set(table.values()))
     numbers = {group: number for number, group in enumerate(sets)}
     return {
