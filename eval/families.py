@@ -57,9 +57,11 @@ class Family:
         """
         if dataset in self.sets:
             return replace(self.common, **self.sets[dataset])
-        if background and self.others is None:
+        if not background:
+            return self.common
+        if self.others is None:
             raise ValueError(f"{dataset} has a background class, for which {self.citation} has no rule")
-        return replace(self.common, background=self.others) if background else self.common
+        return replace(self.common, background=self.others)
 
 
 BENCHMARKS = ("voc21", "voc20", "context60", "context59", "coco-object", "coco-stuff171", "ade20k", "cityscapes")

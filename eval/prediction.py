@@ -17,6 +17,7 @@ import numpy as np
 
 from ovseg import prompts
 from ovseg.classes import Vocabulary, build_vocabulary
+from ovseg.clip import Clip
 from ovseg.draw import class_colours
 from ovseg.eval.datasets import Dataset, open_dataset
 from ovseg.eval.oracle import TRUTH, true_masks
@@ -134,6 +135,8 @@ class PredictJob:
     def start(self) -> PredictWorker:
         segmenter = Segmenter.load(self.setup, true_masks(self.dataset) if self.truth else None)
         rules = self.rules
+        if rules.pixel_exact and not isinstance(segmenter.clip, Clip):
+            raise ValueError("pixel_exact: is for CLIPs, whose published code it follows")
         # An earlier run's view, if its analyses are used, may be of another protocol.
         view = rules.view or replace(self.setup, recorded=None).view(segmenter.clip)
         segmenter = replace(
@@ -217,6 +220,7 @@ class PredictWorker:
     def _exact_labels(self, image: np.ndarray, masks: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
         """Labels (H, W) uint8 as the protocol's own code gives them, pixel by pixel or mask by mask, and the masks."""
         segmenter, text = self.segmenter, self.text
+        assert isinstance(segmenter.clip, Clip)  # another naming model was refused when the job was started
         cosines = pixel_cosines(segmenter.clip, image, text.embeddings, segmenter.view, self.job.rules.pad)
         if masks is None:
             size = image.shape[0], image.shape[1]
