@@ -5,7 +5,7 @@ BIN := .venv/bin
 .PHONY: demo test test-slow fuzz check typed measure benchmarks clean
 
 demo: .venv/installed
-	$(BIN)/ovseg label examples/images --preset pocket --classes-file examples/classes.txt --out build/demo --overwrite
+	$(BIN)/ovseg label examples/photos --preset photo --classes-file examples/photos.txt --out build/demo --overwrite
 	@echo "Look at build/demo/*.overlay.png"
 
 test: .venv/installed

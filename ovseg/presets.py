@@ -23,12 +23,13 @@ class Preset:
 
     name: str
     diffusion: str  # hub id or folder of a diffusers latent diffusion model
-    clip: str  # hub id or folder of an open_clip model
+    clip: str  # hub id or folder of the naming model, of open_clip or a classifier (see ovseg.naming)
     method: Mapping[str, int | float | str] = field(default_factory=dict, hash=False)  # Options unlike the defaults
     short_side: int = 336  # pixels of the image's shorter side in CLIP (see ovseg.dense.View)
     window: int = 224  # pixels of CLIP's sliding window
     stride: int = 112  # pixels from window to window
     templates: str = "imagenet80"  # name of the prompt templates (see prompts.templates)
+    background: str = "words"  # the rule where none is asked for (see ovseg.classes.parse_background)
     megabytes: int = 0  # of all weights together
     note: str = ""  # what it is, for the list of models
     warning: str = ""  # what to tell everybody who uses it
@@ -57,11 +58,22 @@ class Preset:
 
 
 POCKET = Path(str(files("ovseg.pocket") / "weights"))
+POCKET_METHOD: dict[str, int | float | str] = {  # chosen on tuning scenes, see docs/RESULTS.md
+    "base_size": 128,
+    "masks": 20,
+    "steps": 10,
+    "feature_timestep": 101,
+    "modulation_timestep": 501,
+    "sigma": 0.25,  # the paper's one pixel of 512, scaled
+    "feature_layer": "up_blocks.1.attentions.1.transformer_blocks.0.attn2",
+    "modulated_layer": "up_blocks.1.attentions.1.transformer_blocks.0.attn2",
+}
 
 
-def _megabytes(*folders: Path) -> int:
-    """Of the weights in these folders, rounded up."""
-    return ceil(sum(path.stat().st_size for folder in folders for path in folder.rglob("*.safetensors")) / 1e6)
+def _megabytes(*folders: str) -> int:
+    """Of the embedded weights in these folders, rounded up."""
+    found = [path for folder in folders for path in (POCKET / folder).rglob("*.safetensors")]
+    return ceil(sum(path.stat().st_size for path in found) / 1e6)
 
 
 PRESETS = {
@@ -75,26 +87,30 @@ PRESETS = {
             note="Stable Diffusion 1.4 and OpenAI's CLIP ViT-B/16: photos of anything",
         ),
         Preset(
+            name="photo",
+            diffusion=str(POCKET / "diffusion"),
+            clip=str(POCKET / "namer"),
+            method=POCKET_METHOD | {"base_size": 256, "place": 1.0},  # chosen on tuning photos, see docs/RESULTS.md
+            short_side=384,
+            window=0,  # the whole image
+            stride=0,
+            templates="plain",
+            background="threshold=0.15",
+            megabytes=_megabytes("diffusion", "namer"),
+            note="small models that come with ovseg: photos, some 3,000 nouns for things, little stuff; works offline",
+        ),
+        Preset(
             name="pocket",
             diffusion=str(POCKET / "diffusion"),
             clip=str(POCKET / "clip"),
-            method={  # chosen on tuning scenes, see the README
-                "base_size": 128,
-                "masks": 20,
-                "steps": 10,
-                "feature_timestep": 101,
-                "modulation_timestep": 501,
-                "sigma": 0.25,  # the paper's one pixel of 512, scaled
-                "feature_layer": "up_blocks.1.attentions.1.transformer_blocks.0.attn2",
-                "modulated_layer": "up_blocks.1.attentions.1.transformer_blocks.0.attn2",
-            },
+            method=POCKET_METHOD,
             short_side=128,
             window=128,  # whole: its CLIP's positions, and with them its locality, do not bear being resized
             stride=64,
-            megabytes=_megabytes(POCKET / "diffusion", POCKET / "clip"),
+            megabytes=_megabytes("diffusion", "clip"),
             note="tiny models that come with ovseg: scenes of emoji, works offline",
             warning="the pocket models only know their own emoji world; on photos of the real world their labels mean "
-            "little (use --preset sd14-vitb16 for those)",
+            "little (use --preset photo or sd14-vitb16 for those)",
         ),
     )
 }

@@ -64,6 +64,7 @@ class Segmenter:
     view: View  # how it sees images
     scoring: Scoring  # how its features become probabilities
     templates: tuple[str, ...]  # sentences with "{}" for the class name
+    background: str  # the rule where none is asked for
     models: dict[str, str]  # "diffusion" and "clip": which weights, see `weights.identity`
     dtype: str  # of the numbers in the networks, such as "float32"
 
@@ -83,6 +84,7 @@ class Segmenter:
             view=setup.view(clip),
             scoring=clip.scoring,
             templates=prompts.templates(setup.preset.templates),
+            background=setup.preset.background,
             models=models | {"clip": weights.identity("clip", setup.preset.clip)},
             dtype=setup.dtype,
         )
@@ -130,8 +132,7 @@ class Segmenter:
             self.source.check(image.shape[:2])  # refuses sides beyond 4:1 and too many masks
         # CLIP first: it takes seconds, and refuses a bad view.
         features = kept.features if kept else self.clip.dense_features(image, self.view).astype(np.float16)
-        if masks is None:
-            masks = self.source.segment(image, id, progress)
+        masks = masks or self.source.segment(image, id, progress)
         return Analysis(masks.labels, features, origin, masks.evidence, masks.facts)
 
     def check(self, kept: Analysis, image: ImageLike) -> None:
@@ -151,21 +152,22 @@ class Segmenter:
         """What decides an image's features: CLIP, the numbers it ran in, and its view."""
         return {"clip": self.models["clip"], "dtype": self.dtype, "view": asdict(self.view)}
 
-    def encode(self, classes: Classes, background: Rule = "words") -> Text:
-        """Class names as CLIP sees them; `classes` and `background` as in `classes.build_vocabulary`."""
+    def encode(self, classes: Classes, background: Rule | None = None) -> Text:
+        """Class names as the model sees them, see `classes.build_vocabulary`; background None is the preset's rule."""
+        background = background or self.background
         vocabulary = without_unknown(build_vocabulary(classes, background), background, self.clip)
         notes = *vocabulary.notes, *self.clip.check_lengths(vocabulary.prompts, self.templates)
         return Text(replace(vocabulary, notes=notes), self.clip.encode_text(vocabulary.prompts, self.templates))
 
     @overload
-    def label(self, what: Analysis | ImageLike, classes: Classes, background: Rule = "words") -> Segmentation: ...
+    def label(self, what: Analysis | ImageLike, classes: Classes, background: Rule | None = None) -> Segmentation: ...
     @overload
-    def label(self, what: list[Any], classes: Classes, background: Rule = "words") -> list[Segmentation]: ...
-    def label(self, what: Analysis | ImageLike | list[Any], classes: Classes, background: Rule = "words") -> Any:
+    def label(self, what: list[Any], classes: Classes, background: Rule | None = None) -> list[Segmentation]: ...
+    def label(self, what: Analysis | ImageLike | list[Any], classes: Classes, background: Rule | None = None) -> Any:
         """Label every pixel of an image, or of a kept analysis (for which no mask is made again); or of several.
 
         classes: "cat;kitten,dog", a sequence of such entries, or a parsed list. background: "words" (default stuff
-        words compete), "none", "threshold=T", or your own words.
+        words compete), "none", "threshold=T", or your own words; None: the preset's own rule.
         Raises ValueError for classes that clash, and as `analyze` and `label_analysis`.
         """
         text = self.encode(classes, background)
@@ -200,8 +202,7 @@ class Segmenter:
         self, features: np.ndarray, size: tuple[int, int], text: Text, image: np.ndarray | None = None
     ) -> Segmentation:
         """Give every pixel of an image of (H, W) its best class, by dense features (C, h, w) of this CLIP."""
-        features = features.astype(np.float32)
-        labels, scores = label_pixels(features, text.embeddings, text.vocabulary, self.scoring, size)
+        labels, scores = label_pixels(features.astype(np.float32), text.embeddings, text.vocabulary, self.scoring, size)
         return _result(text, labels, masks=None, mask_scores=None, pixel_scores=scores, image=image)
 
     def masks(self, image: ImageLike, *, id: str = "", progress: Progress | None = None) -> Masks:
@@ -222,7 +223,7 @@ class Segmenter:
 def label(
     what: ImageLike | list[ImageLike],
     classes: Classes,
-    background: Rule = "words",
+    background: Rule | None = None,
     *,
     preset: str | Preset = DEFAULT,
     **options: Any,

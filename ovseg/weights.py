@@ -171,8 +171,8 @@ def _check_hub(sources: list[str], preset: str) -> None:
         raise WeightsMissing(
             f"the weights of {' and '.join(sources)} are not on this machine (looked in {HF_HUB_CACHE}) and the hub "
             f"does not give them ({failure}). With a network, {fetching} gets them; without one, copy that "
-            "folder from another machine, name folders with --diffusion and --clip, or use `--preset pocket`, whose "
-            "models come with ovseg and work offline"
+            "folder from another machine, name folders with --diffusion and --clip, or use `--preset photo`, whose "
+            "small models come with ovseg and work offline"
         )
 
 

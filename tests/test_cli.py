@@ -90,7 +90,7 @@ def test_help_comes_at_once_and_teaches() -> None:
     shown = ovseg("label", "--help")
     assert time.perf_counter() - start < 2  # some 0.1 s on an idle machine
     assert shown.returncode == 0
-    for part in ("--classes", "--background", "threshold=T", "--preset pocket", "examples:", "ID.overlay.png"):
+    for part in ("--classes", "--background", "threshold=T", "--preset photo", "examples:", "ID.overlay.png"):
         assert part in shown.stdout
     code = "import sys, ovseg.cli; sys.exit(any(name in sys.modules for name in ('torch', 'numpy', 'rich')))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
@@ -452,16 +452,16 @@ def test_without_network_and_weights_the_default_says_what_to_do(scenes: Path, t
     assert time.perf_counter() - start < 10
     assert failed.returncode == 2 and failed.stdout == ""
     assert len(failed.stderr.splitlines()) == 1
-    for part in ("CompVis/stable-diffusion-v1-4", "timm/vit_base_patch16", "models fetch", "--preset pocket"):
+    for part in ("CompVis/stable-diffusion-v1-4", "timm/vit_base_patch16", "models fetch", "--preset photo"):
         assert part in failed.stderr
 
 
 def test_models_lists_the_presets(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models"]) == 0
     rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
-    assert [row[0] for row in rows] == ["sd14-vitb16 (default)", "pocket"]
+    assert [row[0] for row in rows] == ["sd14-vitb16 (default)", "photo", "pocket"]
     assert all(row[1] in ("yes", "no") and row[2].endswith(" MB") for row in rows)
-    assert rows[1][1:3] == ["yes", f"{PRESETS['pocket'].megabytes} MB"]
+    assert rows[2][1:3] == ["yes", f"{PRESETS['pocket'].megabytes} MB"]
     assert main(["models", "fetch", "nothing"]) == 2
 
 

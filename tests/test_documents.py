@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -22,9 +23,10 @@ def snippets(name: str) -> list[str]:
 
 
 @pytest.mark.parametrize("number", range(len(snippets("README.md"))))
-def test_a_snippet_of_the_readme_runs_in_an_empty_folder(number, tmp_path):
-    code, log, folder = snippets("README.md")[number], tmp_path / "log", tmp_path / "empty"
+def test_a_snippet_of_the_readme_runs_in_a_folder_with_a_photo(number, tmp_path):
+    code, log, folder = snippets("README.md")[number], tmp_path / "log", tmp_path / "folder"
     folder.mkdir()
+    shutil.copy(ROOT / "examples/photos/cat.jpg", folder / "photo.jpg")
     if number == 0:  # as a user runs it
         run = subprocess.run([sys.executable, "-c", code], cwd=folder, env=os.environ | QUIET, capture_output=True)
         assert run.returncode == 0, run.stderr.decode()

@@ -27,7 +27,7 @@ def test_every_preset_is_usable_as_written() -> None:
 
 
 def test_unknown_preset_lists_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"no preset 'sd15'; there are sd14-vitb16, pocket"):
+    with pytest.raises(ValueError, match=r"no preset 'sd15'; there are sd14-vitb16, photo, pocket"):
         get_preset("sd15")
 
 

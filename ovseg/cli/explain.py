@@ -31,6 +31,9 @@ def run(given: Namespace) -> int:
     image, item = read_image(path), Item(path.stem, path)
     kinds = ("clip",) if classes else ()
     setup = read_setup(given, *kinds)
+    background = given.background or setup.preset.background
+    for note in build_vocabulary(classes, background).notes if classes else ():
+        say(f"note: {note}")
     make_ready(setup, *kinds)
     segmenter, result = None, None
     if classes is not None:
@@ -39,7 +42,7 @@ def run(given: Namespace) -> int:
         segmenter = Segmenter.load(setup)
         source: MaskSource = segmenter.source
         models = segmenter.models
-        text = segmenter.encode(classes, given.background or "words")
+        text = segmenter.encode(classes, background)
     else:
         source = SOURCES[setup.by].make(setup)
         models = {"diffusion": source.identity["diffusion"]}
@@ -81,12 +84,11 @@ def choose_files(image: Path, given: Sequence[str], *, overwrite: bool) -> list[
 
 
 def _classes(given: Namespace) -> ClassList | None:
-    """The classes asked for, if any, checked together with the background."""
+    """The classes asked for, if any, checked together with a background that is asked for."""
     if given.classes is None and given.classes_file is None:
         if given.background is not None:
             raise ValueError("background: only with --classes or --classes-file")
         return None
     classes = read_class_flags(given)
-    for note in build_vocabulary(classes, given.background or "words").notes:
-        say(f"note: {note}")
+    build_vocabulary(classes, given.background or "none")
     return classes

@@ -21,7 +21,7 @@ examples:
   ovseg label photo.jpg --classes "cat,dog,sofa"
   ovseg label photo.jpg --classes "cat;kitten,dog;puppy" --background none
   ovseg label photos/ --classes-file classes.txt --out run1 --masks 20
-  ovseg label scene.png --classes cat,grass --preset pocket          (works offline)
+  ovseg label photo.jpg --classes cat,dog,sofa --preset photo         (works offline, on words it knows)
   ovseg label photos/ --classes cat,dog --format coco --format cvat  (exports, too; see `ovseg export`)
   ovseg label photos/ --classes cat,dog --out run1 --keep-analysis
   ovseg label photos/ --classes cow,pig --out run2 --analyses run1   (other classes, in seconds)
@@ -36,7 +36,8 @@ Two names are the same if they differ in upper and lower case, white space or Un
 """
 LABEL_RULES = """
 --background says what happens to pixels that are none of your classes:
-  words        a list of stuff words (sky, wall, ...) competes with your classes and wins as "background" (default)
+  words        a list of stuff words (sky, wall, ...) competes with your classes and wins as "background" (default;
+               a preset may have another, and photo does: its threshold)
   none         every pixel gets one of your classes
   threshold=T  a mask whose best class is less probable than T becomes background
   sky,wall     your own words compete
@@ -157,7 +158,7 @@ def parser() -> argparse.ArgumentParser:
     classes = label.add_mutually_exclusive_group(required=True)
     classes.add_argument("--classes", metavar="LIST", help='class names, such as "cat;kitten,dog"')
     classes.add_argument("--classes-file", metavar="FILE", help="class names, one a line")
-    label.add_argument("--background", default="words", metavar="RULE", help="what is none of the classes, see below")
+    label.add_argument("--background", metavar="RULE", help="what is none of the classes, see below")
     flags.add_inputs(label)
     flags.add_run(label, "ovseg-labels")
     flags.add_models(label)
@@ -206,7 +207,7 @@ def _add_explain(commands: argparse._SubParsersAction[Parser]) -> None:
     classes = explain.add_mutually_exclusive_group()
     classes.add_argument("--classes", metavar="LIST", help='class names, such as "cat;kitten,dog"')
     classes.add_argument("--classes-file", metavar="FILE", help="class names, one a line")
-    explain.add_argument("--background", metavar="RULE", help="with classes, as in `ovseg label` (default words)")
+    explain.add_argument("--background", metavar="RULE", help="with classes, as in `ovseg label`")
     explain.add_argument(
         "--out", action="append", default=[], metavar="FILE", help="PNG or SVG; repeatable (default NAME.explain.png)"
     )

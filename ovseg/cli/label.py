@@ -16,10 +16,11 @@ from ovseg.run.work import LabelJob
 
 def run(given: Namespace) -> int:
     """`ovseg label`; returns the exit code."""
+    setup = read_setup(given, "clip", by=given.by)
     job = LabelJob(
-        setup=read_setup(given, "clip", by=given.by),
+        setup=setup,
         classes=read_class_flags(given),
-        background=given.background,
+        background=given.background or setup.preset.background,
         out=Path(given.out),
         analyses=Path(given.analyses) if given.analyses else None,
         keep_analysis=given.keep_analysis,
