@@ -194,7 +194,7 @@ class EmerDiff:
         """Return the layer's query vectors (N, C) float32 on the CPU, all heads concatenated."""
         with record_output(self.diffusion.attention(layer).to_q) as recording:
             self.diffusion.predict_noise(latent, step)
-        return finite(recording.read()[0].float()).cpu()
+        return finite(recording.read()[0].float(), self.diffusion.dtype).cpu()
 
     def _difference_maps(
         self,

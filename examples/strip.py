@@ -1,15 +1,17 @@
 """Draws a strip of a run's images: the photo, its masks and its labels with their names, for the README.
 
 ovseg label examples/photos --preset photo --classes-file examples/photos.txt --out build/demo
-python examples/strip.py build/demo --out examples/photos.png cat coffee astronaut
+python examples/strip.py build/demo cat coffee astronaut flower palace --out examples/photos.jpg
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from ovseg.draw import distinct_colours
 from ovseg.run.folder import read_run
@@ -62,7 +64,8 @@ def main() -> None:
             sheet.text(at + 0.14, sheet.height - LINE + 0.11, name, INK)
             at += 0.24 + 0.062 * len(name)
         left += width + GAP
-    given.out.write_bytes(figure_bytes(sheet.figure, ".png"))
+    picture = Image.open(io.BytesIO(figure_bytes(sheet.figure, ".png"))).convert("RGB")
+    picture.resize((1600, round(picture.height * 1600 / picture.width)), Image.Resampling.LANCZOS).save(given.out)
 
 
 if __name__ == "__main__":

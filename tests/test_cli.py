@@ -518,7 +518,7 @@ def test_a_list_of_classes_may_be_longer_than_a_file_name(
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate 9 GiB")])
-@pytest.mark.parametrize("where", ["from_pretrained", "to"])
+@pytest.mark.parametrize("where", ["load_state_dict", "to"])
 def test_models_too_large_for_the_memory_are_one_line(
     label: list[str], tmp_path: Path, where: str, error: Exception, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:

@@ -115,7 +115,7 @@ def test_images_without_an_analysis_are_done_anew_and_other_settings_are_refused
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        ("no JSON", "run.json: not the record of a run"),
+        ("no JSON", "run.json: not JSON"),
         ({"models": None}, "its record is damaged"),
         ({"view": {"nonsense": 1}}, "its record is damaged"),
         ({"options": {"masks": "many"}}, "its record is damaged"),
