@@ -50,7 +50,7 @@ def test_a_closed_stream_costs_only_what_would_be_said_there(closed: str) -> Non
     assert listed.stdout.startswith("sd14-vitb16 (default)\t") if closed == "2>&-" else listed.stdout == ""
     mistaken = shell(["models", "fetch", "nothing"], closed)
     assert mistaken.returncode == 2 and mistaken.stdout == ""
-    expected = "ovseg: error: preset: no preset 'nothing'; there are sd14-vitb16, pocket\n"
+    expected = "ovseg: error: preset: no preset 'nothing'; there are sd14-vitb16, photo, pocket\n"
     assert mistaken.stderr == (expected if closed == ">&-" else "")
     unknown = shell(["models", "--nonsense"], closed)
     assert unknown.returncode == 2 and unknown.stdout == "" and "Traceback" not in unknown.stderr

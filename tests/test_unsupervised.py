@@ -118,9 +118,9 @@ def test_naive_masks_get_their_own_embeddings_from_the_same_queries(tmp_path):
     low = np.array([[0, 0, 1, 2], [0, 0, 1, 2]])
     analysis = analysis_of(np.zeros((9, 13)), np.zeros((2, 4, 3)), low, size=(16, 32))
     naive = upsampled_naively(analysis)
-    # Cells are 8x8 pixels of the network's 16x32, whose rows and columns are then picked for 9x13.
-    columns = (2 * np.arange(13) + 1) * 32 // 26
-    assert naive.shape == (9, 13) and (naive == low[0][columns // 8]).all()
+    # Each column goes to the nearest of four cells; the seventh lies between two, and the first mask has it.
+    columns = [0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert naive.shape == (9, 13) and (naive == columns).all()
 
 
 @given(

@@ -85,7 +85,7 @@ def test_without_weights_and_network_the_message_comes_soon(empty_cache: Path) -
         "CompVis/stable-diffusion-v1-4",
         str(empty_cache),
         "ovseg models fetch sd14-vitb16",
-        "--preset pocket",
+        "--preset photo",
     ):
         assert part in message
     assert "\n" not in message
