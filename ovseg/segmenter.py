@@ -126,14 +126,13 @@ class Segmenter:
         Raises ValueError for an image of another kind or one that the source or CLIP cannot take.
         """
         id, image = id or _id(image), as_image(image)
-        origin = self.origin(image)
         masks = self.source.reuse(kept) if kept else None
         if masks is None:
             self.source.check(image.shape[:2])  # refuses sides beyond 4:1 and too many masks
         # CLIP first: it takes seconds, and refuses a bad view.
         features = kept.features if kept else self.clip.dense_features(image, self.view).astype(np.float16)
         masks = masks or self.source.segment(image, id, progress)
-        return Analysis(masks.labels, features, origin, masks.evidence, masks.facts)
+        return Analysis(masks.labels, features, self.origin(image), masks.evidence, masks.facts)
 
     def check(self, kept: Analysis, image: ImageLike) -> None:
         """Raise `AnalysisMismatch`, naming every difference, unless a kept analysis of this image can be used here."""
