@@ -42,8 +42,8 @@ def segmenter(model: EmerDiff, masks: int | None) -> Segment:
     def segment(image: np.ndarray) -> dict[str, np.ndarray]:
         size, count = image.shape[:2], options.masks
         found = model.segment(image, options)
-        small = Image.fromarray(image)
-        small.thumbnail([round(side * SMALL_SIDE / min(size)) for side in small.size], Image.Resampling.BICUBIC)
+        height, width = (round(side * SMALL_SIDE / min(size)) for side in size)
+        small = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
         clusters = Image.fromarray(colour_clusters(np.asarray(small), count).astype(np.uint16))
         return {
             "EmerDiff": found.labels,
