@@ -1,4 +1,4 @@
-"""One image of a run, read from its files: labels, masks, scores, confidence, difference maps, and the photo itself.
+"""One image of a run, read from its files: labels, masks, scores, confidence, maps of differences, photo.
 
 A run folder holds for every id the files `<id>.png`, `<id>.json`, ...; their endings are the constants below. Scoring,
 exports and reports read them here, and nowhere else: a damaged file is a ValueError that names it.
@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from ovseg.draw import Colour, class_colours
 from ovseg.files import read_index_png
 from ovseg.json_files import read_json
-from ovseg.result import no_label
+from ovseg.run.corrections import CORRECTIONS, Corrections, check_indices, corrections
+from ovseg.run.corrections import labels as corrected_labels
 from ovseg.run.folder import RunFolder
+from ovseg.run.legend import Legend as Legend
+from ovseg.run.legend import read_legend as read_legend
 from ovseg.run.pictures import picture_file, read_picture
 from ovseg.run.schema import check_summary
 
@@ -32,19 +34,6 @@ OVERLAY = ".overlay.png"  # a picture to look at
 ANALYSIS = ".safetensors"  # a kept analysis
 
 MOST_SUMMARY = 1 << 26  # bytes of a summary: a row for each of 65536 masks and 65534 names takes some 15 MB
-
-
-@dataclass(frozen=True)
-class Legend:
-    """What the indices of a run's label maps mean.
-
-    names: L names by index, "background" in front where there is one. colours: of the names, (R, G, B) in 0..255.
-    no_label: the index of pixels without a label, 255, or 65535 for over 254 names.
-    """
-
-    names: tuple[str, ...]
-    colours: tuple[Colour, ...]
-    no_label: int
 
 
 @dataclass(frozen=True)
@@ -70,6 +59,7 @@ class RunImage:
 
     run: RunFolder
     id: str
+    uncorrected: bool = False  # whether `index_map` gives the run's own answer where a person corrected it
 
     def file(self, ending: str) -> Path:
         """The file with this ending, one of the constants above."""
@@ -86,19 +76,26 @@ class RunImage:
         return str(self.run.ids[self.id]["file"])
 
     def index_map(self, size: tuple[int, ...] | None = None) -> np.ndarray:
-        """(H, W) uint8 or uint16: the labels, or the mask numbers of a run without names.
+        """(H, W) uint8 or uint16: the labels, as a person corrected them (see `corrections`) unless `uncorrected`; or
+        the mask numbers of a run without names.
 
         size: (H, W) of labels that it must have. Raises ValueError, naming the file, where it is missing, damaged, of
         another size, or holds an index that is none of the names'.
         """
         indices = self._read_map(LABELS, size)
-        if self.legend:
-            most, unlabelled = len(self.legend.names), self.legend.no_label
-            wrong = indices[(indices >= most) & (indices != unlabelled)]
-            if wrong.size:
-                expected = f"expected 0..{most - 1} or {unlabelled} (no label)"
-                raise ValueError(f"{self.file(LABELS)}: holds index {wrong[0]}, {expected}")
-        return indices
+        if self.legend is None:
+            return indices
+        check_indices(indices, self.legend, str(self.file(LABELS)))
+        corrected = None if self.uncorrected else corrected_labels(self.run, self.id)
+        if corrected is None:
+            return indices
+        _check_size(self.file(CORRECTIONS), corrected.shape, indices.shape)
+        return corrected
+
+    @property
+    def corrections(self) -> Corrections:
+        """What a person corrected of it, and whether it was reviewed. Raises ValueError for a damaged file."""
+        return corrections(self.run, self.id)
 
     def masks(self, size: tuple[int, ...]) -> np.ndarray | None:
         """(H, W) uint8 or uint16: the mask of each pixel, numbers from 0; None where the run kept no masks.
@@ -124,7 +121,8 @@ class RunImage:
         return summary
 
     def confidence(self, labels: np.ndarray) -> np.ndarray | None:
-        """(H, W) float32 in 0..1: the score that each pixel's mask has for its class, 0 without a label.
+        """(H, W) float32 in 0..1: the score that each pixel's mask has for its class, 0 without a label, 1 where a
+        person gave another label than the run's.
 
         labels: the image's, (H, W). None where the run kept no masks or no scores. Raises ValueError, naming the file,
         where masks or scores are damaged, or a mask has no score.
@@ -135,7 +133,9 @@ class RunImage:
             return None
         scores = {row.mask: row.score for row in summary.masks}
         table = np.array([scores.get(mask) for mask in range(int(masks.max()) + 1)], np.float32)  # None: nan
-        confidence = np.where(labels == self.legend.no_label, np.float32(0), table[masks])
+        by_hand = labels != self._read_map(LABELS, labels.shape)
+        confidence = np.where(by_hand, np.float32(1), table[masks])
+        confidence[labels == self.legend.no_label] = 0
         if (missing := masks[np.isnan(confidence)]).size:
             raise ValueError(f"{self.file(SUMMARY)}: no score for mask {missing[0]} of {self.file(MASKS).name}")
         return confidence
@@ -203,20 +203,6 @@ class RunImage:
         indices = read_index_png(path)
         _check_size(path, indices.shape, size)
         return indices
-
-
-def read_legend(run: RunFolder) -> Legend | None:
-    """What the indices of a run's label maps mean; None for a run without names, as `ovseg masks` makes them.
-
-    Colours and "no label" follow from the names where the record does not have them.
-    """
-    given = run.facts.get("names")
-    if not given:
-        return None
-    names = tuple(given)
-    colours = tuple((red, green, blue) for red, green, blue in run.facts.get("colours") or class_colours(names))
-    unlabelled = run.facts.get("no_label")
-    return Legend(names, colours, no_label(len(names)) if unlabelled is None else unlabelled)
 
 
 def _read_summary(path: Path) -> Summary:

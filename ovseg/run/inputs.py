@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 from ovseg.images import IMAGE_SUFFIXES
+from ovseg.run.corrections import CORRECTIONS
 from ovseg.run.folder import RUN_FILE, division, is_record, record_files
 from ovseg.run.launch import Shard, choose_shard
 from ovseg.run.schema import outside
@@ -104,15 +105,18 @@ def prepare(
     """Check that a run can be written to the folder `out`, or go on there; nothing is made yet.
 
     Raises ValueError if `out` is a file, if another process is writing it, if it holds files of these names but no
-    record of their run, or a run divided otherwise (unless `overwrite`), if an output would replace an input or lie
-    outside, or if two outputs share a name.
+    record of their run, or a run divided otherwise (unless `overwrite`), if it is to be overwritten and holds labels of
+    these images that a person corrected, if an output would replace an input or lie outside, or if two outputs share a
+    name.
     """
     out = Path(out)
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out}: is a file, expected a folder for the results")
-    targets = _targets(out, list(items), suffixes)
+    items = list(items)
+    targets = _targets(out, items, suffixes)
     check_free(out, shard)
     if overwrite:
+        _check_uncorrected(out, items)
         return out
     records = record_files(out)
     if records and division(records[0].name) != (str(shard.count) if shard else ""):
@@ -120,6 +124,15 @@ def prepare(
     if not records and (there := next(filter(os.path.exists, targets), None)):
         raise ValueError(f"{there}: already there, without the record of its run; {AGAIN}")
     return out
+
+
+def _check_uncorrected(out: Path, items: Iterable[Item]) -> None:
+    """Raise ValueError where labels that a person corrected would come to lie over others."""
+    if by_hand := [item.id for item in items if os.path.exists(out / f"{item.id}{CORRECTIONS}")]:
+        raise ValueError(
+            f"{out}: {len(by_hand)} of the images hold corrections, such as {by_hand[0]}{CORRECTIONS}; choose another "
+            "--out, or move those files away first"
+        )
 
 
 def batch_of(
