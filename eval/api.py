@@ -33,6 +33,7 @@ def predict(
     ignore: int | None = None,
     analyses: str | Path | RunFolder | None = None,
     keep_analysis: bool = False,
+    background_bias: float = 0.0,
     overwrite: bool = False,
     **options: Any,
 ) -> RunFolder:
@@ -57,6 +58,7 @@ def predict(
         pixel_exact: labels as the named protocol's own code gives them.
         vocabulary: a class list's name; None: the protocol's or the data set's own.
         analyses: a run whose kept analyses are used: no diffusion again. keep_analysis: keep this run's.
+        background_bias: added to the logits of the protocol's background words; above 0 for more background.
         overwrite: replace what `out` holds, instead of going on there.
         options: fields of `Setup` (masks_from, dense, device, dtype) and of `emerdiff.Options` (masks, speed, ...).
     Returns:
@@ -85,6 +87,7 @@ def predict(
         truth=truth,
         analyses=kept or None,
         keep_analysis=keep_analysis,
+        background_bias=background_bias,
     )
     job.check()
     run_job(job, batch_of(job.items, job.out, job.files, overwrite=overwrite))

@@ -101,6 +101,7 @@ def read_job(given: Namespace, by: str | None) -> PredictJob:
         truth=truth,
         analyses=Path(given.analyses) if getattr(given, "analyses", None) else None,
         keep_analysis=getattr(given, "keep_analysis", False),
+        background_bias=given.background_bias,
     )
     job.check()
     return job

@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 
 from ovseg import prompts
-from ovseg.classes import Vocabulary, build_vocabulary
+from ovseg.classes import Vocabulary, biased, build_vocabulary
 from ovseg.clip import Clip
 from ovseg.draw import class_colours
 from ovseg.eval.datasets import Dataset, open_dataset
 from ovseg.eval.oracle import TRUTH, true_masks
 from ovseg.eval.protocols import Protocol, protocol
 from ovseg.files import index_png, write_atomically
-from ovseg.labels import Scoring
+from ovseg.labels import Scoring, check_threshold
 from ovseg.masks import MaskSource, Progress
 from ovseg.pixel_exact import label_masks_exactly, label_pixels_exactly, pixel_cosines
 from ovseg.result import masks_png, no_label
@@ -47,6 +47,7 @@ class PredictJob:
     vocabulary: a class list's name; None: the protocol's, or the data set's own.
     truth: pool over the true masks, not the set-up's.
     analyses: a run folder whose kept analyses are used; None: the job's own.
+    background_bias: added to the logits of the protocol's background words, which makes its rules others.
     """
 
     setup: Setup
@@ -62,6 +63,7 @@ class PredictJob:
     truth: bool = False
     analyses: Path | None = None
     keep_analysis: bool = False
+    background_bias: float = 0.0
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -93,8 +95,12 @@ class PredictJob:
         if isinstance(self.protocol, Protocol):
             if self.pixel_exact and not self.protocol.pixel_exact:
                 raise ValueError("pixel_exact: is said by the protocol itself where it is no name")
-            return self.protocol
-        return protocol(self.protocol, self.dataset.name, self.dataset.background, self.pixel_exact)
+            rules = self.protocol
+        else:
+            rules = protocol(self.protocol, self.dataset.name, self.dataset.background, self.pixel_exact)
+        if self.background_bias and not rules.background.words:
+            raise ValueError(f"background_bias: {self.dataset.name} has no background words by {rules.name}'s rules")
+        return replace(rules, background=biased(rules.background, self.background_bias))
 
     @cached_property
     def words(self) -> Vocabulary:
@@ -149,6 +155,8 @@ class PredictJob:
         prompts_once = list(dict.fromkeys(self.words.prompts))
         embeddings = segmenter.clip.encode_text(prompts_once, segmenter.templates)
         text = Text(self.words, embeddings[[prompts_once.index(prompt) for prompt in self.words.prompts]])
+        for note in check_threshold(self.words, segmenter.scoring):
+            say(f"note: {note}")
         return PredictWorker(self, segmenter, text, self._facts(segmenter))
 
     def _facts(self, segmenter: Segmenter) -> dict[str, Any]:

@@ -123,7 +123,7 @@ def _recorded_rules(recorded: Mapping[str, Any]) -> dict[str, Any]:
         return {"name": NATIVE}
     rules = {name: value for name, value in recorded.items() if name != "citation"}
     view = {name: value for name, value in _object(rules.get("view")).items() if name not in OF_THE_METHOD}
-    background = {"repeats": False, "area": None, **_object(rules.get("background"))}
+    background = {"repeats": False, "area": None, "bias": 0.0, **_object(rules.get("background"))}
     if isinstance(background.get("words"), tuple):
         background["words"] = list(background["words"])
     if not rules.get("pixel_exact"):

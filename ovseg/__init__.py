@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ovseg.figure import explain_figure as explain_figure
     from ovseg.images import ImageError as ImageError
     from ovseg.images import read_image as read_image
+    from ovseg.one_call import label as label
     from ovseg.presets import PRESETS as PRESETS
     from ovseg.presets import Preset as Preset
     from ovseg.refinement import Refined as Refined
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from ovseg.refinement import refine_image as refine_image
     from ovseg.result import Segmentation as Segmentation
     from ovseg.segmenter import Segmenter as Segmenter
-    from ovseg.segmenter import label as label
     from ovseg.setup import Setup as Setup
 
 try:
@@ -46,7 +46,7 @@ _HOMES = {
     "Segmenter": "ovseg.segmenter",
     "Setup": "ovseg.setup",
     "explain_figure": "ovseg.figure",
-    "label": "ovseg.segmenter",
+    "label": "ovseg.one_call",
     "read_image": "ovseg.images",
     "refine": "ovseg.refinement",
     "refine_image": "ovseg.refinement",

@@ -16,9 +16,9 @@ import json
 import re
 import reprlib
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ovseg.prompts import words
@@ -27,7 +27,7 @@ BACKGROUND = "background"
 COMMAS = r"[,\uff0c\u3001]"  # what separates classes: also the full-width and the ideographic comma
 SEMICOLONS = r"[;\uff1b]"  # what separates the aliases of one class: also the full-width semicolon
 JOINERS = "\u200c\u200d"  # invisible, but part of Persian and Indic spelling and of emoji
-MOST_SHOWN = 40  # characters of a name in a message about its length
+LARGEST_BIAS = 1000.0  # of the background's logit; beyond this every probability is 0 or 1
 BACKGROUND_CHOICES = 'expected "words", "none", "threshold=T" with 0 < T < 1, or your own words "sky,wall,..."'
 
 
@@ -41,13 +41,28 @@ class ClassList:
 
 @dataclass(frozen=True)
 class Background:
-    """What becomes of pixels that are none of the classes. Neither words nor threshold: every pixel gets a class."""
+    """What becomes of pixels that are none of the classes. Neither words nor threshold: every pixel gets a class.
+
+    Raises ValueError for a threshold or a bias out of range, and for a bias without words.
+    """
 
     words: tuple[str, ...] = ()  # prompts that compete with the classes and win as "background"
     threshold: float | None = None  # a mask whose best class is less probable than this is background
     own: bool = False  # the words were given by the user, so they may not repeat a class
     repeats: bool = False  # words that are classes stay words too, as in published code; the background wins a draw
     area: float | None = None  # a class with this share of the pixels of all classes, or less, gives way to the others
+    bias: float = 0.0  # added to the logits of the words: above 0 for more background, below for less
+
+    def __post_init__(self) -> None:
+        if self.threshold is not None and not 0 < self.threshold < 1:
+            raise ValueError(f"background: expected a threshold between 0 and 1, got {self.threshold}")
+        if not -LARGEST_BIAS <= self.bias <= LARGEST_BIAS:
+            raise ValueError(
+                f"background_bias: expected a number from {-LARGEST_BIAS:g} to {LARGEST_BIAS:g}, got {self.bias}"
+            )
+        if self.bias and not self.words:
+            way = "choose --background words" if self.threshold is None else "choose another threshold instead"
+            raise ValueError(f"background_bias: is added to the logits of background words, and there are none: {way}")
 
 
 @dataclass(frozen=True)
@@ -59,13 +74,15 @@ class Vocabulary:
     owners: tuple[int, ...]  # P indices into names
     threshold: float | None = None  # as in Background
     area: float | None = None  # as in Background
+    bias: float = 0.0  # as in Background; of name 0's prompts
     notes: tuple[str, ...] = ()  # lines to tell the user
 
     @property
     def sha256(self) -> str:
-        """Hex digest of everything that decides labels (names, prompts, owners, threshold, area; not the notes)."""
-        area = [] if self.area is None else [self.area]
-        content = json.dumps([self.names, self.prompts, self.owners, self.threshold, *area], ensure_ascii=False)
+        """Hex digest of everything that decides labels (names, prompts, owners, the background; not the notes)."""
+        more: list[object] = [] if self.area is None else [self.area]
+        more += [{"bias": self.bias}] if self.bias else []
+        content = json.dumps([self.names, self.prompts, self.owners, self.threshold, *more], ensure_ascii=False)
         return hashlib.sha256(content.encode("utf-8")).hexdigest()
 
 
@@ -117,6 +134,15 @@ def parse_background(text: str) -> Background:
     return Background(words=tuple(alias for group in own.aliases for alias in group), own=True)
 
 
+def biased(background: Background | str, bias: float) -> Background:
+    """A background rule with `bias` on its words' logits; as it is with 0.
+
+    Raises ValueError as `parse_background`, and as `Background`.
+    """
+    rule = parse_background(background) if isinstance(background, str) else background
+    return replace(rule, bias=bias) if bias else rule
+
+
 def build_vocabulary(classes: ClassList | str | Sequence[str], background: Background | str = "words") -> Vocabulary:
     """Classes and background as one vocabulary.
 
@@ -151,36 +177,9 @@ def build_vocabulary(classes: ClassList | str | Sequence[str], background: Backg
         owners=tuple(index for index, (_, aliases) in enumerate(groups) for _ in aliases),
         threshold=background.threshold,
         area=background.area,
+        bias=background.bias,
         notes=(note,) if clash else (),
     )
-
-
-def check_lengths(
-    prompts: Sequence[str], templates: Sequence[str], count_tokens: Callable[[str], int], limit: int
-) -> tuple[str, ...]:
-    """What a text tower cuts off. A tower that reads 77 tokens takes no notice of the words behind them.
-
-    Args:
-        prompts: class names and aliases.
-        templates: sentences with one "{}" each, where the prompt goes.
-        count_tokens: sentence -> its tokens, those for its start and end included, before anything is cut.
-        limit: tokens that the tower reads (its context length).
-    Returns:
-        Lines to tell the user: each prompt that is cut in the longest of the sentences, but whole in the shortest.
-    Raises:
-        ValueError: a prompt that is cut even in the shortest sentence, so that its end would decide nothing.
-    """
-    shortest, longest = min(templates, key=count_tokens), max(templates, key=count_tokens)
-    notes = []
-    for prompt in prompts:
-        shown = repr(prompt if len(prompt) <= MOST_SHOWN else f"{prompt[:MOST_SHOWN]}...")
-        if (count := count_tokens(shortest.replace("{}", prompt))) > limit:
-            raise ValueError(
-                f"class name {shown}: expected at most {limit} tokens in {shortest!r}, got {count}: shorten it"
-            )
-        if (count := count_tokens(longest.replace("{}", prompt))) > limit:
-            notes.append(f"cut off after {limit} tokens in the longest templates, which have {count}: {shown}")
-    return tuple(notes)
 
 
 def _as_class_list(classes: ClassList | str | Sequence[str]) -> ClassList:

@@ -19,11 +19,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from emerdiff.configs import check_configs
-from ovseg.classes import check_lengths
 from ovseg.clip_config import OPENAI_DEVIATION, OPENAI_MEAN, read_clip_config
 from ovseg.clip_files import find_weights, load_model, read_clip_tokenizer
 from ovseg.dense import View, native_view, view_features
 from ovseg.labels import Scoring
+from ovseg.token_lengths import check_lengths
 from ovseg.towers import cell_size
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -96,7 +96,7 @@ class Clip:
         return True
 
     def check_lengths(self, prompts: Sequence[str], templates: Sequence[str]) -> tuple[str, ...]:
-        """What the text tower cuts off of these prompts, see `classes.check_lengths`."""
+        """What the text tower cuts off of these prompts, see `token_lengths.check_lengths`."""
         return check_lengths(prompts, templates, self._count_tokens, self.tokenizer.context_length)
 
     def _count_tokens(self, sentence: str) -> int:

@@ -140,6 +140,31 @@ def _check_finite(text: np.ndarray, features: np.ndarray) -> None:
             raise ValueError(f"{name}: expected finite numbers, got NaN or infinity")
 
 
+def background_bias(vocabulary: Vocabulary) -> np.ndarray:
+    """(P,) float64: what is added to each prompt's logit for the sake of the background."""
+    return np.where(np.asarray(vocabulary.owners) == 0, vocabulary.bias, 0.0)
+
+
+def check_threshold(vocabulary: Vocabulary, scoring: Scoring) -> tuple[str, ...]:
+    """Lines to tell of a background threshold that cannot act beside background words, which do without it.
+
+    Of P probabilities that add up to 1 the largest is 1/P at least, and where it is a background word's the background
+    has won already. So a threshold of 1/P or less decides nothing. (With an `area` names give way, and it may.)
+    Raises ValueError where the threshold is all the background there is: no pixel would ever be background.
+    """
+    prompts, threshold = len(vocabulary.prompts), vocabulary.threshold
+    if threshold is None or scoring.rule != "softmax" or vocabulary.area is not None or threshold > 1 / prompts:
+        return ()
+    means = f"{prompts} prompt{'' if prompts == 1 else 's'}, of which the best has a probability of {1 / prompts:.3g}"
+    if 0 in vocabulary.owners:
+        return (f"background: threshold={threshold:g} has no effect over {means} at least; its words alone decide",)
+    above = "" if prompts == 1 else f", choose one above {1 / prompts:.3g}"
+    raise ValueError(
+        f"background: threshold={threshold:g} can never act over {means} at least; name more of what is in the "
+        f"picture{above}, or let background words compete (words)"
+    )
+
+
 def _by_name(logits: np.ndarray, vocabulary: Vocabulary, scoring: Scoring) -> np.ndarray:
     """Logits of P prompts for n things, (P, n), without their bias, to each name's probability (L, n): that of its
     best prompt among all P. A name without a prompt, which a background by threshold is, has 0. A prompt of two names
@@ -147,7 +172,10 @@ def _by_name(logits: np.ndarray, vocabulary: Vocabulary, scoring: Scoring) -> np
     first_of = {prompt: row for row, prompt in reversed(list(enumerate(vocabulary.prompts)))}
     if len(first_of) < len(vocabulary.prompts):
         logits = logits[[first_of[prompt] for prompt in vocabulary.prompts]]
-    probabilities = RULES[scoring.rule](logits + np.array(scoring.bias, logits.dtype))
+    logits = logits + np.array(scoring.bias, logits.dtype)
+    if vocabulary.bias:
+        logits += background_bias(vocabulary).astype(logits.dtype)[:, None]
+    probabilities = RULES[scoring.rule](logits)
     order = np.argsort(vocabulary.owners, kind="stable")
     named, first = np.unique(np.asarray(vocabulary.owners)[order], return_index=True)
     by_name = np.zeros((len(vocabulary.names), logits.shape[1]), logits.dtype)

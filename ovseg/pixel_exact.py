@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from torch.nn import functional as F
 from ovseg.classes import Vocabulary
 from ovseg.clip import Clip
 from ovseg.dense import View, dense_features, window_starts
-from ovseg.labels import bands_of_rows, label_bands, label_logits
+from ovseg.labels import background_bias, bands_of_rows, label_bands, label_logits
 from ovseg.resampling import resize_bilinear, sides_within
 from ovseg.scoring import Scoring
 from ovseg.towers import cell_size
@@ -73,11 +74,14 @@ def label_pixels_exactly(
     By a softmax whatever the CLIP's rule; torch's own, so that near draws are decided as published code does.
     """
 
+    bias = background_bias(vocabulary).astype(np.float32)[:, None, None]
+
     def bands() -> Iterator[np.ndarray]:
         for band in _upsampled(cosines, size):
-            yield torch.from_numpy(band * np.float32(scoring.scale)).softmax(0).numpy()
+            logits = band * np.float32(scoring.scale)
+            yield torch.from_numpy(logits + bias if vocabulary.bias else logits).softmax(0).numpy()
 
-    return label_bands(bands, vocabulary, Scoring(1.0, rule="given"))
+    return label_bands(bands, replace(vocabulary, bias=0.0), Scoring(1.0, rule="given"))
 
 
 def label_masks_exactly(

@@ -14,7 +14,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, overload
 
@@ -22,11 +21,11 @@ import numpy as np
 
 from ovseg import prompts, weights
 from ovseg.analysis import Analysis, Origin, image_sha256
-from ovseg.classes import Background, ClassList, Vocabulary, build_vocabulary
+from ovseg.classes import Background, ClassList, Vocabulary, biased, build_vocabulary
 from ovseg.dense import View
 from ovseg.draw import class_colours
 from ovseg.images import ImageLike, as_image
-from ovseg.labels import label_masks, label_pixels
+from ovseg.labels import check_threshold, label_masks, label_pixels
 from ovseg.masks import Masks, MaskSource, Progress
 from ovseg.naming import NamingModel, load_naming_model, without_unknown
 from ovseg.presets import DEFAULT, Preset
@@ -151,25 +150,34 @@ class Segmenter:
         """What decides an image's features: CLIP, the numbers it ran in, and its view."""
         return {"clip": self.models["clip"], "dtype": self.dtype, "view": asdict(self.view)}
 
-    def encode(self, classes: Classes, background: Rule | None = None) -> Text:
-        """Class names as the model sees them, see `classes.build_vocabulary`; background None is the preset's rule."""
-        background = background or self.background
-        vocabulary = without_unknown(build_vocabulary(classes, background), background, self.clip)
-        notes = *vocabulary.notes, *self.clip.check_lengths(vocabulary.prompts, self.templates)
+    def encode(self, classes: Classes, background: Rule | None = None, background_bias: float = 0.0) -> Text:
+        """Class names as the model sees them, see `classes.build_vocabulary`; background None is the preset's rule.
+
+        Raises ValueError as `build_vocabulary` and `labels.check_threshold`.
+        """
+        rule = biased(background or self.background, background_bias)
+        vocabulary = without_unknown(build_vocabulary(classes, rule), rule, self.clip)
+        notes = *vocabulary.notes, *check_threshold(vocabulary, self.scoring)
+        notes = *notes, *self.clip.check_lengths(vocabulary.prompts, self.templates)
         return Text(replace(vocabulary, notes=notes), self.clip.encode_text(vocabulary.prompts, self.templates))
 
     @overload
-    def label(self, what: Analysis | ImageLike, classes: Classes, background: Rule | None = None) -> Segmentation: ...
+    def label(
+        self, what: Analysis | ImageLike, classes: Classes, background: Rule | None = None, background_bias: float = 0.0
+    ) -> Segmentation: ...
     @overload
-    def label(self, what: list[Any], classes: Classes, background: Rule | None = None) -> list[Segmentation]: ...
-    def label(self, what: Analysis | ImageLike | list[Any], classes: Classes, background: Rule | None = None) -> Any:
+    def label(
+        self, what: list[Any], classes: Classes, background: Rule | None = None, background_bias: float = 0.0
+    ) -> list[Segmentation]: ...
+    def label(self, what: Any, classes: Classes, background: Rule | None = None, background_bias: float = 0.0) -> Any:
         """Label every pixel of an image, or of a kept analysis (for which no mask is made again); or of several.
 
         classes: "cat;kitten,dog", a sequence of such entries, or a parsed list. background: "words" (default stuff
-        words compete), "none", "threshold=T", or your own words; None: the preset's own rule.
-        Raises ValueError for classes that clash, and as `analyze` and `label_analysis`.
+        words compete), "none", "threshold=T", or your own words; None: the preset's own rule. background_bias: added to
+        the logits of background words, above 0 for more background.
+        Raises ValueError for classes that clash, a threshold that cannot act, and as `analyze` and `label_analysis`.
         """
-        text = self.encode(classes, background)
+        text = self.encode(classes, background, background_bias)
         return [self._label(one, text) for one in what] if isinstance(what, list) else self._label(what, text)
 
     def _label(self, what: Analysis | ImageLike, text: Text) -> Segmentation:
@@ -217,25 +225,6 @@ class Segmenter:
         if masks is None:
             raise ValueError("refine needs masks, but this segmenter labels every pixel by itself")
         return refine(masks, dense)
-
-
-def label(
-    what: ImageLike | list[ImageLike],
-    classes: Classes,
-    background: Rule | None = None,
-    *,
-    preset: str | Preset = DEFAULT,
-    **options: Any,
-) -> Segmentation | list[Segmentation]:
-    """Label every pixel of an image, or of each of a list, in one call: `ovseg.label("photo.jpg", "cat, dog")`.
-
-    The models are loaded at the first call and kept for the next ones with the same preset and options.
-    what, classes, background: as in `Segmenter.label`. preset, options: as in `Segmenter.from_preset`.
-    """
-    return _loaded(Setup.of(preset, options)).label(what, classes, background)
-
-
-_loaded = lru_cache(maxsize=1)(Segmenter.fetch_and_load)
 
 
 def _id(image: object) -> str:

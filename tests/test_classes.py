@@ -14,11 +14,11 @@ from ovseg.classes import (
     Background,
     ClassList,
     build_vocabulary,
-    check_lengths,
     parse_background,
     parse_classes,
     read_classes,
 )
+from ovseg.token_lengths import check_lengths
 
 
 def test_command_line_by_hand() -> None:

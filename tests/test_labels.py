@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ovseg.labels
-from ovseg.classes import Background, Vocabulary, build_vocabulary
-from ovseg.labels import RULES, Scoring, label_masks, label_pixels
+from ovseg.classes import Background, Vocabulary, biased, build_vocabulary
+from ovseg.labels import RULES, Scoring, check_threshold, label_logits, label_masks, label_pixels
 
 SIDE = st.integers(1, 12)
 LOG8 = Scoring(float(np.log(8.0)))  # a cosine of 1 weighs eight times as much as one of 0
@@ -240,3 +241,84 @@ def test_numbers_that_are_not_finite_are_refused(bad: float) -> None:
         label_pixels(TEXT[:, None], broken, vocabulary, LOG8, (2, 2))
     with pytest.raises(ValueError, match="features: expected finite numbers"):
         label_pixels(broken[:, None], TEXT, vocabulary, LOG8, (2, 2))
+
+
+def test_a_bias_on_the_background_by_hand() -> None:
+    """ln 2 more on the logit of "sky" doubles its weight: 16 of 18 where it is met, 2 of 11 elsewhere."""
+    vocabulary = build_vocabulary("cat,dog", biased("sky", float(np.log(2))))
+    assert vocabulary.prompts == ("sky", "cat", "dog")
+    probabilities, best = label_masks(TEXT, TEXT, vocabulary, LOG8)
+    expected = [[16 / 18, 1 / 18, 1 / 18], [2 / 11, 8 / 11, 1 / 11], [2 / 11, 1 / 11, 8 / 11]]
+    np.testing.assert_allclose(probabilities, expected, rtol=1e-6)
+    assert best.tolist() == [0, 1, 2]
+    labels, scores = label_pixels(TEXT[:, None], TEXT, vocabulary, LOG8, (1, 3))
+    assert labels.tolist() == [[0, 1, 2]]
+    np.testing.assert_allclose(scores, [[16 / 18, 8 / 11, 8 / 11]], rtol=1e-6)
+
+
+def test_a_large_bias_makes_all_or_nothing_background() -> None:
+    masks = np.random.default_rng(0).normal(size=(50, 3))
+    for bias, background in ((900.0, True), (-900.0, False)):
+        _, best = label_masks(masks, TEXT, build_vocabulary("cat,dog", biased("sky", bias)), Scoring(100.0))
+        assert np.all((best == 0) == background)
+
+
+def test_a_word_that_is_a_class_too_is_biased_as_background_alone() -> None:
+    rule = Background(words=("dog", "sky"), repeats=True, bias=-1.0)
+    vocabulary = build_vocabulary("cat,dog", rule)
+    text = TEXT[[2, 0, 1, 2]]
+    _, best = label_masks(TEXT, text, vocabulary, Scoring(5.0))
+    assert best.tolist() == [0, 1, 2]  # without the bias the background wins the draw for "dog"
+
+
+@given(st.integers(1, 6), st.integers(0, 4), st.floats(0.01, 0.99), st.integers(0, 99))
+@settings(max_examples=60)
+def test_a_threshold_is_refused_exactly_where_it_cannot_act(names: int, words: int, threshold: float, seed: int):
+    """Random scores: where it is said to have no effect, labels are those without it; else equal scores show one."""
+    prompts = names + words
+    owners = (*(0,) * words, *range(1, names + 1))
+    texts = tuple(map(str, range(prompts)))
+    vocabulary = Vocabulary(("background", *map(str, range(names))), texts, owners, threshold=threshold)
+    logits = np.random.default_rng(seed).normal(size=(prompts, 40)) * 3
+    with_it, without = (
+        label_logits(logits, one, Scoring(1.0))[1] for one in (vocabulary, replace(vocabulary, threshold=None))
+    )
+    if threshold > 1 / prompts:
+        assert check_threshold(vocabulary, Scoring(1.0)) == ()
+        assert label_logits(np.zeros((prompts, 1)), vocabulary, Scoring(1.0))[1].tolist() == [0]
+    elif words:
+        (note,) = check_threshold(vocabulary, Scoring(1.0))
+        assert f"over {prompts} prompt" in note and "has no effect" in note
+        assert with_it.tolist() == without.tolist()
+    else:
+        with pytest.raises(ValueError, match="can never act .* name more of what is in the picture"):
+            check_threshold(vocabulary, Scoring(1.0))
+        assert 0 not in with_it
+
+
+def test_thresholds_of_other_rules_always_act() -> None:
+    one = build_vocabulary("zebra", "threshold=0.99")
+    for rule in ("sigmoid", "softmax-or-none"):
+        assert check_threshold(one, Scoring(1.0, rule=rule)) == ()
+    assert check_threshold(replace(one, area=0.1), Scoring(1.0)) == ()
+
+
+@pytest.mark.parametrize(
+    ("rule", "bias", "message"),
+    [
+        ("none", 1.0, "background_bias: .* there are none: choose --background words"),
+        ("threshold=0.4", 1.0, "background_bias: .* choose another threshold instead"),
+        ("words", float("nan"), "background_bias: expected a number from -1000 to 1000, got nan"),
+        ("words", 1e9, "background_bias: expected a number"),
+    ],
+)
+def test_biases_that_mean_nothing_are_refused(rule: str, bias: float, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        biased(rule, bias)
+
+
+def test_a_bias_is_part_of_what_a_vocabulary_is() -> None:
+    plain, more = (build_vocabulary("cat", biased("sky", bias)) for bias in (0.0, 1.0))
+    assert plain.sha256 == build_vocabulary("cat", "sky").sha256 != more.sha256
+    with pytest.raises(ValueError, match="expected a threshold between 0 and 1, got 1.5"):
+        Background(threshold=1.5)

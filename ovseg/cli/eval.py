@@ -170,4 +170,5 @@ def _add_rules(parser: argparse.ArgumentParser) -> None:
     flags.add_dense(parser)
     parser.add_argument("--protocol", metavar="P", help="sclip, naclip, clearclip, sc-clip, tcl, maskclip or native")
     parser.add_argument("--pixel-exact", action="store_true", help="labels as that protocol's own code gives them")
+    flags.add_background_bias(parser)
     parser.add_argument("--vocabulary", metavar="LIST", help="another list of class names than the protocol's")

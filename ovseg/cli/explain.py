@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ovseg.classes import ClassList, build_vocabulary
+from ovseg.classes import ClassList, biased, build_vocabulary
 from ovseg.cli.setup import read_class_flags, read_setup
 from ovseg.figure import explain_figure
 from ovseg.files import write_atomically
@@ -32,7 +32,7 @@ def run(given: Namespace) -> int:
     kinds = ("clip",) if classes else ()
     setup = read_setup(given, *kinds)
     background = given.background or setup.preset.background
-    for note in build_vocabulary(classes, background).notes if classes else ():
+    for note in build_vocabulary(classes, biased(background, given.background_bias)).notes if classes else ():
         say(f"note: {note}")
     make_ready(setup, *kinds)
     segmenter, result = None, None
@@ -42,7 +42,7 @@ def run(given: Namespace) -> int:
         segmenter = Segmenter.load(setup)
         source: MaskSource = segmenter.source
         models = segmenter.models
-        text = segmenter.encode(classes, background)
+        text = segmenter.encode(classes, background, given.background_bias)
     else:
         source = SOURCES[setup.by].make(setup)
         models = {"diffusion": source.identity["diffusion"]}
@@ -88,6 +88,8 @@ def _classes(given: Namespace) -> ClassList | None:
     if given.classes is None and given.classes_file is None:
         if given.background is not None:
             raise ValueError("background: only with --classes or --classes-file")
+        if given.background_bias:
+            raise ValueError("background_bias: only with --classes or --classes-file")
         return None
     classes = read_class_flags(given)
     build_vocabulary(classes, given.background or "none")

@@ -53,6 +53,17 @@ def add_masks(parser: ArgumentParser, *more: str) -> None:
     parser.add_argument("--masks-from", metavar="DIR", help="with --by files: ID.png, ID.npz or run-length ID.json")
 
 
+def add_background_bias(parser: ArgumentParser, *, default: float | None = 0.0) -> None:
+    """More background, or less."""
+    parser.add_argument(
+        "--background-bias",
+        type=float,
+        default=default,
+        metavar="B",
+        help="added to the logits of the background words: above 0 for more background, below for less (0)",
+    )
+
+
 def add_dense(parser: ArgumentParser) -> None:
     """Which dense readout of CLIP."""
     parser.add_argument(

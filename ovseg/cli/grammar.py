@@ -39,7 +39,8 @@ LABEL_RULES = """
   words        a list of stuff words (sky, wall, ...) competes with your classes and wins as "background" (default;
                a preset may have another, and photo does: its threshold)
   none         every pixel gets one of your classes
-  threshold=T  a mask whose best class is less probable than T becomes background
+  threshold=T  a mask whose best class is less probable than T becomes background; with CLIP the best of P prompts has
+               a probability of 1/P at least, so T must be above that
   sky,wall     your own words compete
 
 OUT gets run.json and, for each image: ID.png (class indices in the order of the list, background in front as 0,
@@ -159,6 +160,7 @@ def parser() -> argparse.ArgumentParser:
     classes.add_argument("--classes", metavar="LIST", help='class names, such as "cat;kitten,dog"')
     classes.add_argument("--classes-file", metavar="FILE", help="class names, one a line")
     label.add_argument("--background", metavar="RULE", help="what is none of the classes, see below")
+    flags.add_background_bias(label)
     flags.add_inputs(label)
     flags.add_run(label, "ovseg-labels")
     flags.add_models(label)
@@ -208,6 +210,7 @@ def _add_explain(commands: argparse._SubParsersAction[Parser]) -> None:
     classes.add_argument("--classes", metavar="LIST", help='class names, such as "cat;kitten,dog"')
     classes.add_argument("--classes-file", metavar="FILE", help="class names, one a line")
     explain.add_argument("--background", metavar="RULE", help="with classes, as in `ovseg label`")
+    flags.add_background_bias(explain)
     explain.add_argument(
         "--out", action="append", default=[], metavar="FILE", help="PNG or SVG; repeatable (default NAME.explain.png)"
     )

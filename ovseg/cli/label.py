@@ -25,6 +25,7 @@ def run(given: Namespace) -> int:
         analyses=Path(given.analyses) if given.analyses else None,
         keep_analysis=given.keep_analysis,
         formats=tuple(given.format),
+        background_bias=given.background_bias,
     )
     for note in job.vocabulary.notes:
         say(f"note: {note}")

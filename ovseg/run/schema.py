@@ -81,6 +81,7 @@ RECORD: Table = {
     "no_label": either(whole(0, 65535), NOTHING),
     **dict.fromkeys(("by", "method", "preset", "dataset", "root", "vocabulary", "vocabulary_sha256"), TEXT),
     **dict.fromkeys(("background", "templates", "device", "dtype"), TEXT),
+    "background_bias": either(number(-1000, 1000), NOTHING),
     **dict.fromkeys(("options", "view", "timings"), OBJECTS),
     **dict.fromkeys(("models", "sources", "versions"), TEXTS),
     "protocol": either(PROTOCOL, NOTHING),

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from ovseg.classes import ClassList, Vocabulary, build_vocabulary
+from ovseg.classes import ClassList, Vocabulary, biased, build_vocabulary
 from ovseg.draw import class_colours
 from ovseg.images import read_image, read_size
 from ovseg.masks import MaskSource, Progress
@@ -38,8 +38,9 @@ class LabelJob:
     """Label images with classes, as `ovseg label` does.
 
     analyses: a run folder whose kept analyses are used; None: the job's own. keep_analysis: keep them. formats: what
-    the run is to be exported to when it is whole. Raises ValueError for classes that clash or are too many for a label
-    map, and for formats that there are not or that cannot hold the names.
+    the run is to be exported to when it is whole. background_bias: added to the background words' logits.
+    Raises ValueError for classes that clash or are too many for a label map, and for formats that there are not or
+    that cannot hold the names.
     """
 
     setup: Setup
@@ -49,6 +50,7 @@ class LabelJob:
     analyses: Path | None = None
     keep_analysis: bool = False
     formats: tuple[str, ...] = ()
+    background_bias: float = 0.0
     needs: ClassVar[tuple[str, ...]] = ("clip",)
 
     def __post_init__(self) -> None:
@@ -63,7 +65,7 @@ class LabelJob:
     @property
     def vocabulary(self) -> Vocabulary:
         """Classes and background together."""
-        return build_vocabulary(self.classes, self.background)
+        return build_vocabulary(self.classes, biased(self.background, self.background_bias))
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -78,7 +80,7 @@ class LabelJob:
         from ovseg.segmenter import Segmenter
 
         segmenter = Segmenter.load(self.setup)
-        text = segmenter.encode(self.classes, self.background)
+        text = segmenter.encode(self.classes, self.background, self.background_bias)
         vocabulary = text.vocabulary
         facts = {
             "command": "label",
@@ -87,6 +89,7 @@ class LabelJob:
             "no_label": no_label(len(vocabulary.names)),
             "vocabulary_sha256": vocabulary.sha256,
             "background": self.background,
+            "background_bias": self.background_bias or None,
             "protocol": None,
             "templates": self.setup.preset.templates,
             "view": asdict(segmenter.view),
