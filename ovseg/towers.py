@@ -1,7 +1,8 @@
 """CLIP's image towers, by type: the size of a cell, and a feature in the text space for every cell.
 
-Known are open_clip's VisionTransformer (class token, average pool, attentional pool) and ModifiedResNet. A new tower is
-two functions registered here: `cell_size` and `readout`.
+Known are open_clip's VisionTransformer (class token, average pool, attentional pool), ModifiedResNet, and the trunks of
+timm that `ovseg.timm_towers` knows. A new tower is two functions registered here, `cell_size` and `readout`; a third,
+`pool_regions`, for a tower whose own head can pool a region.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from open_clip.transformer import AttentionalPooler, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ovseg.timm_towers import trunk_cell, trunk_pool, trunk_readout
 from ovseg.variants import VARIANTS, own_value
 
 RESNET_STRIDE = 32  # pixels per cell of ModifiedResNet's last feature map
@@ -24,7 +26,8 @@ RESNET_STRIDE = 32  # pixels per cell of ModifiedResNet's last feature map
 def cell_size(tower: nn.Module) -> tuple[int, int]:
     """(height, width) in pixels of one cell of the tower's feature grid: the patch size, or a ResNet's stride."""
     raise ValueError(
-        f"dense features are known for open_clip's VisionTransformer and ModifiedResNet, got {type(tower).__name__}"
+        "dense features are known for open_clip's VisionTransformer, ModifiedResNet and TimmModel, "
+        f"got {type(tower).__name__}"
     )
 
 
@@ -40,10 +43,9 @@ def _(tower: ModifiedResNet) -> tuple[int, int]:
 
 @cell_size.register
 def _(tower: TimmModel) -> tuple[int, int]:
-    raise ValueError(
-        f"this CLIP's image tower is timm's {type(tower.trunk).__name__}; dense features are implemented for "
-        "open_clip's own ViT and ResNet towers: choose a CLIP whose open_clip_config.json has no timm_model_name"
-    )
+    if hasattr(tower.head, "pool"):
+        raise ValueError("timm_pool: dense features are not known for open_clip's abs_attn and rot_attn")
+    return trunk_cell(tower.trunk)
 
 
 @singledispatch
@@ -78,6 +80,31 @@ def _(tower: ModifiedResNet, images: Tensor, variant: str) -> Tensor:
         x = layer(x)
     pool = tower.attnpool  # its positional embedding belongs to queries and keys: the paper leaves it out
     return pool.c_proj(pool.v_proj(x.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
+
+
+@readout.register
+def _(tower: TimmModel, images: Tensor, variant: str) -> Tensor:
+    features: Tensor = tower.head(trunk_readout(tower.trunk, images, variant))
+    return features.permute(0, 3, 1, 2)
+
+
+@singledispatch
+def pool_regions(tower: nn.Module, images: Tensor, weights: Tensor) -> Tensor:
+    """Images (B, 3, H, W), weights (K, h, w) float >= 0 on the grid of cells -> (B, K, C) in the text space.
+
+    Each region as the tower's own head would pool an image that is this region alone, see `timm_towers.trunk_pool`.
+    Raises ValueError for a tower whose head cannot be told to leave out what is not in a region.
+    """
+    raise ValueError(
+        "regions pooled by the tower's own head are known for towers of timm that end in an attention pool or an "
+        f"average, got open_clip's {type(tower).__name__}"
+    )
+
+
+@pool_regions.register
+def _(tower: TimmModel, images: Tensor, weights: Tensor) -> Tensor:
+    pooled: Tensor = tower.head(trunk_pool(tower.trunk, images, weights))
+    return pooled
 
 
 def _embed_patches(tower: VisionTransformer, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
