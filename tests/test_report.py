@@ -148,7 +148,7 @@ def test_names_of_classes_and_files_stay_text(tmp_path):
     assert page.data["images"][0]["id"] == id
     assert page.data["problems"] == [{"id": "<!--<script>", "reason": "not done yet"}]
     assert sorted(page.scripts) == ["", "data", "image-0"]
-    assert page.scripts[""].strip() == "\n".join((REPORT / name).read_text() for name in SCRIPTS).strip()
+    assert page.scripts[""].strip() == "\n".join((REPORT / name).read_text() for name in (*SCRIPTS, "start.js")).strip()
 
 
 @given(st.recursive(st.text() | st.integers(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))

@@ -6,7 +6,6 @@ const detail = { number: -1, row: null, maps: null, hovered: -1, focused: -1, ma
 
 // ---- Opened and closed by the address, so that links and the browser's own buttons work.
 
-const numbers = new Map(data.images.map((row, number) => [row.id, number]));
 const address = (number) => `#/${encodeURIComponent(data.images[number].id)}`;
 
 function followAddress() {
@@ -129,9 +128,9 @@ function describe(position) {
   const mask = maps.masks?.[position];
   const lines = [];
   if (maps.labels) {
-    const index = Math.min(maps.labels[position], NO_LABEL);
+    const index = Math.min(maps.labels[position], noLabel());
     const own = mask === undefined ? null : maps.rows.get(mask);
-    const score = own && (own.index ?? NO_LABEL) === index ? own.score : classIn(row, index)?.[2] ?? null;
+    const score = own && (own.index ?? noLabel()) === index ? own.score : classIn(row, index)?.[2] ?? null;
     lines.push(make("strong", {}, swatch(data.classes[index].colour), data.classes[index].name));
     if (score !== null && score !== undefined) lines.push(make("span", {}, own ? `score ${percent(score)}` : `mean score ${percent(score)}`));
   }
@@ -176,8 +175,11 @@ function setOpacity(value) {
   $("opacity-value").textContent = `${state.opacity} %`;
 }
 
+const keyTakers = []; // functions that get a key first, and return whether they took it
+
 function onKey(event) {
-  if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input, select")) return;
+  if (keyTakers.some((take) => take(event))) return event.preventDefault();
+  if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input, select, textarea")) return;
   const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
   if (!$("detail").open) {
     const item = by && event.target.closest?.(".card");
@@ -205,12 +207,3 @@ function startDetail() {
   document.addEventListener("keydown", onKey);
   addEventListener("hashchange", followAddress);
 }
-
-startTheme();
-showHeader();
-showStatistics();
-startGallery();
-startDetail();
-setOpacity(state.opacity);
-showGallery();
-followAddress();

@@ -50,26 +50,36 @@ def read_report_image(run: RunFolder, id: str) -> ReportImage:
     OSError if a file cannot be read.
     """
     image = RunImage(run, id)
+    row, maps, index_map = read_row_and_maps(image)
+    photo, note = _photo(image, index_map.shape)
+    size = row["shown"][1], row["shown"][0]
+    files = {".png": painted(index_map, image.legend), **({} if photo is None else _photo_files(photo, size))}
+    return ReportImage(row | {"note": note, "pictures": sorted(files)}, maps, files)
+
+
+def read_row_and_maps(image: RunImage) -> tuple[dict[str, Any], dict[str, Any], np.ndarray]:
+    """`row`, without "note" and "pictures", and `maps` of a `ReportImage`, and the index map (H, W) behind them.
+
+    Raises as `read_report_image`.
+    """
     legend, index_map, summary = image.legend, image.index_map(), image.summary()
     height, width = index_map.shape
     labels = None if legend is None else index_map
     masks = index_map if legend is None else image.masks(index_map.shape)
     mask_rows = [] if summary is None else [[row.mask, row.index, row.score] for row in summary.masks]
-    photo, note = _photo(image, (height, width))
-    size = _reduced_size(height, width, LONGEST)
+    size = reduced_size(height, width, LONGEST)
     differences = image.difference_maps()
     row = {
-        "id": id,
+        "id": image.id,
         "file": image.source,
-        "seconds": run.ids[id].get("seconds"),
+        "seconds": image.run.ids[image.id].get("seconds"),
         "width": width,
         "height": height,
         "shown": [size[1], size[0]],
-        "note": note,
         "masks": 0 if masks is None else int(np.unique(masks).size),
         "rated": masks is not None and any(score is not None for _, _, score in mask_rows),
         "differences": 0 if differences is None else len(differences),
-        **_class_rows(index_map, legend, {} if summary is None else summary.classes),
+        **class_rows(index_map, legend, {} if summary is None else summary.classes),
     }
     maps = {
         "labels": None if labels is None else pack(_reduce(labels, size)),
@@ -77,8 +87,7 @@ def read_report_image(run: RunFolder, id: str) -> ReportImage:
         "rows": mask_rows,
         "differences": None if differences is None else pack(differences),
     }
-    files = {".png": _painted(index_map, legend), **({} if photo is None else _photo_files(photo, size))}
-    return ReportImage(row | {"pictures": sorted(files)}, maps, files)
+    return row, maps, index_map
 
 
 def pack(array: np.ndarray) -> dict[str, Any]:
@@ -97,7 +106,7 @@ def mask_colours() -> tuple[Colour, ...]:
     return distinct_colours(MASK_COLOURS)
 
 
-def _class_rows(index_map: np.ndarray, legend: Legend | None, scores: Mapping[int, float]) -> dict[str, Any]:
+def class_rows(index_map: np.ndarray, legend: Legend | None, scores: Mapping[int, float]) -> dict[str, Any]:
     """`classes`: [index, pixels, score or None] of what occurs, largest first, no label as the index behind the last
     name's; `score`: their mean over the pixels that have one, None without any. Empty and None without names."""
     if legend is None:
@@ -118,7 +127,7 @@ def _photo(image: RunImage, size: tuple[int, int]) -> tuple[np.ndarray | None, s
         return None, str(error)
 
 
-def _reduced_size(height: int, width: int, longest: int) -> tuple[int, int]:
+def reduced_size(height: int, width: int, longest: int) -> tuple[int, int]:
     scale = min(1.0, longest / max(height, width))
     return max(1, round(height * scale)), max(1, round(width * scale))
 
@@ -131,7 +140,7 @@ def _reduce(index_map: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return index_map[rows[:, None], columns[None, :]]
 
 
-def _painted(index_map: np.ndarray, legend: Legend | None) -> bytes:
+def painted(index_map: np.ndarray, legend: Legend | None) -> bytes:
     """The gallery picture of labels in their colours, or of masks, whose colours repeat."""
     if legend is None:
         return _tint(index_map.astype(np.int64) % MASK_COLOURS, mask_colours())
@@ -141,7 +150,7 @@ def _painted(index_map: np.ndarray, legend: Legend | None) -> bytes:
 def _tint(index_map: np.ndarray, colours: Sequence[Sequence[int]]) -> bytes:
     """The gallery picture of a map as a PNG in its colours; an index without one is white, as no label is."""
     height, width = index_map.shape
-    small = _reduce(index_map, _reduced_size(height, width, THUMBNAIL))
+    small = _reduce(index_map, reduced_size(height, width, THUMBNAIL))
     table = np.array([*colours, NO_LABEL_COLOUR], dtype=np.uint8)
     used, places = np.unique(np.minimum(small, len(colours)), return_inverse=True)
     if used.size <= 256:
@@ -153,13 +162,13 @@ def _tint(index_map: np.ndarray, colours: Sequence[Sequence[int]]) -> bytes:
 
 def _photo_files(photo: np.ndarray, size: tuple[int, int]) -> dict[str, bytes]:
     picture = Image.fromarray(photo)
-    files = {".jpg": _jpeg(picture, size)}
+    files = {".jpg": jpeg(picture, size)}
     if max(size) > THUMBNAIL:
-        files[".thumb.jpg"] = _jpeg(picture, _reduced_size(*size, THUMBNAIL))
+        files[".thumb.jpg"] = jpeg(picture, reduced_size(*size, THUMBNAIL))
     return files
 
 
-def _jpeg(picture: Image.Image, size: tuple[int, int]) -> bytes:
+def jpeg(picture: Image.Image, size: tuple[int, int]) -> bytes:
     buffer = io.BytesIO()
     shown = picture.resize((size[1], size[0]), Image.Resampling.LANCZOS)
     fine = max(size) <= THUMBNAIL  # then it may be shown enlarged, where coarse colours would show

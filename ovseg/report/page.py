@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 from statistics import median
 from string import Template
@@ -17,21 +18,42 @@ from ovseg.run.images import read_legend
 
 APART = ("names", "colours", "no_label")  # facts that the page shows elsewhere
 
-SCRIPTS = ("report.js", "paint.js", "detail.js")
+SCRIPTS = ("report.js", "paint.js", "detail.js")  # of every page; what begins it follows
 
 
-def assemble(title: str, data: Mapping[str, Any], scripts: Iterable[str]) -> bytes:
-    """The page as UTF-8. data: what report.js reads; scripts: further elements, such as embedded images."""
-    here = files("ovseg.report")
-    template = Template(here.joinpath("template.html").read_text(encoding="utf-8"))
-    page = template.substitute(
+@dataclass(frozen=True)
+class Additions:
+    """What a page has beside the report's parts: HTML above the classes (lead) and beside the image (tools), CSS, JS;
+    nonce: what lets them run under a content security policy, "" for a page from disk."""
+
+    lead: str = ""
+    tools: str = ""
+    style: str = ""
+    script: str = ""
+    nonce: str = ""
+
+
+def assemble(
+    title: str, data: Mapping[str, Any], scripts: Iterable[str] = (), additions: Additions | None = None
+) -> bytes:
+    """The page as UTF-8. data: what report.js reads; scripts: further elements, such as embedded images; additions:
+    of another page than the report."""
+    own = additions or Additions(script=_part("start.js"))
+    page = Template(_part("template.html")).substitute(
         title=html.escape(title),
-        style=here.joinpath("report.css").read_text(encoding="utf-8"),
-        script="\n".join(here.joinpath(name).read_text(encoding="utf-8") for name in SCRIPTS),
+        style=_part("report.css") + own.style,
+        script="\n".join([*map(_part, SCRIPTS), own.script]),
         data=json_in_script(data),
         images="\n".join(scripts),
+        lead=own.lead,
+        tools=own.tools,
+        nonce=f' nonce="{own.nonce}"' if own.nonce else "",
     )
     return page.encode("utf-8", "replace")  # a title from a folder whose name is no UTF-8
+
+
+def _part(name: str) -> str:
+    return files("ovseg.report").joinpath(name).read_text(encoding="utf-8")
 
 
 def json_in_script(value: object) -> str:

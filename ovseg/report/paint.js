@@ -24,7 +24,7 @@ function palette(maps) {
     const { index, score } = maps.rows.get(mask) || {};
     const colour = state.view === "masks" ? channels(data.maskColours[mask % data.maskColours.length])
       : score == null ? [128, 128, 128] : ramp(score);
-    return pixel(...colour, alpha(index ?? NO_LABEL));
+    return pixel(...colour, alpha(index ?? noLabel()));
   })];
 }
 

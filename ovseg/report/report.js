@@ -1,17 +1,25 @@
 "use strict";
-// The page: its data, theme, statistics and gallery; paint.js and detail.js follow in the same script. The data are JSON in script
+// The page: its data, theme, statistics and gallery; paint.js, detail.js and start.js follow in the same script; the page of
+// `ovseg app` has the first three as well. The data are JSON in script
 // elements, and names of files and classes only ever become text nodes. The maps of an image come when it is looked at:
 // from a script element of the page, or from a file beside it.
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const $ = (id) => document.getElementById(id);
-const NO_LABEL = data.classes.length - 1; // the last class of the page; maps have 255 or 65535 there
+const noLabel = () => data.classes.length - 1; // the last class of the page; maps have 255 or 65535 there
 const BATCH = 60; // gallery cards that are made at a time
 const state = { query: "", only: -1, sort: "name", opacity: 50 }; // only: the class that images must have, -1 for any
 const { compare } = new Intl.Collator("en", { numeric: true });
-const byName = [...data.images.keys()].sort((a, b) => compare(data.images[a].id, data.images[b].id));
+let byName = []; // numbers of the images, by their names
+let numbers = new Map(); // id -> number
 let shown = []; // numbers of the images in the gallery, in its order
 let made = 0; // how many of them have a card
+
+/** Take note of which images there are. */
+function takeImages() {
+  byName = [...data.images.keys()].sort((a, b) => compare(data.images[a].id, data.images[b].id));
+  numbers = new Map(data.images.map((row, number) => [row.id, number]));
+}
 
 function make(tag, properties = {}, ...children) {
   const element = Object.assign(document.createElement(tag), properties);
@@ -53,14 +61,16 @@ const waiting = new Map(); // number -> what to call with the maps of a script t
 const recent = new Map(); // number -> promise of maps; a few of the last ones
 window.ovsegReport = (number, maps) => waiting.get(number)?.(maps);
 
-function picture(number, suffix) {
-  if (!data.images[number].pictures.includes(suffix)) return null;
-  return data.folder ? `${encodeURIComponent(data.folder)}/${number}${suffix}` : embedded(number).pictures[suffix];
-}
+// Where files are: `picture` gives an address, `maps` a promise. Images are in the page, beside it, or with a server.
+const EMBEDDED = { picture: (number, suffix) => embedded(number).pictures[suffix], maps: async (number) => embedded(number).maps };
+const BESIDE = { picture: (number, suffix) => `${encodeURIComponent(data.folder)}/${number}${suffix}`, maps: (number) => loadScript(number) };
+let source = data.folder ? BESIDE : EMBEDDED;
+
+const picture = (number, suffix) => (data.images[number].pictures.includes(suffix) ? source.picture(number, suffix) : null);
 
 function loadMaps(number) {
   if (!recent.has(number)) {
-    recent.set(number, (data.folder ? loadScript(number) : Promise.resolve(embedded(number).maps)).then(unpackMaps));
+    recent.set(number, source.maps(number).then(unpackMaps));
     recent.get(number).catch(() => recent.delete(number));
     if (recent.size > 6) recent.delete(recent.keys().next().value);
   }
@@ -121,11 +131,11 @@ function showStatistics() {
       bar(row.images.toLocaleString("en"), row.images / data.images.length), bar(percent(row.score), row.score || 0));
     return line;
   });
-  $("statistics").append(...rows);
+  $("statistics").replaceChildren(...rows);
   const more = $("more-classes");
   more.hidden = !rows.some((row) => row.hidden);
   more.textContent = `Show all ${rows.length}`;
-  more.addEventListener("click", () => { rows.forEach((row) => { row.hidden = false; }); more.hidden = true; });
+  more.onclick = () => { rows.forEach((row) => { row.hidden = false; }); more.hidden = true; };
 }
 
 const terms = (pairs) => pairs.flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)]);
@@ -137,24 +147,29 @@ function showHeader() {
   $("classes").hidden = $("only-field").hidden = $("chips-section").hidden = !data.classes.length;
   $("problems").hidden = !data.problems.length;
   $("problem-count").textContent = data.problems.length.toLocaleString("en");
-  $("problem-list").append(...terms(data.problems.map(({ id, reason }) => [id, reason])));
-  $("facts").append(...data.facts.map(([heading, pairs]) =>
+  $("problem-list").replaceChildren(...terms(data.problems.map(({ id, reason }) => [id, reason])));
+  $("facts").replaceChildren(...data.facts.map(([heading, pairs]) =>
     make("section", {}, make("h3", {}, heading), make("dl", {}, ...terms(pairs)))));
 }
 
 // ---- Gallery.
 
-function startGallery() {
+/** The classes to choose from, and what can be sorted by. */
+function showChoices() {
   const present = data.statistics.filter((row) => row.images).map((row) => row.index);
-  $("only").append(make("option", { value: -1 }, "all classes"),
+  $("only").replaceChildren(make("option", { value: -1 }, "all classes"),
     ...present.map((index) => make("option", { value: index }, data.classes[index].name)));
+  $("gallery").classList.toggle("few", data.images.length < 7);
+  $("sort").querySelector("[value=unsure]").hidden = data.images.every((row) => row.score === null);
+  $("sort-field").hidden = !data.classes.length;
+}
+
+function startGallery() {
+  showChoices();
   $("only").addEventListener("change", (event) => choose(Number(event.target.value)));
   $("find").addEventListener("input", (event) => { state.query = event.target.value; showGallery(); });
   $("sort").addEventListener("change", (event) => { state.sort = event.target.value; showGallery(); });
   $("reset").addEventListener("click", () => { $("find").value = state.query = ""; choose(-1); });
-  $("gallery").classList.toggle("few", data.images.length < 7);
-  if (data.images.every((row) => row.score === null)) $("sort").querySelector("[value=unsure]").remove();
-  $("sort-field").hidden = !data.classes.length;
   new IntersectionObserver(([entry]) => entry.isIntersecting && addCards(), { rootMargin: "900px" }).observe($("sentinel"));
 }
 
@@ -212,11 +227,11 @@ function card(number) {
     part.style.cssText = `flex-grow:${pixels};background:${data.classes[index].colour}`;
     return part;
   }));
-  const remarks = [row.note && "no image", state.only >= 0 && `${percent(shareOf(row, state.only))} of it`,
+  const remarks = [row.remark, row.note && "no image", state.only >= 0 && `${percent(shareOf(row, state.only))} of it`,
     scoreOf(row) !== null ? `${percent(scoreOf(row))} sure` : state.only < 0 && row.masks > 0 && plural(row.masks, "mask")];
   const link = make("a", { href: address(number) }, box, strip,
     make("span", { className: "id", title: row.id }, row.id), make("span", { className: "quiet" }, remarks.filter(Boolean).join(" · ") || "\u00a0"));
   const item = make("li", { className: "card" }, link);
-  item.style.setProperty("--aspect", Math.min(3, Math.max(0.6, row.width / row.height)));
+  item.style.setProperty("--aspect", Math.min(3, Math.max(0.6, row.width / row.height || 1)));
   return item;
 }
