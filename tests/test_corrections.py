@@ -158,3 +158,17 @@ def test_over_254_names_take_16_bits(tmp_path: Path) -> None:
     save(run, "a", np.array([[0, 299, 1], [65535, 255, 2]]), "Ada")
     assert read_index_png(run / "a.corrected-1.png").dtype == np.uint16
     assert read(run) == [[0, 299, 1], [65535, 255, 2]]
+
+
+def test_names_that_are_added_behind_leave_corrections_as_they_are(tmp_path):
+    labels = np.array([[0, 1], [1, 1]])
+    run = write_run(tmp_path / "run", {"a": labels}, ["cat", "dog"])
+    save(run, "a", 1 - labels, "Ada")
+    record = json.loads((run / "run.json").read_text())
+    for names, stand in ((["cat", "dog", "cow"], True), (["cat", "cow"], False), (["cow", "cat", "dog"], False)):
+        (run / "run.json").write_text(json.dumps(record | {"names": names, "colours": None}))
+        if stand:
+            np.testing.assert_array_equal(RunImage(read_run(run), "a").index_map(), 1 - labels)
+        else:
+            with pytest.raises(ValueError, match="corrected under other names than the run has now"):
+                RunImage(read_run(run), "a").index_map()

@@ -95,7 +95,7 @@ def corrections(run: RunFolder | str | Path, id: str) -> Corrections:
         found = _checked(content)
     except ValueError as error:
         raise ValueError(f"{path}: not what was corrected of an image ({error})") from error
-    if content["names_sha256"] != _digest(_legend(run).names):
+    if content["names_sha256"] not in _digests(_legend(run).names):
         raise ValueError(f"{path}: corrected under other names than the run has now; move it away to use the run's own")
     return found
 
@@ -249,6 +249,16 @@ def _step(number: int, who: str, when: str | None) -> Step:
     if not who.strip() or len(who) > 1000 or not who.isprintable():
         raise ValueError(f"who: expected a name, got {who[:40]!r}")
     return Step(number, who, when or datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
+
+
+def _digests(names: Sequence[str]) -> set[str]:
+    """Of the names, and of as many of the first of them: names that a person added later stand behind."""
+    digest = hashlib.sha256(names[0].encode("utf-8", "backslashreplace"))
+    found = {digest.hexdigest()}
+    for name in names[1:]:
+        digest.update(f"\n{name}".encode("utf-8", "backslashreplace"))
+        found.add(digest.hexdigest())
+    return found
 
 
 def _digest(names: Sequence[str]) -> str:

@@ -79,7 +79,10 @@ class LabelJob:
     def start(self) -> LabelWorker:
         from ovseg.segmenter import Segmenter
 
-        segmenter = Segmenter.load(self.setup)
+        return self.start_with(Segmenter.load(self.setup))
+
+    def start_with(self, segmenter: Segmenter) -> LabelWorker:
+        """As `start`, with models that are loaded already, by this job's set-up."""
         text = segmenter.encode(self.classes, self.background, self.background_bias)
         vocabulary = text.vocabulary
         facts = {
