@@ -24,6 +24,7 @@ from ovseg.export import image as export_image
 from ovseg.export import write as export_write
 from ovseg.export.write import export as export_images
 from ovseg.files import index_png, read_index_png
+from ovseg.run.corrections import save
 
 ROOT = Path(__file__).parent.parent
 NAMES = ("background", "cat", "dog")
@@ -73,6 +74,10 @@ def test_the_images_name_comes_from_its_source(tmp_path: Path) -> None:
     sources = {"a": "x/a.JPG", "b": "pocket:evaluation/0/17", "c": "c.dat"}
     run = write_run(tmp_path / "run", dict.fromkeys(sources, LABELS), NAMES, sources=sources)
     assert [image.file_name for image in open_images(run)] == ["a.JPG", "b.png", "c.png"]
+    sources = {"a.jpg": "x/a.jpg", "a.png": "x/a.png"}  # two files of one stem
+    run = write_run(tmp_path / "two", dict.fromkeys(sources, LABELS), NAMES, sources=sources)
+    assert [image.file_name for image in open_images(run)] == ["a.jpg", "a.png"]
+    assert [image.paired_name for image in open_images(run)] == ["a.jpg.jpg", "a.png.png"]
 
 
 def test_a_run_without_mask_files_has_no_confidence(run: Path) -> None:
@@ -427,12 +432,37 @@ def test_images_are_copied_where_a_format_has_a_place(tmp_path: Path) -> None:
     assert copies == [
         "coco-panoptic/images/default/sub/a.jpg",
         "coco/images/default/sub/a.jpg",
+        "fiftyone/data/sub/a.jpg",
+        "imagefolder/images/sub/a.jpg",
         "label-studio/images/sub/a.jpg",
         "labelme/sub/a.jpg",
         "voc/JPEGImages/sub/a.jpg",
         "yolo/images/sub/a.jpg",
     ]
     assert all((tmp_path / "out" / name).read_bytes() == photo.read_bytes() for name in copies)
+
+
+def test_images_are_linked_instead(tmp_path: Path) -> None:
+    photo = tmp_path / "photo.jpg"
+    Image.new("RGB", (3, 2)).save(photo)
+    run = write_run(tmp_path / "run", {"sub/a": LABELS}, NAMES, sources={"sub/a": photo})
+    assert main(["export", str(run), "--format", "yolo", "--images", "link", "--out", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out/yolo/images/sub/a.jpg").readlink() == photo.resolve()
+
+
+def test_corrected_labels_are_exported_unless_the_runs_own_are_asked_for(run: Path, tmp_path: Path) -> None:
+    save(run, "a", LABELS[:, ::-1], "Ada")
+    for flags, labels in (([], LABELS[:, ::-1]), (["--uncorrected"], LABELS)):
+        assert main(["export", str(run), "--format", "png", *flags, "--overwrite", "--out", str(tmp_path / "out")]) == 0
+        assert read_index_png(tmp_path / "out/png/a.png").tolist() == labels.tolist()
+        assert json.loads((tmp_path / "out/export.json").read_text())["png"]["uncorrected"] == bool(flags)
+
+
+def test_a_format_whose_package_is_not_installed_says_how_to_get_it(run, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setitem(export.NEEDS, "parquet", ("no_such_package", "parquet"))
+    assert main(["export", str(run), "--format", "parquet", "--out", str(tmp_path / "out")]) == 2
+    said = "--format: parquet: needs no_such_package, not installed here: pip install 'ovseg[parquet]'"
+    assert capsys.readouterr().err == f"ovseg: error: {said}\n"
 
 
 def test_only_images_of_the_labels_size_are_copied(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -472,6 +502,17 @@ def test_a_zip_cannot_hold_a_name_that_is_no_utf_8(tmp_path: Path, capsys: pytes
     [
         (["RUN", "--format", "pascal"], "format: pascal: no such format; choose from png, npz, coco,"),
         (["RUN", "--format", "png", "--unsure", "1.5"], "unsure: expected a score from 0 to 1, got 1.5"),
+        (["RUN", "--format", "png", "--no-background"], "--no-background: is for coco and coco-panoptic, got png"),
+        (["RUN", "--format", "coco-panoptic", "--polygons"], "--polygons: is for coco, got coco-panoptic"),
+        (
+            ["RUN", "--format", "coco", "--category-ids", "cat"],
+            "--category-ids: expected NAME=ID, a whole number from 0",
+        ),
+        (["RUN", "--format", "coco", "--category-ids", "cat=-1"], "--category-ids: expected NAME=ID, a whole number"),
+        (["RUN", "--format", "coco", "--category-ids", "cat=1,dog=1"], "'cat' and 'dog' both have 1"),
+        (["RUN", "--format", "coco", "--category-ids", "cat=1,cat=2"], "two ids for one name"),
+        (["RUN", "--format", "coco", "--category-ids", "cat=1,dog=2"], "no id for the class 'background'; give each"),
+        (["RUN", "--format", "coco", "--category-ids", "/no/ids.json"], "/no/ids.json"),
         (["RUN", "--format", "png", "--unsure", "nan"], "unsure: expected a score from 0 to 1, got nan"),
         (["RUN", "--format", "png", "--out", "RUN/run.json"], "run.json: is a file, expected a folder"),
         (["/no/such", "--format", "png"], "/no/such: not a run folder"),

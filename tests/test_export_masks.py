@@ -8,6 +8,7 @@ evaluation and the decoder of label-studio-sdk 2.1 were run on such exports by h
 
 from __future__ import annotations
 
+import io
 import json
 import zipfile
 from pathlib import Path
@@ -18,11 +19,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from pyarrow import parquet
 from pycocotools.coco import COCO
 from run_folders import blobs, write_run
 
 from ovseg.draw import class_colours
 from ovseg.export import WRITERS, open_images
+from ovseg.export.categories import read_category_ids
 from ovseg.export.label_map import object_colours
 from ovseg.export.label_studio import encode
 
@@ -178,6 +181,35 @@ def read_label_studio(root: Path, id: str, names: tuple[str, ...]) -> np.ndarray
     return labels
 
 
+def read_fiftyone(root: Path, id: str, names: tuple[str, ...]) -> np.ndarray:
+    targets = json.loads((root / "mask_targets.json").read_text(encoding="utf-8"))
+    with Image.open(root / f"labels/{id}.png") as picture:
+        assert picture.mode == ("L" if len(names) <= 254 else "I;16")
+        values = np.array(picture).astype(int)
+    table = {int(value): names.index(name) if name in names else UNLABELLED for value, name in targets.items()}
+    assert targets["0"] == "background" and list(targets.values())[-1] == "no label"
+    return np.vectorize(table.__getitem__)(values)
+
+
+def read_imagefolder(root: Path, id: str, names: tuple[str, ...]) -> np.ndarray:
+    assert tuple(json.loads((root / "id2label.json").read_text(encoding="utf-8")).values()) == names
+    (row,) = (row for row in map(json.loads, (root / "metadata.jsonl").read_text().splitlines()) if row["id"] == id)
+    with Image.open(root / row["mask_file_name"]) as picture:
+        labels = np.array(picture).astype(int)
+    assert labels.shape == (row["height"], row["width"]) and "file_name" not in row
+    return np.where(labels == (255 if len(names) <= 254 else 65535), UNLABELLED, labels)
+
+
+def read_parquet(root: Path, id: str, names: tuple[str, ...]) -> np.ndarray:
+    table = parquet.read_table(root / "train.parquet")
+    features = json.loads(table.schema.metadata[b"huggingface"])["info"]["features"]
+    assert features["mask"] == {"_type": "Image"} and list(features) == ["id", "mask", "width", "height"]
+    (row,) = (row for row in table.to_pylist() if row["id"] == id)
+    with Image.open(io.BytesIO(row["mask"]["bytes"])) as picture:
+        labels = np.array(picture).astype(int)
+    return np.where(labels == (255 if len(names) <= 254 else 65535), UNLABELLED, labels)
+
+
 READERS = {
     "png": read_png,
     "npz": read_npz,
@@ -186,6 +218,9 @@ READERS = {
     "voc": read_voc,
     "cvat": read_cvat,
     "label-studio": read_label_studio,
+    "fiftyone": read_fiftyone,
+    "imagefolder": read_imagefolder,
+    "parquet": read_parquet,
 }
 NO_LABEL_IS_BACKGROUND = {"cvat", "label-studio"}
 
@@ -361,3 +396,61 @@ def test_coco_numbers_images_by_sorted_ids(tmp_path: Path) -> None:
     assert [(row["id"], row["image_id"]) for row in content["annotations"]] == [
         (1, 1), (2, 1), (3, 2), (4, 2), (5, 3), (6, 3)
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("components", [False, True])
+def test_coco_outlines_fill_to_the_same_pixels_in_pycocotools(tmp_path: Path, components: bool) -> None:
+    names = NAMES
+    for seed in range(6):
+        labels = blobs(seed, 67, 101, [0, 1, 2, 3, 255], smoothness=[0, 1.5, 4][seed % 3])
+        run = write_run(tmp_path / f"{seed}/run", {"a": labels}, names)
+        root = write(run, "coco", outlines=True, components=components)
+        found = read_coco(root, "a", names)
+        assert (found == expected(labels, names, "coco")).all()
+
+
+@pytest.mark.parametrize("name", ["coco", "coco-panoptic"])
+def test_the_background_is_no_category_if_so_asked_and_ids_are_the_runs(tmp_path: Path, name: str) -> None:
+    labels = blobs(0, 20, 30, [0, 1, 2, 255])
+    root = write(write_run(tmp_path / "run", {"a": labels}, NAMES[:3]), name, background=False)
+    content = json.loads(next((root / "annotations").glob("*.json")).read_text())
+    assert [(row["id"], row["name"]) for row in content["categories"]] == [(1, NAMES[1]), (2, NAMES[2])]
+    found = READERS[name](root, "a", NAMES[:3])
+    assert (found == np.where((labels == 0) | (labels == 255), UNLABELLED, labels)).all()
+    run = write_run(tmp_path / "without/run", {"a": labels}, ("wall", "cat", "dog"))  # nothing to leave out
+    content = json.loads(next((write(run, name, background=False) / "annotations").glob("*.json")).read_text())
+    assert [row["id"] for row in content["categories"]] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("name", ["coco", "coco-panoptic"])
+def test_categories_have_the_ids_that_were_given(tmp_path: Path, name: str) -> None:
+    labels = blobs(0, 20, 30, [0, 1, 2, 255])
+    (tmp_path / "ids.json").write_text(json.dumps({"dog": 18, "cat": 17, "person": 1}))
+    ids = read_category_ids(str(tmp_path / "ids.json"))
+    assert ids == read_category_ids("dog=18, cat=17,person=1")
+    run = write_run(tmp_path / "run", {"a": labels}, ("background", "cat", "dog"))
+    root = write(run, name, background=False, category_ids=ids)
+    content = json.loads(next((root / "annotations").glob("*.json")).read_text())
+    rows = [(row["id"], row["name"]) for row in content["categories"]]
+    assert rows == [(1, "person"), (17, "cat"), (18, "dog")]  # the whole list, to be joined with others' files
+    found = READERS[name](root, "a", ("background", "cat", "dog"))
+    assert (found == np.where((labels == 0) | (labels == 255), UNLABELLED, labels)).all()
+
+
+def test_rows_with_images_hold_them_as_they_are_and_only_such(tmp_path: Path) -> None:
+    Image.new("RGB", (3, 2), "red").save(tmp_path / "b.jpg")
+    labels = np.array([[0, 1, 1], [2, 2, 255]])
+    sources = {"sub/b": tmp_path / "b.jpg"}
+    run = write_run(tmp_path / "run", {"sub/b": labels, "gone": labels}, NAMES[:3], sources=sources)
+    root = write(run, "imagefolder", images="copy")
+    (row,) = map(json.loads, (root / "metadata.jsonl").read_text().splitlines())
+    assert row["file_name"] == "images/sub/b.jpg" and (root / row["file_name"]).is_file()
+    assert not (root / "masks/gone.png").exists()
+    (row,) = parquet.read_table(write(run, "parquet", images="copy") / "train.parquet").to_pylist()
+    assert row["image"] == {"bytes": (tmp_path / "b.jpg").read_bytes(), "path": "sub/b.jpg"}
+
+
+def test_parquet_has_row_groups(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", {f"{number:03}": np.zeros((2, 3), int) for number in range(70)}, NAMES)
+    file = parquet.ParquetFile(write(run, "parquet") / "train.parquet")
+    assert [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)] == [64, 6]

@@ -57,7 +57,7 @@ def area(points: np.ndarray) -> float:
     return abs(float((x * np.roll(y, -1) - y * np.roll(x, -1)).sum())) / 2
 
 
-def write(folder: Path, name: str, **options: bool) -> Path:
+def write(folder: Path, name: str, **options: object) -> Path:
     """Export the run in `folder` next to it; returns the export."""
     target = folder.with_name(name)
     target.mkdir()
@@ -224,8 +224,34 @@ def test_copied_images_lie_where_labelme_and_yolo_look(tmp_path: Path) -> None:
     Image.new("RGB", (3, 2)).save(tmp_path / "b.png")
     labels = np.zeros((2, 3), int)
     run = write_run(tmp_path / "run", {"sub/b": labels}, ("cat",), sources={"sub/b": tmp_path / "b.png"})
-    root = write(run, "labelme", copy_images=True)
+    root = write(run, "labelme", images="copy")
     assert json.loads((root / "sub/b.json").read_text())["imagePath"] == "b.png"
     assert (root / "sub/b.png").read_bytes() == (tmp_path / "b.png").read_bytes()
-    root = write(run, "yolo", copy_images=True)
+    root = write(run, "yolo", images="copy")
     assert (root / "images/sub/b.png").exists() and (root / "labels/sub/b.txt").exists()
+
+
+def where_ultralytics_looks(image: str) -> str:
+    """The labels of an image, by Ultralytics' rule (`img2label_paths`): the last /images/ of the path is /labels/."""
+    return "/labels/".join(image.rsplit("/images/", 1)).rsplit(".", 1)[0] + ".txt"
+
+
+@settings(max_examples=60)
+@given(st.lists(st.lists(st.sampled_from(["images", "labels", "a", "b.v2", "ü"]), min_size=1, max_size=4)))
+def test_yolos_labels_lie_where_it_looks_for_them_whatever_the_id(
+    tmp_path_factory: pytest.TempPathFactory, parts: list[list[str]]
+) -> None:
+    folder = tmp_path_factory.mktemp("images")  # above the data set there may be such a folder, too
+    Image.new("RGB", (3, 2)).save(folder / "x.jpg")
+    ids = {"/".join(names) for names in parts} | {"x/a", "x/a.jpg", "x/images/a"}
+    run = write_run(
+        folder / "run",
+        {id: np.ones((2, 3), int) for id in ids},
+        ("cat", "dog"),
+        sources=dict.fromkeys(ids, folder / "x.jpg"),
+    )
+    root = write(run, "yolo", images="copy")
+    images = [path for path in (root / "images").rglob("*.jpg") if path.is_file()]
+    assert len(images) == len(ids)
+    labels = {where_ultralytics_looks(path.as_posix()) for path in images}
+    assert labels == {path.as_posix() for path in root.rglob("*.txt")} and len(labels) == len(ids)

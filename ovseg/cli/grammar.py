@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 from ovseg import __version__
 from ovseg.cli import flags
 from ovseg.cli.eval import add_eval
+from ovseg.cli.exchange import add_export
 from ovseg.sources import help_lines
 
 LABEL_EXAMPLES = """\
@@ -67,28 +68,6 @@ examples:
 
 The figure shows the image, its low-resolution masks, what naive and modulated upsampling make of them, the labels if
 there are classes, and the difference maps of the largest masks."""
-EXPORT_EXAMPLES = """\
-examples:
-  ovseg export ovseg-labels --format coco
-  ovseg export ovseg-labels --format cvat --format yolo --out exports
-  ovseg export ovseg-labels --format voc --unsure 0.5 --images copy
-  ovseg export ovseg-labels --format coco-panoptic --components
-
-formats:
-  png            index PNGs and legend.json (names, colours, no label)
-  npz            NumPy arrays: labels, confidence, names
-  coco           COCO JSON with run-length masks
-  coco-panoptic  COCO panoptic JSON and PNGs of segment ids
-  voc            PASCAL VOC tree: SegmentationClass, SegmentationObject, ImageSets
-  cvat           a zip for CVAT's import "Segmentation mask 1.1"
-  yolo           polygons for Ultralytics' YOLO segmentation, data.yaml
-  labelme        a JSON with polygons an image
-  label-studio   tasks.json with brush predictions, labeling_config.xml
-
-png, npz, coco, coco-panoptic and voc tell pixels without a label from background; in the other formats nothing is drawn
-on either. Each format goes into a folder of its own, OUT/FORMAT. Images that failed or are not finished
-are left out."""
-
 REPORT_EXAMPLES = """\
 examples:
   ovseg report ovseg-labels                                   then open ovseg-labels/report.html
@@ -192,7 +171,7 @@ def parser() -> argparse.ArgumentParser:
     fetch.add_argument("name", metavar="PRESET", help="a name that `ovseg models` lists")
     fetch.set_defaults(run="ovseg.cli.models:run_fetch")
     _add_explain(commands)
-    _add_export(commands)
+    add_export(commands)
     _add_report(commands)
     add_eval(commands)
     return parser
@@ -218,21 +197,6 @@ def _add_explain(commands: argparse._SubParsersAction[Parser]) -> None:
     flags.add_models(explain)
     flags.add_method(explain)
     explain.set_defaults(run="ovseg.cli.explain:run")
-
-
-def _add_export(commands: argparse._SubParsersAction[Parser]) -> None:
-    plain = argparse.RawDescriptionHelpFormatter
-    export = commands.add_parser(
-        "export", help="a run's labels as files of other tools", epilog=EXPORT_EXAMPLES, formatter_class=plain
-    )
-    export.add_argument("folder", metavar="RUN", help="run folder, as `ovseg label` wrote it")
-    export.add_argument("--format", action="append", required=True, metavar="F", help="see below; may be repeated")
-    export.add_argument("--out", default="ovseg-export", metavar="DIR", help="folder for them (default ovseg-export)")
-    export.add_argument("--unsure", type=float, metavar="T", help="no label for pixels with a score under T, in 0..1")
-    export.add_argument("--components", action="store_true", help="a region for each connected part of a class")
-    export.add_argument("--images", choices=("none", "copy"), default="none", help="copy the images too (default none)")
-    export.add_argument("--overwrite", action="store_true", help="replace an earlier export of the format in --out")
-    export.set_defaults(run="ovseg.cli.export:run")
 
 
 def _add_report(commands: argparse._SubParsersAction[Parser]) -> None:

@@ -8,15 +8,17 @@ in `problems`; of original images only what can be read as one, of the labels' s
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from PIL import Image
 from scipy import ndimage
 
 from ovseg.draw import Colour
-from ovseg.files import named
+from ovseg.files import named, png_bytes
 from ovseg.images import IMAGE_SUFFIXES
 from ovseg.run.folder import RunFolder, read_run
 from ovseg.run.images import MASKS, SUMMARY, RunImage, read_legend
@@ -51,7 +53,15 @@ class LabelledImage:
 
     @property
     def file_name(self) -> str:
-        """The image's name in an export, its id with the source's ending: "sub/a.jpg"; ".png" where it has none."""
+        """The image's name in an export, its id with the source's ending: "sub/a.jpg"; ".png" where it has none.
+
+        An id that has its ending already, as those of `a.jpg` beside `a.png` have, is the name itself.
+        """
+        return self.id if self.id.endswith(f".{Path(self.source).suffix[1:]}") else self.paired_name
+
+    @property
+    def paired_name(self) -> str:
+        """The name for readers who find an image's labels by its name without the ending: `<id>.jpg` for any id."""
         suffix = Path(self.source).suffix
         return self.id + (suffix if suffix.lower() in IMAGE_SUFFIXES else ".png")
 
@@ -84,7 +94,10 @@ class ImageSet:
     names, colours, no_label: the run's; see `ovseg.result.Segmentation`.
     unsure: a pixel with a confidence under it (0..1) has no label; None: all keep theirs.
     components: one region for each connected part of a class, in formats that tell regions apart.
-    copy_images: put copies of the original images where the format has a place for them.
+    background: whether COCO's formats have the background as a category. outlines: COCO's regions as polygons, not as
+        run-length masks. category_ids: name -> COCO's category id; None: as `ovseg.export.categories` numbers them.
+    images: what to put where the format has a place for the original images: "none", "copy", or "link" (symbolic).
+    uncorrected: the run's own labels, also where a person corrected them.
     problems: id -> why it is left out, as damaged; not_copied: id -> why its original is not copied. All of them are
         known when it was iterated.
     """
@@ -95,14 +108,18 @@ class ImageSet:
     no_label: int
     unsure: float | None = None
     components: bool = False
-    copy_images: bool = False
+    background: bool = True
+    outlines: bool = False
+    category_ids: Mapping[str, int] | None = None
+    images: str = "none"
+    uncorrected: bool = False
     problems: dict[str, str] = field(default_factory=dict)
     not_copied: dict[str, str] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[LabelledImage]:
         some = False
         for id in self.run.done:
-            image = RunImage(self.run, id)
+            image = RunImage(self.run, id, self.uncorrected)
             try:
                 labels = image.index_map()
                 confidence = image.confidence(labels)
@@ -124,10 +141,11 @@ class ImageSet:
             confidence = np.where(labels == self.no_label, np.float32(0), confidence)
         return LabelledImage(image.id, image.source, labels, confidence, self.names, self.colours, self.no_label)
 
-    def place(self, image: LabelledImage, target: Path) -> None:
-        """With `copy_images`: copy the original file to `target` as it is, if it is an image of the labels' size."""
-        if not self.copy_images:
-            return
+    def original(self, image: LabelledImage) -> Path | None:
+        """The original file, if it is to be put along, and is an image of the labels' size; else None, and where it
+        should be, `not_copied` says why."""
+        if self.images == "none":
+            return None
         original = RunImage(self.run, image.id)
         try:
             path = original.photo_file()
@@ -136,16 +154,24 @@ class ImageSet:
             original.photo(image.labels.shape)
         except ValueError as error:
             self.not_copied[image.id] = str(error)
-            return
+            return None
+        return path
+
+    def place(self, image: LabelledImage, target: Path) -> bool:
+        """Copy or link the original file to `target`, if it is to be put along and can be; whether it is there."""
+        if (path := self.original(image)) is None:
+            return False
         target.parent.mkdir(parents=True, exist_ok=True)
         with named(target):
-            shutil.copyfile(path, target)
+            if self.images == "link":
+                target.symlink_to(path.resolve())
+            else:
+                shutil.copyfile(path, target)
+        return True
 
 
-def open_images(
-    folder: str | Path, *, unsure: float | None = None, components: bool = False, copy_images: bool = False
-) -> ImageSet:
-    """The images of a run folder; see `ImageSet`.
+def open_images(folder: str | Path, *, unsure: float | None = None, **options: Any) -> ImageSet:
+    """The images of a run folder. options: fields of `ImageSet` that say what is asked of the export.
 
     Raises ValueError for a folder that holds no run, a run without class names, one with no finished image, or an
     `unsure` outside 0..1.
@@ -160,7 +186,12 @@ def open_images(
     if unsure is not None and not 0 <= unsure <= 1:
         raise ValueError(f"unsure: expected a score from 0 to 1, got {unsure:g}")
     damaged = {id: entry["error"] for id, entry in run.ids.items() if entry["state"] == "damaged"}
-    return ImageSet(run, legend.names, legend.colours, legend.no_label, unsure, components, copy_images, damaged)
+    return ImageSet(run, legend.names, legend.colours, legend.no_label, unsure=unsure, problems=damaged, **options)
+
+
+def grey_png(indices: np.ndarray) -> bytes:
+    """An index map (H, W) uint8 or uint16 as a PNG without a palette, which some readers would turn into colours."""
+    return png_bytes(Image.fromarray(indices))
 
 
 def has_background(names: Sequence[str]) -> bool:

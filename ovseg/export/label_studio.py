@@ -2,7 +2,7 @@
 
     tasks.json             a list of tasks with predictions; import it into a project
     labeling_config.xml    the project's labelling interface, with the classes and their colours
-    images/<id>.jpg        with --images copy
+    images/<id>.jpg        with --images copy or link
 
 Exact: masks in Label Studio's own run-length code, one a class, or one a 4-connected part with --components. The
 background is not drawn; pixels without a label are in no mask, and so become background. Images are named as

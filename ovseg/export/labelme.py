@@ -1,7 +1,7 @@
 """`labelme`: a JSON an image with polygons, for labelme's editor and converters.
 
     <id>.json   imagePath names the image: relative to the JSON, or its bare name where it is not there any more
-    <id>.jpg    with --images copy, beside its JSON
+    <id>.jpg    with --images copy or link, beside its JSON
 
 One polygon for each 4-connected part of a class. labelme's shapes of type "mask" would be exact as well, but its editor
 cannot change them and most converters pass over them; so holes are cut out by a keyhole instead, and the polygons fill
@@ -55,7 +55,7 @@ def _shapes(image: LabelledImage) -> list[dict[str, Any]]:
 
 
 def _image_path(images: ImageSet, image: LabelledImage, folder: Path) -> str:
-    if images.copy_images or not Path(image.source).is_file():
+    if images.images != "none" or not Path(image.source).is_file():
         return Path(image.file_name).name
     # `folder` is renamed later, but only in its last part but one; a path up and out of it stays the same.
     return Path(os.path.relpath(image.source, folder)).as_posix()

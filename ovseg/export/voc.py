@@ -5,7 +5,7 @@
                                              with --components; 0 background, 255 void
     ImageSets/Segmentation/default.txt       the ids
     labelmap.txt                             what the indices mean, as CVAT and Datumaro read it
-    JPEGImages/<id>.jpg                      with --images copy; a copy keeps its own ending, .png is not made .jpg
+    JPEGImages/<id>.jpg                      with --images copy or link; the file keeps its ending
 
 Class maps are exact. VOC's index 0 is the background: a run without one gets its indices moved up by one. At most 255
 classes with the background. Annotations/ with boxes is not written.

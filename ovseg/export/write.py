@@ -11,11 +11,12 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from ovseg import locks
-from ovseg.export import WRITERS, check_names
+from ovseg.export import NEEDS, WRITERS, check_asked, check_names
 from ovseg.export.image import ImageSet
 from ovseg.files import json_bytes, named, sweep, sync_folder, write_atomically
 from ovseg.json_files import read_json
@@ -28,9 +29,14 @@ MOST_RECORD = 1 << 20  # bytes
 
 
 def check_formats(names: Sequence[str]) -> list[str]:
-    """The formats asked for, each once. Raises ValueError for one that is not in `WRITERS`."""
+    """The formats asked for, each once. Raises ValueError for one that is not in `WRITERS`, or whose package is not
+    installed."""
     if unknown := [name for name in names if name not in WRITERS]:
         raise ValueError(f"format: {unknown[0]}: no such format; choose from {', '.join(WRITERS)}")
+    for name in names:
+        if name in NEEDS and find_spec(NEEDS[name][0]) is None:
+            package, extra = NEEDS[name]
+            raise ValueError(f"format: {name}: needs {package}, not installed here: pip install 'ovseg[{extra}]'")
     return list(dict.fromkeys(names))
 
 
@@ -46,12 +52,14 @@ def export(
 
     tell: gets a line where images of the run are left out, one for each image that is damaged or whose original is not
     copied, and one for each format when it is written. Returns how many images these are.
-    Raises ValueError, before anything is written, for class names that a format cannot hold, where an earlier export
+    Raises ValueError, before anything is written, for class names that a format cannot hold, options
+    that none of them knows, where an earlier export
     would be replaced without `overwrite`, and where another process exports into `out`; and for images that a format
     cannot hold, or where none can be read.
     """
     tell = tell or (lambda line: None)
     check_names(formats, images.names)
+    check_asked(formats, images)
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out}: is a file, expected a folder for the exports")
     with locks.held(out / ".export.lock", f"{out}: another process is exporting into this folder; wait for it"):
@@ -140,6 +148,8 @@ def _facts(images: ImageSet, count: int) -> dict[str, Any]:
         "images": count,
         "unsure": images.unsure,
         "components": images.components,
+        "background": images.background,
+        "uncorrected": images.uncorrected,
         "versions": images.run.versions,
     }
 
