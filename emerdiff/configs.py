@@ -15,16 +15,8 @@ from typing import Any
 
 from emerdiff.settings import refusal, show, show_key
 
-# The files of a diffusers folder. Of TOKENIZERS one group is needed, with all of its files.
-CONFIGS = ("unet/config.json", "vae/config.json", "text_encoder/config.json", "scheduler/scheduler_config.json")
-WEIGHTS = (
-    "unet/diffusion_pytorch_model.safetensors",
-    "vae/diffusion_pytorch_model.safetensors",
-    "text_encoder/model.safetensors",
-)
-TOKENIZERS = (("tokenizer/tokenizer.json",), ("tokenizer/vocab.json", "tokenizer/merges.txt"))
 # Vocabularies, whose keys are words, and tables of weights; no library takes a setting from them.
-TABLES = re.compile(r"vocab\.json|tokenizer\.json|added_tokens\.json|.*\.index\.json")
+TABLES = re.compile(r"vocab\.json|tokenizer\.json|added_tokens\.json|.*\.index(\.\w+)?\.json")
 # Keys of transformers and similar libraries that name code, or a repository to fetch something from.
 CODE = re.compile(
     r"auto_?map|custom_.*|.*remote.*|.*kernel.*|.*code_revision|.*quantization_config|base_model_name_or_path"

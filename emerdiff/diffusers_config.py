@@ -1,8 +1,8 @@
 """The JSON of a diffusers folder: what it may say, read once and checked, before diffusers or transformers sees any.
 
 Each reader gives the arguments of one class, built from known keys alone; other keys are not read. Ranges are wide
-round Stable Diffusion 1.x and 2.x, in all the forms that their configs have had, and narrow enough that a sketch of
-the network takes some seconds at most. `emerdiff.configs` refuses, before this, keys that ask for code.
+round Stable Diffusion 1.x, 2.x and SDXL, in all the forms that their configs have had, and narrow enough that a sketch
+of the network takes some seconds at most. `emerdiff.configs` refuses, before this, keys that ask for code.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from emerdiff.configs import read_config
+from emerdiff.scheduler_config import check_length
 from emerdiff.settings import (
     FLAG,
     NOTHING,
@@ -29,18 +30,19 @@ from emerdiff.settings import (
 
 DEPTH, UP_DEPTH = "transformer_layers_per_block", "reverse_transformer_layers_per_block"
 LEVELS = 8  # of a network, each half the size of the one before
-MOST_LAYERS = 256  # transformer layers of a UNet; Stable Diffusion 1.x and 2.x have 16
+MOST_LAYERS = 256  # transformer layers of a UNet; Stable Diffusion has 16, SDXL 70
 DOWN = ("DownBlock2D", "CrossAttnDownBlock2D")
-MID = "UNetMidBlock2DCrossAttn"
+MIDDLE = ("UNetMidBlock2DCrossAttn", "UNetMidBlock2D", None)  # SSD-1B's has no attention, BK-SDM small has none
 UP = ("UpBlock2D", "CrossAttnUpBlock2D")
 CHANNELS = whole(1, 8192)
 SIDE = whole(1, 8192)
 SIDES = either(SIDE, listed(SIDE, 2, 2))
 LAYERS = whole(1, 16)
+DEPTHS = either(whole(0, 32), listed(whole(0, 32), 1, 17))
 ACTIVATION = choice("silu", "swish", "mish", "gelu", "relu")
 # Settings that add inputs besides text, time and latents, or change the kind of attention.
 ABSENT = Allowed(
-    "null or false, as Stable Diffusion 1.x and 2.x have it",
+    "null or false, as Stable Diffusion and SDXL have it",
     lambda value: not any(value) if isinstance(value, list) else not value,
 )
 
@@ -57,7 +59,7 @@ UNET: Table = {
     "flip_sin_to_cos": FLAG,
     "freq_shift": number(0, 1),
     "down_block_types": listed(choice(*DOWN), 1, LEVELS),
-    "mid_block_type": choice(MID),
+    "mid_block_type": choice(*MIDDLE),
     "up_block_types": listed(choice(*UP), 1, LEVELS),
     "block_out_channels": listed(whole(4, 8192), 1, LEVELS),
     "layers_per_block": per_level(LAYERS),
@@ -68,12 +70,12 @@ UNET: Table = {
     "norm_num_groups": CHANNELS,
     "norm_eps": number(0, 1, above=True),
     "cross_attention_dim": per_level(CHANNELS),
-    DEPTH: per_level(either(whole(1, 32), listed(whole(1, 32), 1, 17))),
-    UP_DEPTH: either(NOTHING, listed(either(whole(1, 32), listed(whole(1, 32), 1, 17)), 1, LEVELS)),
+    DEPTH: per_level(DEPTHS),
+    UP_DEPTH: either(NOTHING, listed(DEPTHS, 1, LEVELS)),
     "attention_head_dim": per_level(CHANNELS),
     "num_attention_heads": either(per_level(CHANNELS), NOTHING),
     "use_linear_projection": FLAG,
-    "upcast_attention": FLAG,
+    "upcast_attention": either(FLAG, NOTHING),
     "resnet_time_scale_shift": choice("default", "scale_shift"),
     "resnet_skip_time_act": FLAG,
     "resnet_out_scale_factor": number(0, 1e6, above=True),
@@ -84,6 +86,9 @@ UNET: Table = {
     "conv_out_kernel": choice(1, 3, 5, 7),
     "attention_type": choice("default", "gated", "gated-text-image"),
     "mid_block_only_cross_attention": either(FLAG, NOTHING),
+    "addition_embed_type": either(choice("text_time"), NOTHING),  # SDXL's pooled text and sizes
+    "addition_time_embed_dim": either(CHANNELS, NOTHING),
+    "projection_class_embeddings_input_dim": either(whole(1, 65536), NOTHING),
 }
 UNET_ABSENT: Table = dict.fromkeys(
     (
@@ -114,18 +119,6 @@ VAE: Table = {
 VAE_ABSENT: Table = dict.fromkeys(
     ("shift_factor", "latents_mean", "latents_std"), Allowed("null or 0", lambda value: value is None or value == 0)
 )
-SCHEDULER: Table = {
-    "num_train_timesteps": whole(2, 100_000),
-    "beta_start": number(0, 1),
-    "beta_end": number(0, 1),
-    "beta_schedule": choice("linear", "scaled_linear", "squaredcos_cap_v2"),
-    "trained_betas": either(listed(number(0, 1), 2, 100_000), NOTHING),
-    "set_alpha_to_one": FLAG,
-    "steps_offset": whole(0, 100_000),
-    "prediction_type": choice("epsilon", "v_prediction"),
-    "timestep_spacing": choice("leading", "trailing", "linspace"),
-    "rescale_betas_zero_snr": FLAG,
-}
 TOKEN = whole(-1, 2**31 - 1)
 # What CLIP's text encoder is built from.
 TEXT_ENCODER: Table = {
@@ -156,7 +149,7 @@ def read_unet(folder: Path) -> dict[str, Any]:
     widths = unet.get("block_out_channels", [320, 640, 1280, 1280])
     levels = len(widths)
     for key in ("down_block_types", "up_block_types"):
-        _check_length(path, key, unet.get(key, [None] * 4), levels)
+        check_length(path, key, unet.get(key, [None] * 4), levels)
     for key in (
         "layers_per_block",
         "cross_attention_dim",
@@ -166,9 +159,13 @@ def read_unet(folder: Path) -> dict[str, Any]:
         UP_DEPTH,
     ):
         if isinstance(unet.get(key), list):
-            _check_length(path, key, unet[key], levels)
+            check_length(path, key, unet[key], levels)
     _check_groups(path, unet, widths)
     _check_heads(path, unet, widths)
+    if unet.get("addition_embed_type"):
+        for key in ("addition_time_embed_dim", "projection_class_embeddings_input_dim"):
+            if unet.get(key) is None:
+                raise refusal(path, key, "a whole number, for addition_embed_type text_time", None)
     depth = max(_largest(unet.get(key) or 1) for key in (DEPTH, UP_DEPTH))
     if (count := levels * (2 * _largest(unet.get("layers_per_block", 2)) + 1) * depth) > MOST_LAYERS:
         raise ValueError(
@@ -185,48 +182,19 @@ def read_vae(folder: Path) -> dict[str, Any]:
     known_settings(path, whole_file, VAE_ABSENT)
     vae = known_settings(path, whole_file, VAE)
     for key in ("down_block_types", "up_block_types"):
-        _check_length(path, key, vae.get(key, [None]), len(vae.get("block_out_channels", [64])))
+        check_length(path, key, vae.get(key, [None]), len(vae.get("block_out_channels", [64])))
     _check_groups(path, vae, vae.get("block_out_channels", [64]))
     return vae
 
 
-def read_scheduler(folder: Path) -> dict[str, Any]:
-    """The arguments of DDIMScheduler, for the grid of a scheduler of whichever class.
-
-    Raises ValueError, naming the key, for one whose noise levels are no betas (flow matching, EDM), and for unknown
-    prediction types.
-    """
-    path = folder / "scheduler/scheduler_config.json"
-    whole_file = read_config(path)
-    name, expected = whole_file.get("_class_name", "DDIMScheduler"), "a scheduler with betas, such as DDIMScheduler"
-    if "FlowMatch" in str(name) or whole_file.get("use_flow_sigmas"):
-        raise refusal(path, "_class_name", expected, name)
-    if not (whole_file.get("beta_schedule") or whole_file.get("trained_betas")):
-        raise refusal(path, "beta_schedule", expected, whole_file.get("beta_schedule"))
-    trained = isinstance(whole_file.get("trained_betas"), list)
-    known = {key: kind for key, kind in SCHEDULER.items() if not (trained and key.startswith("beta_"))}
-    scheduler = known_settings(path, whole_file, known)
-    steps = scheduler.get("num_train_timesteps", 1000)
-    if trained:
-        _check_length(path, "trained_betas", scheduler["trained_betas"], steps, "num_train_timesteps")
-    if scheduler.get("steps_offset", 0) >= steps:
-        raise refusal(path, "steps_offset", f"less than num_train_timesteps, {steps}", scheduler["steps_offset"])
-    return scheduler
-
-
-def read_text_encoder(folder: Path) -> dict[str, Any]:
-    """The arguments of CLIPTextConfig. Raises ValueError, naming the key."""
-    path = folder / "text_encoder/config.json"
+def read_text_encoder(folder: Path, part: str = "text_encoder") -> dict[str, Any]:
+    """The arguments of CLIPTextConfig. part: "text_encoder" or "text_encoder_2". Raises ValueError, naming the key."""
+    path = folder / part / "config.json"
     encoder = known_settings(path, read_config(path), TEXT_ENCODER)
     width, heads = encoder.get("hidden_size", 512), encoder.get("num_attention_heads", 8)
     if width % heads:
         raise refusal(path, "num_attention_heads", f"a divisor of hidden_size, {width}", heads)
     return encoder
-
-
-def _check_length(path: Path, key: str, values: list[Any], count: int, of: str = "block_out_channels") -> None:
-    if len(values) != count:
-        raise ValueError(f"{path}: {key}: expected {count} values, as {of} says, got {len(values)}")
 
 
 def _check_groups(path: Path, settings: Mapping[str, Any], widths: Iterable[int]) -> None:

@@ -1,8 +1,8 @@
 """The one surface of a latent diffusion model: encode, decode, predict noise, name its attentions.
 
-The noise predictor and its conditioning are of a family (`FAMILIES`, chosen by unet/config.json); the autoencoder is
+The noise predictor and its conditioning are of a family (`FAMILIES`, chosen by the UNet's settings); the autoencoder is
 diffusers' AutoencoderKL, the scheduler any with a grid of timesteps and betas. Not done: guidance (a no-op with the
-empty prompt), text prompts, safety checkers, sharded weights.
+empty prompt), text prompts, safety checkers.
 """
 
 from __future__ import annotations
@@ -17,16 +17,18 @@ from diffusers import AutoencoderKL, DDIMScheduler
 from diffusers.models.attention_processor import Attention
 from torch import Tensor
 
-from emerdiff.configs import WEIGHTS, check_configs, read_config
-from emerdiff.diffusers_config import read_scheduler, read_vae
-from emerdiff.folder import check_whole, load_network, sketch_network
+from emerdiff.folder import load_network, sketch_network
 from emerdiff.inversion import Step
+from emerdiff.parts import ModelParts, check_whole, open_parts
+from emerdiff.sdxl import StableDiffusionXL
 from emerdiff.settings import refusal, show
 from emerdiff.stable_diffusion import StableDiffusion
 
-PARTS = ("unet", "vae", "text_encoder", "scheduler", "tokenizer")
 # Keys: unet/config.json's _class_name and its addition_embed_type (conditioning besides text).
-FAMILIES = {("UNet2DConditionModel", None): StableDiffusion}
+FAMILIES: dict[tuple[Any, Any], type[StableDiffusion]] = {
+    ("UNet2DConditionModel", None): StableDiffusion,
+    ("UNet2DConditionModel", "text_time"): StableDiffusionXL,
+}
 
 # VAE decoding of two 512x512 images at a time takes some 4 GB in float32; smaller images go in larger batches.
 PIXELS_PER_DECODE = 2 * 512 * 512
@@ -44,28 +46,31 @@ class LatentDiffusion:
     def from_pretrained(
         cls, folder: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
     ) -> LatentDiffusion:
-        """Load a diffusers folder; `ovseg.weights.fetch` gets one from the hub.
+        """Load a diffusers folder, or a single-file checkpoint; `ovseg.weights.fetch` gets a folder from the hub.
 
-        Raises OSError where the folder or one of its files is missing, ValueError where the files do not hold a model
-        of this kind, or ask for code (`emerdiff.configs`). Settings are judged before weights are read.
+        Raises OSError where it or one of its files is missing, ValueError where the files do not hold a model of this
+        kind, or ask for code (`emerdiff.configs`). Settings are judged before weights are read. With float16, an
+        autoencoder that overflows in it (force_upcast in vae/config.json, as SDXL's) runs in float32.
         """
-        folder = Path(folder)
-        check_whole(folder)
-        plan = cls.sketch(folder)
-        predictor = plan.predictor.load(folder, device, dtype)
-        vae = load_network(plan.vae, folder / WEIGHTS[1], dtype, device)
+        path = Path(folder)
+        check_whole(path)
+        plan, parts = cls.sketch(path), open_parts(path)
+        predictor = plan.predictor.load(parts, device, dtype)
+        upcast = dtype == torch.float16 and parts.vae().get("force_upcast", False)
+        vae = load_network(plan.vae, parts.weights("vae"), torch.float32 if upcast else dtype, device)
         return cls(predictor, vae.to(device, memory_format=torch.channels_last), plan.scheduler)
 
     @classmethod
     def sketch(cls, folder: Path) -> LatentDiffusion:
-        """A folder's model without its weights, on torch's meta device: sizes, layers and grid, no results.
+        """A model without its weights, on torch's meta device: sizes, layers and grid, no results.
 
         Raises OSError and ValueError as `from_pretrained` does for settings.
         """
-        family, scheduler, settings = _check_settings(folder)
-        vae = sketch_network(lambda: AutoencoderKL(**settings), folder / "vae/config.json")
-        predictor = family.sketch(folder)
-        _check_channels(folder, predictor, vae)
+        parts = open_parts(folder)
+        family, scheduler, settings = _check_settings(parts)
+        vae = sketch_network(lambda: AutoencoderKL(**settings), parts.where("vae"))
+        predictor = family.sketch(parts)
+        _check_channels(parts, predictor, vae)
         return cls(predictor, vae, scheduler)
 
     @property
@@ -146,12 +151,12 @@ class LatentDiffusion:
 
     def encode(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [-1, 1] -> latents (B, C, H/f, W/f) float32: the posterior's mode, scaled."""
-        posterior = self.vae.encode(images.to(self.device, self.dtype)).latent_dist
+        posterior = self.vae.encode(images.to(self.device, self.vae.dtype)).latent_dist
         return posterior.mode().float() * self.vae.config.scaling_factor
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (B, C, h, w) -> images (B, 3, H, W) float32, nominally in [-1, 1], not clipped."""
-        latents = latents.to(self.device, self.dtype, memory_format=torch.channels_last)
+        latents = latents.to(self.device, self.vae.dtype, memory_format=torch.channels_last)
         return self.vae.decode(latents / self.vae.config.scaling_factor).sample.float()
 
     def decodes_at_once(self, latents: Tensor) -> int:
@@ -171,28 +176,26 @@ class LatentDiffusion:
         return output
 
 
-def _check_settings(folder: Path) -> tuple[type[StableDiffusion], Any, dict[str, Any]]:
-    """The model's family, its scheduler as a DDIMScheduler, and its autoencoder's settings, from JSON files alone.
+def _check_settings(parts: ModelParts) -> tuple[type[StableDiffusion], Any, dict[str, Any]]:
+    """The model's family, its scheduler as a DDIMScheduler, and its autoencoder's settings.
 
-    Raises ValueError, naming the file, for what asks for code, and for models of another kind.
+    Raises ValueError, naming the file, for models of another kind.
     """
-    check_configs(*(folder / part for part in PARTS))
-    path = folder / "unet/config.json"
-    config = read_config(path)
-    kind = config.get("_class_name", "UNet2DConditionModel"), config.get("addition_embed_type")
+    kind = parts.family
     if kind not in list(FAMILIES):  # not in the dict: JSON may hold what has no hash
         raise ValueError(
-            f"{path}: _class_name {show(kind[0])} with addition_embed_type {show(kind[1])}; "
-            "expected a UNet of Stable Diffusion 1.x or 2.x"
+            f"{parts.where('unet')}: _class_name {show(kind[0])} with addition_embed_type {show(kind[1])}; "
+            "expected a UNet of Stable Diffusion 1.x, 2.x, SDXL or their kin"
         )
-    return FAMILIES[kind], DDIMScheduler(**read_scheduler(folder)), read_vae(folder)
+    return FAMILIES[kind], DDIMScheduler(**parts.scheduler()), parts.vae()
 
 
-def _check_channels(folder: Path, predictor: StableDiffusion, vae: Any) -> None:
+def _check_channels(parts: ModelParts, predictor: StableDiffusion, vae: Any) -> None:
+    path = parts.where("unet")
     if predictor.in_channels != vae.config.latent_channels:
         raise ValueError(
-            f"{folder}/unet/config.json: in_channels is {predictor.in_channels}, but latents have "
+            f"{path}: in_channels is {predictor.in_channels}, but latents have "
             f"{vae.config.latent_channels} channels; models for inpainting and the like take more than latents"
         )
     if predictor.out_channels != predictor.in_channels:
-        raise refusal(folder / "unet/config.json", "out_channels", str(predictor.in_channels), predictor.out_channels)
+        raise refusal(path, "out_channels", str(predictor.in_channels), predictor.out_channels)

@@ -1,30 +1,26 @@
-"""Stable Diffusion 1.x and 2.x: their UNet, conditioned on the empty prompt.
+"""Stable Diffusion 1.x and 2.x and their kin, such as BK-SDM: their UNet, conditioned on the empty prompt.
 
-The one family of `emerdiff.diffusion.FAMILIES`. Here is what differs between families of diffusion models; the
-autoencoder, the grid of timesteps and the conversion of predictions are in `emerdiff.diffusion`.
+One of `emerdiff.diffusion.FAMILIES`. Here is what differs between families of diffusion models; the autoencoder, the
+grid of timesteps and the conversion of predictions are in `emerdiff.diffusion`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
 from torch import Tensor
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
-from transformers.utils import logging as transformers_logging
 
-from emerdiff.configs import WEIGHTS
-from emerdiff.diffusers_config import read_text_encoder, read_unet
-from emerdiff.folder import load_network, read_weights, sketch_network
+from emerdiff.empty_prompt import encode, sketch_text_encoder
+from emerdiff.folder import load_network, sketch_network
 from emerdiff.hooks import attentions, shared_attention
-from emerdiff.options import CROSS_ATTENTION
-from emerdiff.tokenizer_files import read_tokenizer
+from emerdiff.parts import ModelParts
+from emerdiff.settings import refusal
 from emerdiff.unet import evaluate
 
 
@@ -36,24 +32,27 @@ class StableDiffusion:
     empty_prompt: Tensor  # (1, S, D) the text encoder's states for ""
 
     @classmethod
-    def sketch(cls, folder: Path) -> StableDiffusion:
-        """Its shapes alone, on torch's meta device, by a folder's JSON; ValueError for a model of another shape."""
-        settings = read_unet(folder)
-        read_text_encoder(folder)
-        unet = sketch_network(lambda: UNet2DConditionModel(**settings), folder / "unet/config.json")
+    def sketch(cls, parts: ModelParts) -> StableDiffusion:
+        """Its shapes alone, on torch's meta device, by its settings; ValueError for a model of another shape."""
+        unet, encoder = sketch_unet(parts), sketch_text_encoder(parts, "text_encoder")
+        check_width(parts, unet, encoder.config.hidden_size)
         return cls(unet, torch.empty(1, 1, 1, device="meta"))
 
-    def load(self, folder: Path, device: str | torch.device, dtype: torch.dtype) -> StableDiffusion:
-        """Fill a sketch with the folder's weights. Raises ValueError for weights that do not fit."""
-        unet = load_network(self.unet, folder / WEIGHTS[0], dtype, device)
-        prompt = encode_empty_prompt(folder, dtype)
-        # Convolutions are faster in this layout, on CPUs and GPUs; numbers stay the same but for rounding.
-        return StableDiffusion(unet.to(device, memory_format=torch.channels_last), prompt.to(device))
+    def load(self, parts: ModelParts, device: str | torch.device, dtype: torch.dtype) -> StableDiffusion:
+        """Fill a sketch with the model's weights. Raises ValueError for weights that do not fit."""
+        unet = load_unet(self.unet, parts, device, dtype)
+        return StableDiffusion(unet, encode(parts, "text_encoder", dtype).last_hidden_state.to(device))
 
     @property
     def default_layers(self) -> tuple[str, str]:
-        """Default layers: the attention whose queries are read and the one that is nudged, as in the EmerDiff paper."""
-        return CROSS_ATTENTION.format("up_blocks.1", 0), CROSS_ATTENTION.format("up_blocks.1", 2)
+        """Default layers: the attention whose queries are read and the one that is nudged, by the paper's rule.
+
+        The paper takes the first and the last cross-attention of the deepest block on the way up that has any: of
+        Stable Diffusion 1.x and 2.x up_blocks.1, at 16 x 16 positions of 512 pixels.
+        """
+        names = cross_attentions_up(self.unet)
+        deepest = [name for name in names if name.split(".")[1] == names[0].split(".")[1]]
+        return deepest[0], deepest[-1]
 
     @property
     def attentions(self) -> dict[str, Attention]:
@@ -101,58 +100,50 @@ class StableDiffusion:
         """A block in which all rows attend as the first one does (`emerdiff.hooks.shared_attention`)."""
         return shared_attention(self.unet)
 
+    def added(self, latents: Tensor) -> Mapping[str, Tensor] | None:
+        """What latents (B, C, h, w) are conditioned on besides time and text: nothing."""
+        return None
+
     def evaluate(self, latents: Tensor, timestep: int, *, widen_at: str | None = None, rows: int = 1) -> Tensor:
         """Latents (B, C, h, w) at a timestep -> the UNet's output, same shape, in `dtype`.
 
-        widen_at: name of an attention; one latent is `rows` rows from the transformer that holds it on.
+        widen_at: name of an attention; one latent is `rows` rows from the transformer block that holds it on.
         """
-        transformer = widen_at.partition(".transformer_blocks")[0] if widen_at else None
+        block = widen_at.rpartition(".")[0] if widen_at else None
         inputs = latents.to(self.dtype, memory_format=torch.channels_last)
-        return evaluate(self.unet, inputs, timestep, self.empty_prompt, widen_at=transformer, rows=rows)
+        added = self.added(latents)
+        return evaluate(self.unet, inputs, timestep, self.empty_prompt, added=added, widen_at=block, rows=rows)
 
 
-def sketch_text_encoder(folder: Path) -> Any:
-    """The folder's text encoder on torch's meta device."""
-    settings, path = read_text_encoder(folder), folder / "text_encoder/config.json"
-    return sketch_network(lambda: CLIPTextModel(CLIPTextConfig(**settings)), path)
+def sketch_unet(parts: ModelParts) -> Any:
+    """The model's UNet on torch's meta device; ValueError for one without cross-attention on the way up."""
+    settings, path = parts.unet(), parts.where("unet")
+    unet = sketch_network(lambda: UNet2DConditionModel(**settings), path)
+    if not cross_attentions_up(unet):
+        raise ValueError(f"{path}: up_block_types: expected cross-attention on the way up, got none")
+    return unet
 
 
-def encode_empty_prompt(folder: Path, dtype: torch.dtype) -> Tensor:
-    """Return the text encoder's last hidden states (1, S, D) for the empty prompt, padded as the tokenizer says."""
-    sketch = sketch_text_encoder(folder)
-    tokens = tokenize_nothing(folder, sketch.config)
-    weights = read_weights(sketch, folder / WEIGHTS[2], dtype)
-    with _no_progress_bar():
-        encoder = CLIPTextModel.from_pretrained(None, config=sketch.config, state_dict=weights, dtype=dtype).eval()
-    with torch.inference_mode():
-        return encoder(tokens).last_hidden_state
+def load_unet(sketch: Any, parts: ModelParts, device: str | torch.device, dtype: torch.dtype) -> Any:
+    """Fill a sketch of the UNet, and bring it to its device."""
+    unet = load_network(sketch, parts.weights("unet"), dtype, device)
+    # Convolutions are faster in this layout, on CPUs and GPUs; numbers stay the same but for rounding.
+    return unet.to(device, memory_format=torch.channels_last)
 
 
-def tokenize_nothing(folder: Path, config: Any) -> Tensor:
-    """The empty prompt's tokens (1, S) int64. Raises ValueError for tokens that the text encoder does not know."""
-    place, length = folder / "tokenizer", config.max_position_embeddings
-
-    def tokenize(copy: Path) -> Tensor:
-        tokenizer = CLIPTokenizer.from_pretrained(copy, local_files_only=True, trust_remote_code=False)
-        settings: Any = {"padding": "max_length", "max_length": length, "truncation": True, "return_tensors": "pt"}
-        tokens: Tensor = tokenizer("", **settings).input_ids
-        return tokens
-
-    tokens = read_tokenizer(place, tokenize)
-    if tokens.shape != (1, length):
-        raise ValueError(f"{place}: expected {length} tokens of no text, got {tokens.numel()}")
-    if not 0 <= int(tokens.min()) <= int(tokens.max()) < config.vocab_size:
-        raise ValueError(f"{place}: expected tokens below vocab_size, {config.vocab_size}, got {int(tokens.max())}")
-    return tokens
+def cross_attentions_up(unet: Any) -> list[str]:
+    """The names of the cross-attentions on the way up, in their order."""
+    return [name for name in attentions(unet) if name.startswith("up_blocks.") and name.endswith(".attn2")]
 
 
-@contextmanager
-def _no_progress_bar() -> Iterator[None]:
-    """Keep transformers from drawing a progress bar over the second that loading from a disk takes."""
-    enabled = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if enabled:
-            transformers_logging.enable_progress_bar()
+def check_width(parts: ModelParts, unet: Any, width: int) -> None:
+    """Raise ValueError, naming the key, unless the text's states are as wide as the UNet's cross-attentions take."""
+    if other := [dimension for dimension in widths(unet) if dimension != width]:
+        expected = f"{width}, the width of the text encoder's states"
+        raise refusal(parts.where("unet"), "cross_attention_dim", expected, other[0])
+
+
+def widths(unet: Any) -> list[int]:
+    """How wide the text's states are that the UNet takes, by level; all the same in any model that works."""
+    dimension = unet.config.cross_attention_dim
+    return [dimension] if isinstance(dimension, int) else list(dimension)

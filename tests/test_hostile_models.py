@@ -24,7 +24,8 @@ from safetensors.torch import load_file, save_file
 from test_configs import CODE, edit
 
 from emerdiff import LatentDiffusion
-from emerdiff.diffusers_config import read_scheduler, read_text_encoder, read_unet, read_vae
+from emerdiff.diffusers_config import read_text_encoder, read_unet, read_vae
+from emerdiff.scheduler_config import read_scheduler
 from ovseg.clip import Clip
 from ovseg.clip_config import read_clip_config
 from ovseg.clip_files import _build

@@ -55,6 +55,6 @@ def test_rows_may_part_at_any_transformer(name: str):
     change = torch.tensor([0.0, -3.0, 3.0])[:, None, None]
     with torch.no_grad(), add_to_output(attentions(unet)[name], change):
         expected = unet(latents.expand(3, -1, -1, -1), 281, encoder_hidden_states=prompt.expand(3, -1, -1)).sample
-        found = evaluate(unet, latents, 281, prompt, widen_at=name.partition(".transformer_blocks")[0], rows=3)
+        found = evaluate(unet, latents, 281, prompt, widen_at=name.rpartition(".")[0], rows=3)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
     assert (found[1] - found[0]).abs().max() > 1e-3

@@ -15,9 +15,12 @@ from typing import Any
 import pytest
 from loopback_hub import Hub, loopback_hub
 
-import emerdiff.folder
+from emerdiff import layout
+from ovseg.clip_config import CLIP_WEIGHTS
 from ovseg.presets import PRESETS
 from ovseg.weights import KINDS, WeightsMissing, fetch, find, folder, identity, missing, require
+
+SD = ("unet", "vae", "text_encoder")  # the parts of Stable Diffusion 1.x that have weights
 
 
 @pytest.fixture
@@ -41,12 +44,17 @@ def hub_copy(cache: Path, repository: str, source: Path) -> Path:
     return root / "snapshots" / commit
 
 
-def test_what_is_fetched_is_what_the_loaders_read() -> None:
-    kind = KINDS["diffusion"]
-    assert set(kind.configs) == set(emerdiff.folder.CONFIGS) and set(kind.tokenizer) == set(emerdiff.folder.TOKENIZERS)
-    assert {name for group in kind.weights for name in group} == set(emerdiff.folder.WEIGHTS)
-    fetched = [name for kind in KINDS.values() for name in (*kind.configs, *sum(kind.weights, ()), *kind.settings)]
-    assert {Path(name).suffix for name in fetched} == {".json", ".txt", ".safetensors"}
+WEIGHTS = {
+    "diffusion": tuple(layout.FORMS[0].format(f"{part}/{layout.NAMES.get(part, 'model')}") for part in SD),
+    "clip": (CLIP_WEIGHTS[0],),
+}
+
+
+def test_what_is_fetched_is_json_text_and_safetensors(tiny_diffusion: Path) -> None:
+    patterns = [name for kind in KINDS.values() for name in (*kind.configs, *kind.settings)]
+    assert {Path(name).suffix for name in patterns} == {".json", ".txt"}
+    present = {path.relative_to(tiny_diffusion).as_posix() for path in tiny_diffusion.rglob("*")}
+    assert KINDS["diffusion"].weights(tiny_diffusion, present | {"unet/x.bin"}) == list(WEIGHTS["diffusion"])
 
 
 def test_folders_are_at_hand_when_whole(tiny_diffusion: Path, tiny_clip: Path, tmp_path: Path) -> None:
@@ -56,7 +64,7 @@ def test_folders_are_at_hand_when_whole(tiny_diffusion: Path, tiny_clip: Path, t
     assert find("diffusion", str(tmp_path / "absent")) is None
     copy = tmp_path / "copy"
     for kind, model in (("diffusion", tiny_diffusion), ("clip", tiny_clip)):
-        for name in (*KINDS[kind].configs, *(group[0] for group in KINDS[kind].weights)):
+        for name in (*KINDS[kind].configs, *WEIGHTS[kind]):
             shutil.copytree(model, copy)
             (copy / name).unlink()
             assert missing(kind, copy)[0].split(" or ")[0] == name and find(kind, str(copy)) is None
@@ -93,10 +101,13 @@ def test_without_weights_and_network_the_message_comes_soon(empty_cache: Path) -
 
 def test_a_network_that_hangs_is_given_up(empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda *_, **__: time.sleep(600))
+    monkeypatch.setenv("OVSEG_HUB_SECONDS", "0.5")
     start = time.perf_counter()
-    with pytest.raises(WeightsMissing, match=r"the hub does not give them \(no answer within 5 seconds\)\. With a"):
+    with pytest.raises(
+        WeightsMissing, match=r"give them \(no answer within 0.5 seconds; OVSEG_HUB_SECONDS=60 waits lon"
+    ):
         require(PRESETS["sd14-vitb16"].sources)
-    assert 5 <= time.perf_counter() - start < 60
+    assert 0.5 <= time.perf_counter() - start < 30
 
 
 def test_a_hub_that_answers_is_believed(empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
