@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 from ovseg import __version__
 from ovseg.cli import flags
+from ovseg.cli.app import add_app
 from ovseg.cli.eval import add_eval
 from ovseg.cli.exchange import add_export
 from ovseg.sources import help_lines
@@ -173,6 +174,7 @@ def parser() -> argparse.ArgumentParser:
     _add_explain(commands)
     add_export(commands)
     _add_report(commands)
+    add_app(commands)
     add_eval(commands)
     return parser
 

@@ -82,8 +82,8 @@ def read_row_and_maps(image: RunImage) -> tuple[dict[str, Any], dict[str, Any], 
         **class_rows(index_map, legend, {} if summary is None else summary.classes),
     }
     maps = {
-        "labels": None if labels is None else pack(_reduce(labels, size)),
-        "masks": None if masks is None else pack(_reduce(masks, size)),
+        "labels": None if labels is None else pack(sampled(labels, size)),
+        "masks": None if masks is None else pack(sampled(masks, size)),
         "rows": mask_rows,
         "differences": None if differences is None else pack(differences),
     }
@@ -132,7 +132,7 @@ def reduced_size(height: int, width: int, longest: int) -> tuple[int, int]:
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
-def _reduce(index_map: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def sampled(index_map: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """An index map sampled at the nearest pixels; itself where the size is its own."""
     rows, columns = (
         ((np.arange(new) + 0.5) * old / new).astype(int) for new, old in zip(size, index_map.shape, strict=True)
@@ -150,7 +150,7 @@ def painted(index_map: np.ndarray, legend: Legend | None) -> bytes:
 def _tint(index_map: np.ndarray, colours: Sequence[Sequence[int]]) -> bytes:
     """The gallery picture of a map as a PNG in its colours; an index without one is white, as no label is."""
     height, width = index_map.shape
-    small = _reduce(index_map, reduced_size(height, width, THUMBNAIL))
+    small = sampled(index_map, reduced_size(height, width, THUMBNAIL))
     table = np.array([*colours, NO_LABEL_COLOUR], dtype=np.uint8)
     used, places = np.unique(np.minimum(small, len(colours)), return_inverse=True)
     if used.size <= 256:
