@@ -19,12 +19,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from emerdiff.configs import check_configs
-from ovseg.clip_config import OPENAI_DEVIATION, OPENAI_MEAN, read_clip_config
+from ovseg.clip_config import OPENAI_DEVIATION, OPENAI_MEAN
 from ovseg.clip_files import find_weights, load_model, read_clip_tokenizer
 from ovseg.dense import View, native_view, view_features
 from ovseg.labels import Scoring
 from ovseg.token_lengths import check_lengths
 from ovseg.towers import cell_size
+from ovseg.transformers_config import read_layout
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 LARGEST_SCALE = 1000.0  # of logits; CLIP's training stops at 100, and beyond this every probability is 0 or 1
@@ -45,7 +46,8 @@ class Clip:
         cls, folder: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
     ) -> Clip:
         """Load an open_clip folder: open_clip_config.json, open_clip_model.safetensors, and tokenizer files if its
-        vocabulary is not OpenAI's. `weights.fetch` gets such a folder from the hub.
+        vocabulary is not OpenAI's; or one of transformers, of CLIP or SigLIP: config.json, model.safetensors and
+        tokenizer files. `weights.fetch` gets such a folder from the hub.
 
         Raises:
             OSError: a file that is not there (says which), or weights that do not load.
@@ -57,7 +59,7 @@ class Clip:
             raise ValueError(f"dtype must be one of {', '.join(map(str, DTYPES))}, got {dtype}")
         folder = Path(folder)
         weights = find_weights(folder)
-        config = read_clip_config(folder)
+        config = read_layout(folder)
         check_configs(folder)
         tokenizer = read_clip_tokenizer(folder, config)
         model = load_model(folder, config, weights, device, dtype)

@@ -11,23 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from emerdiff.configs import read_config
-from emerdiff.settings import (
-    FLAG,
-    NOTHING,
-    OBJECT,
-    Allowed,
-    Table,
-    choice,
-    either,
-    known_settings,
-    listed,
-    number,
-    refusal,
-    show,
-    show_key,
-    text,
-    whole,
-)
+from emerdiff.settings import Table, known_settings, refusal, show, show_key
+from ovseg.clip_tables import INNER, MODEL, POOLER, PREPROCESSING, TEXT, TIMM_VISION, VISION
 
 CLIP_CONFIG = "open_clip_config.json"
 CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors")  # in open_clip's own order
@@ -37,98 +22,20 @@ OPENAI_DEVIATION = (0.26862954, 0.26130258, 0.27577711)
 MOST_CELLS = 2**14  # of the image tower's grid; at 336 pixels and a patch of 14 there are 576
 
 
-def optional(kind: Allowed) -> Allowed:
-    """As allowed, or null, which is as if the key were not there."""
-    return either(kind, NOTHING)
-
-
-SWITCH, WIDTH, HEADS = optional(FLAG), whole(1, 8192), whole(1, 1024)
-# What an open_clip config may say; whatever else is there is refused, because open_clip would act on it.
-BLOCK: Table = {
-    "layers": whole(1, 64),
-    "width": WIDTH,
-    "mlp_ratio": number(0, 64, above=True),
-    "ls_init_value": optional(number(-1e3, 1e3)),
-    "act_kwargs": optional(OBJECT),
-    "norm_kwargs": optional(OBJECT),
-    "block_type": optional(choice("default", "custom")),
-    **dict.fromkeys(
-        (
-            *("final_ln_after_pool", "output_tokens", "qk_norm", "scaled_cosine_attn"),
-            *("scale_heads", "scale_attn_inner", "scale_attn", "scale_fc"),
-        ),
-        SWITCH,
-    ),
-}
-SIDES = either(whole(1, 4096), listed(whole(1, 4096), 2, 2))
-VISION: Table = {
-    **BLOCK,
-    "layers": either(whole(1, 64), listed(whole(1, 64), 4, 4)),  # four of a ResNet
-    "pool_type": choice("tok", "avg", "none"),
-    "image_size": SIDES,
-    "patch_size": optional(SIDES),
-    "head_width": WIDTH,
-    "patch_dropout": number(0, 0.99),
-    "no_ln_pre": SWITCH,
-    "pos_embed_type": choice("learnable", "sin_cos_2d"),
-    "attentional_pool": optional(either(FLAG, choice("parallel", "cascade"))),
-    "attn_pooler_queries": whole(1, 8192),
-    "attn_pooler_heads": HEADS,
-}
-TOKEN = whole(0, 2**31 - 1)
-TEXT: Table = {
-    **BLOCK,
-    "pool_type": choice("first", "last", "argmax", "eos", "none"),
-    "context_length": whole(2, 1024),
-    "vocab_size": whole(1, 2_000_000),
-    "hf_tokenizer_name": optional(text()),
-    "tokenizer_mode": optional(choice("", "clips")),
-    "tokenizer_kwargs": optional(OBJECT),
-    "heads": HEADS,
-    "embed_cls": SWITCH,
-    "pad_id": TOKEN,
-    "eos_id": TOKEN,
-    "no_causal_mask": SWITCH,
-    "proj_bias": SWITCH,
-    "proj_type": choice("linear", "none"),
-}
-POOLER: Table = {"dim_head": WIDTH, "n_queries": whole(1, 8192), "attn_pooler_heads": HEADS}  # of a multimodal tower
-MODEL: Table = {
-    "embed_dim": WIDTH,
-    "vision_cfg": OBJECT,
-    "text_cfg": OBJECT,
-    "quick_gelu": SWITCH,
-    "init_logit_scale": number(-1e3, 1e3),
-    "init_logit_bias": optional(number(-1e6, 1e6)),
-    "nonscalar_logit_scale": SWITCH,
-    "custom_text": SWITCH,
-    "multimodal_cfg": OBJECT,
-    "output_dict": SWITCH,
-}
-INNER: dict[str, Table] = {  # of those that are objects
-    "tokenizer_kwargs": {  # of open_clip's own wrapper; others would reach transformers
-        "clean": choice("canonicalize", "lower", "whitespace"),
-        "strip_sep_token": SWITCH,
-    },
-    "act_kwargs": {"approximate": choice("none", "tanh"), "inplace": SWITCH},
-    "norm_kwargs": {"eps": number(0, 1, above=True), "elementwise_affine": SWITCH, "bias": SWITCH},
-}
-PREPROCESSING: Table = {
-    "mean": optional(listed(number(-1e3, 1e3), 3, 3)),
-    "std": optional(listed(number(0, 1e3, above=True), 3, 3)),
-}
-
-
 @dataclass(frozen=True)
 class ClipConfig:
     """What a CLIP is built from.
 
-    model: the arguments of open_clip's CLIP, and "custom_text". mean, deviation: of RGB in 0..1, for normalisation.
+    model: the arguments of open_clip's CLIP, and "custom_text"; "trunk" in place of "vision_cfg" for an image tower
+    that `ovseg.transformers_weights` builds. mean, deviation: of RGB in 0..1, for normalisation. layout: of the folder,
+    "open_clip" or transformers' "clip", "siglip", "siglip2". file: the config's name in it.
     """
 
     model: dict[str, Any]
     mean: tuple[float, ...] = OPENAI_MEAN
     deviation: tuple[float, ...] = OPENAI_DEVIATION
+    layout: str = "open_clip"
+    file: str = CLIP_CONFIG
 
     @property
     def text(self) -> dict[str, Any]:
@@ -145,14 +52,14 @@ def read_clip_config(folder: Path) -> ClipConfig:
     config = whole_file.get("model_cfg")
     if not isinstance(config, dict) or not {"text_cfg", "vision_cfg"} <= config.keys():
         raise refusal(path, "model_cfg", "open_clip's JSON, with text_cfg and vision_cfg", config)
-    for part, key, where in (("vision_cfg", "timm_model_name", "image"), ("text_cfg", "hf_model_name", "text")):
-        if isinstance(config[part], dict) and config[part].get(key):
-            raise ValueError(
-                f"{path}: {part}.{key}: this CLIP's {where} tower is taken from elsewhere, by timm or transformers; "
-                f"choose a CLIP whose {where} tower is open_clip's own"
-            )
+    if isinstance(config["text_cfg"], dict) and config["text_cfg"].get("hf_model_name"):
+        raise ValueError(
+            f"{path}: text_cfg.hf_model_name: this CLIP's text tower would be fetched from another repository, and "
+            "only this folder is read; choose a CLIP whose text tower is open_clip's own"
+        )
     model = _checked_model(path, config)
-    _check_vision(path, model["vision_cfg"])
+    if "timm_model_name" not in model["vision_cfg"]:
+        _check_vision(path, model["vision_cfg"])
     _check_text(path, model["text_cfg"])
     _check_meaning(folder, model)
     found = known_settings(path, whole_file.get("preprocess_cfg") or {}, PREPROCESSING, "preprocess_cfg.")
@@ -165,6 +72,8 @@ def _checked_model(path: Path, config: dict[str, Any]) -> dict[str, Any]:
     if "embed_dim" not in model:
         raise ValueError(f"{path}: model_cfg.embed_dim: missing; expected {MODEL['embed_dim'].expected}")
     towers: dict[str, Table] = {"vision_cfg": VISION, "text_cfg": TEXT, "multimodal_cfg": {**TEXT, **POOLER}}
+    if isinstance(model["vision_cfg"], dict) and model["vision_cfg"].get("timm_model_name"):
+        towers["vision_cfg"] = TIMM_VISION
     for part, known in towers.items():
         if part not in model:  # the last
             continue
@@ -172,6 +81,8 @@ def _checked_model(path: Path, config: dict[str, Any]) -> dict[str, Any]:
         for key in tower.keys() & INNER.keys():
             tower[key] = _checked(path, f"model_cfg.{part}.{key}.", tower[key], INNER[key])
         model[part] = tower
+    if config["vision_cfg"].get("timm_proj", "") is None:
+        model["vision_cfg"]["timm_proj"] = ""  # without the key open_clip would add a projection
     if "multimodal_cfg" in model and not model.get("custom_text"):
         raise refusal(path, "model_cfg.custom_text", "true, as a multimodal_cfg needs it", model.get("custom_text"))
     return model

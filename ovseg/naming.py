@@ -48,7 +48,11 @@ class NamingModel(Protocol):
         """(H, W, 3) uint8 -> (C, h, w) float32."""
 
 
-MODELS: dict[str, str] = {"clip": "ovseg.clip:Clip", "classifier": "ovseg.classifier:Classifier"}  # loaded when used
+MODELS: dict[str, str] = {  # loaded when used
+    "clip": "ovseg.clip:Clip",
+    "transformers-clip": "ovseg.clip:Clip",
+    "classifier": "ovseg.classifier:Classifier",
+}
 
 
 def load_naming_model(folder: Path, device: torch.device, dtype: torch.dtype) -> NamingModel:

@@ -2,7 +2,7 @@
 
 How the tower was trained to make one vector of an image says what one position means:
 
-    class token     EVA01/02, MobileCLIP's ViTs  the last block by a dense variant, then norm and head, see `ovseg.variants`
+    class token     EVA01/02, MobileCLIP's ViTs  last block by a dense variant, norm, head (`ovseg.variants`)
     attention pool  SigLIP, SigLIP 2, PE-Core    the head with one visible position, whose softmax is 1
     average         ViTamin, ConvNeXt, FastViT   norm and head at every position (FC-CLIP, arXiv 2308.02487)
 

@@ -31,7 +31,7 @@ def tiny_config(**vision: Any) -> dict[str, Any]:
 def save_tiny_clip(folder: Path, seed: int = 0, **vision: Any) -> Path:
     """Save open_clip_config.json, open_clip_model.safetensors and tokenizer files (all 256 bytes, no merges)."""
     config = tiny_config(**vision)
-    _save_tokenizer(folder)
+    save_tokenizer(folder)
     torch.manual_seed(seed)
     arguments = {key: value for key, value in config.items() if key != "text_cfg"}
     text = {key: value for key, value in config["text_cfg"].items() if key != "hf_tokenizer_name"}
@@ -43,7 +43,7 @@ def save_tiny_clip(folder: Path, seed: int = 0, **vision: Any) -> Path:
     return folder
 
 
-def _save_tokenizer(folder: Path) -> None:
+def save_tokenizer(folder: Path) -> None:
     """CLIP's scheme: each byte alone and at a word's end, then start of text, then end of text with the highest id."""
     alphabet = sorted(ByteLevel.alphabet())
     tokens = [*alphabet, *(f"{symbol}</w>" for symbol in alphabet), "<|startoftext|>", "<|endoftext|>"]

@@ -68,7 +68,7 @@ def test_clip_sees_images_through_a_tower_of_ones_own(mosaic: Mosaic) -> None:
 
 
 def test_other_towers_are_refused_by_their_type() -> None:
-    with pytest.raises(ValueError, match="VisionTransformer and ModifiedResNet, got Unknown"):
+    with pytest.raises(ValueError, match="VisionTransformer, ModifiedResNet and TimmModel, got Unknown"):
         dense_features(Unknown().eval(), torch.zeros(1, 3, 8, 8))
 
 
