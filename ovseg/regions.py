@@ -1,4 +1,4 @@
-"""Pooling: the mean dense feature of every mask. Arrays in, arrays out."""
+"""Masks on a coarse grid: the mean dense feature of every mask, the mask of every cell. Arrays in, arrays out."""
 
 from __future__ import annotations
 
@@ -48,6 +48,28 @@ def grid_weights(segments: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
             weights += np.bincount(index.ravel(), shares.ravel(), minlength=count * h * w)
     pixels = np.bincount(segments.ravel(), minlength=count)
     return weights.reshape(count, h, w) / np.maximum(pixels, 1)[:, None, None]
+
+
+def patch_masks(segments: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+    """(h, w) int64: the mask that has most of each cell. segments (H, W) int, ids 0..K-1."""
+    weights = grid_weights(segments, grid)
+    pixels = np.bincount(segments.ravel(), minlength=len(weights))
+    return (weights * pixels[:, None, None]).argmax(axis=0)
+
+
+def merged(segments: np.ndarray, features: np.ndarray, least: float) -> np.ndarray:
+    """Segments (H, W) with those joined whose features are alike: connected components of cosines of at least `least`.
+
+    features: (K, C), of each mask. Returns ids from 0, in the order of the masks' own; with `least` of 1 or more,
+    the segments themselves.
+    """
+    if least >= 1:
+        return segments
+    from scipy.sparse.csgraph import connected_components
+
+    unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+    _, component = connected_components(unit @ unit.T >= least, directed=False)
+    return component.astype(segments.dtype)[segments]
 
 
 def neighbours(pixels: int, cells: int) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:

@@ -10,15 +10,25 @@ pass. Q, K and V are the block's own projections of its normed input, s = 1/sqrt
     clearclip       softmax(s QQ^T) V                          dropped   ClearCLIP (arXiv 2407.12442)
     naclip          softmax(s KK^T + w) V                      dropped   NACLIP (arXiv 2404.08181)
 
+Two read the blocks before the last as well (`ovseg.layered`):
+
+    elf             the blocks' attention, on every block's input        CLIPer (arXiv 2411.13836)
+    sc-clip         likeness in a middle block, outliers replaced        SC-CLIP (arXiv 2411.15869)
+
+`ovseg.scope` has what attends within an image's masks.
+
 Knows open_clip's two kinds of block; which towers can use a variant is `ovseg.towers`' matter. Importing it loads no
 torch, so that the command line knows the names. A new variant is a function and an entry in `VARIANTS`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from ovseg import layered
+from ovseg.blocks import attended, projections
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,18 +40,39 @@ Mix = Callable[["Tensor", "Tensor", "Tensor", tuple[int, int]], "Tensor"]
 
 @dataclass(frozen=True)
 class Variant:
-    """A last block by its mixing of tokens and by what else of it is kept."""
+    """A last block by its mixing of tokens and by what else of it is kept; or more of the tower than that.
+
+    layers: reads all blocks, see `ovseg.layered`; it takes the place of `mix`, which then refuses.
+    """
 
     mix: Mix  # (queries, keys, values, grid) -> mixed values; all (B, heads, 1+N, d), grid (h, w) of the N patches
     residual: bool  # add the block's input and run its MLP, as trained; else the attention's output alone
+    layers: Callable[[Sequence[Any], Tensor, tuple[int, int]], Tensor] | None = None
 
     def run(self, block: Any, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         """The block's output, (B, 1+N, D) -> (B, 1+N, D); the class token comes first, then N = h * w patches."""
-        attended = _attend(block, tokens, self.mix, grid)
+        branch = self.branch(block, tokens, grid)
         if not self.residual:
-            return attended
-        tokens = tokens + attended
+            return branch
+        tokens = tokens + branch
         return tokens + block.ls_2(block.mlp(block.ln_2(tokens)))
+
+    def branch(self, block: Any, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        """The block's attention alone, as it would be added to the residual."""
+        query, key, value = projections(block, block.ln_1(tokens))
+        return attended(block, self.mix(query, key, value, grid))
+
+    def levels(self, blocks: Sequence[Any], tokens: Tensor, grid: tuple[int, int], branch: bool = False) -> Tensor:
+        """Tokens (B, 1+N, D) through all blocks, the last as the variant has it: (levels, B, 1+N, D).
+
+        There is one level but for `elf`, which has one a block. branch: of the last block its attention alone.
+        """
+        if self.layers is not None:
+            return self.layers(blocks, tokens, grid)
+        *earlier, last = blocks
+        for block in earlier:
+            tokens = block(tokens)
+        return (self.branch if branch else self.run)(last, tokens, grid)[None]
 
 
 def own_value(query: Tensor, key: Tensor, value: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -64,12 +95,21 @@ def like_keys_nearby(query: Tensor, key: Tensor, value: Tensor, grid: tuple[int,
     return _attention(key, key, value, nearness(grid).to(key))
 
 
+def reads_all_blocks(query: Tensor, key: Tensor, value: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Of a variant that is more than a last block."""
+    raise ValueError(
+        "dense: elf and sc-clip read all blocks of a ViT, known for open_clip's own VisionTransformer alone"
+    )
+
+
 VARIANTS: dict[str, Variant] = {
     "maskclip": Variant(own_value, residual=True),
     "maskclip-plain": Variant(own_value, residual=False),
     "sclip": Variant(like_queries_and_keys, residual=True),
     "clearclip": Variant(like_queries, residual=False),
     "naclip": Variant(like_keys_nearby, residual=False),
+    "elf": Variant(reads_all_blocks, residual=False, layers=layered.elf),
+    "sc-clip": Variant(reads_all_blocks, residual=False, layers=layered.sc_clip),
 }
 
 
@@ -96,19 +136,3 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = 
     from torch.nn import functional
 
     return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-
-
-def _attend(block: Any, tokens: Tensor, mix: Mix, grid: tuple[int, int]) -> Tensor:
-    """The block's attention branch with `mix` for the attention itself, as it would be added to the residual."""
-    from open_clip.transformer import ResidualAttentionBlock
-    from torch.nn import functional
-
-    attention = block.attn
-    projected = functional.linear(block.ln_1(tokens), attention.in_proj_weight, attention.in_proj_bias)
-    query, key, value = projected.unflatten(2, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
-    if isinstance(block, ResidualAttentionBlock):
-        return block.ls_1(attention.out_proj(mix(query, key, value, grid).transpose(1, 2).flatten(2)))
-    mixed = mix(attention.ln_q(query), attention.ln_k(key), value, grid)
-    if attention.head_scale is not None:
-        mixed = mixed * attention.head_scale
-    return block.ls_1(block.ln_attn(attention.out_proj(attention.ln_inner(mixed.transpose(1, 2).flatten(2)))))
