@@ -7,10 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ovseg.classes import ClassList, read_classes
 from ovseg.eval.oracle import TRUTH, check_source
 from ovseg.eval.protocols import Protocol
 from ovseg.eval.scored import Scored
-from ovseg.eval.scoring import dataset_of, out_folders, read_runs, score_run, write_results
+from ovseg.eval.scoring import out_folders, read_all, score_run, write_results
 from ovseg.presets import DEFAULT, Preset, get_preset
 from ovseg.run.batch import run_job
 from ovseg.run.folder import RunFolder, read_run, recorded_facts
@@ -101,9 +102,13 @@ def score(
     *,
     ignore: int | None = None,
     best_label: bool = False,
+    names: str | Path | Sequence[str] | None = None,
+    uncorrected: bool = False,
     out: str | Path | None = None,
 ) -> list[Scored]:
-    """Score run folders against a data set; no model is loaded, nothing is shown.
+    """Score run folders, or folders of anyone's index maps (see `ovseg.eval.plain`), against a data set.
+
+    No model is loaded, nothing is shown.
 
         >>> from ovseg.eval import predict, score
         >>> run = predict("pocket", "tuning/5", out="runs/truth", preset="pocket", by="truth", limit=2)
@@ -117,21 +122,33 @@ def score(
         name, root, ignore: the data set, as in `ovseg.eval.datasets.open_dataset`; any part of it may be there.
         runs: one run, as a folder or as `predict` returned it, or several; each is scored over its own images.
         best_label: give every mask the class that most of its pixels have: reads labels, and measures masks alone.
-        out: a folder for results.json, classes.csv and table.md, as `ovseg eval score --out` has it; None: nothing is
-            written.
+        names: of folders without a record, what their indices mean: a file of names, or the names; None: the data
+            set's classes. uncorrected: the runs' own labels, also where a person corrected them.
+        out: a folder for results.json, classes.csv, images.csv, table.md and table.tex, as `ovseg eval score --out`
+            has it; None: nothing is written.
     Returns:
         a result for each run, in their order: `.metrics` in percent, `.interval`, `.lead(baseline)`, `.results()`.
     Raises:
         ValueError, OSError: a data set or run that is not there, images that are not done, and as `scoring.score_run`.
     """
-    folders = read_runs([runs] if isinstance(runs, str | Path | RunFolder) else list(runs))
-    dataset = dataset_of(folders, name, root, ignore)
+    given = [runs] if isinstance(runs, str | Path | RunFolder) else list(runs)
+    folders, dataset = read_all(given, name, root, ignore, _class_list(names))
     if out is not None:
         out_folders(folders, out, best_label)  # a mistake in it shows now
-    found = [score_run(folder, dataset, best_label) for folder in folders]
+    found = [score_run(folder, dataset, best_label, uncorrected=uncorrected) for folder in folders]
     if out is not None:
         write_results(found, out)
     return found
+
+
+def _class_list(names: str | Path | Sequence[str] | None) -> ClassList | None:
+    if names is None:
+        return None
+    return (
+        read_classes(names)
+        if isinstance(names, str | Path)
+        else ClassList(tuple(names), tuple((name,) for name in names))
+    )
 
 
 def _setup(

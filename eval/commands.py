@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ovseg.classes import read_classes
 from ovseg.cli.setup import read_setup
 from ovseg.eval.oracle import TRUTH, check_source
 from ovseg.run.batch import make_ready, run_job
@@ -52,10 +53,11 @@ def ablate(given: Namespace) -> int:
 
 def score(given: Namespace) -> int:
     """`ovseg eval score`; returns the exit code."""
-    from ovseg.eval.scoring import dataset_of, read_runs, score_and_show
+    from ovseg.eval.scoring import read_all, score_and_show
 
-    runs = read_runs(given.predictions)
-    score_and_show(dataset_of(runs, given.name, given.root, given.ignore), runs, given.out, given.best_label)
+    names = None if given.names is None else read_classes(given.names)
+    runs, dataset = read_all(given.predictions, given.name, given.root, given.ignore, names)
+    score_and_show(dataset, runs, given.out, given.best_label, given.uncorrected)
     return 0
 
 

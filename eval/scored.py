@@ -28,6 +28,7 @@ class Scored:
     image_counts: np.ndarray  # (n, L, 3) int64, class counts of each image
     boundaries: np.ndarray  # (L, 3) int64, class counts of boundary pixels
     image_boundary_f: np.ndarray  # (n,) float64, percent; NaN: no boundary, or not `best_label`
+    corrected: int = 0  # images of which labels that a person corrected were scored
 
     def __repr__(self) -> str:
         best = ", best labels" if self.best_label else ""
@@ -75,6 +76,12 @@ class Scored:
         if self.ids != baseline.ids:
             raise ValueError(f"{self.run.path} and {baseline.run.path} hold different images")
 
+    @property
+    def absent(self) -> tuple[str, ...]:
+        """Classes that are predicted, but in no label: their IoU is 0 in the mean, as mmsegmentation counts them."""
+        predicted, true = self.confusion[:, :-1].sum(0), self.confusion.sum(1)
+        return tuple(name for name, one, other in zip(self.names, predicted, true, strict=True) if one and not other)
+
     def results(self) -> dict[str, Any]:
         """What `results.json` holds; percent, None for what is undefined."""
         facts, found = self.run.facts, self.scores
@@ -85,8 +92,14 @@ class Scored:
             "by": facts.get("by"),
             "best_label": self.best_label,
             "protocol": facts.get("protocol"),
-            "counts": {"scored": len(self.ids), "undertaken": len(self.run.ids), "dataset": self.images},
+            "counts": {
+                "scored": len(self.ids),
+                "undertaken": len(self.run.ids),
+                "dataset": self.images,
+                "corrected": self.corrected,
+            },
             "metrics": {name: json_number(value) for name, value in self.metrics.items()},
+            "predicted_but_absent": list(self.absent),
             "mIoU_interval": [json_number(end) for end in self.interval],
             "classes": [
                 {"name": name, "IoU": json_number(iou), "accuracy": json_number(accuracy), "pixels": int(pixels)}

@@ -16,13 +16,18 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track as rich_track
 
+from ovseg.classes import ClassList
 from ovseg.eval.boundaries import boundary_counts, boundary_f
 from ovseg.eval.confusion import best_labels, class_counts, confusion_matrix
 from ovseg.eval.datasets import Dataset, open_dataset
+from ovseg.eval.latex import latex
+from ovseg.eval.plain import Predictions, read_predictions
 from ovseg.eval.scored import Scored
-from ovseg.eval.tables import Sheet, classes_csv, run_sheet
+from ovseg.eval.spreadsheets import classes_csv, images_csv
+from ovseg.eval.tables import Sheet, run_sheet
 from ovseg.files import json_bytes, write_atomically
-from ovseg.run.folder import RunFolder, read_run
+from ovseg.run.corrections import is_corrected
+from ovseg.run.folder import RunFolder, read_run, record_files
 from ovseg.run.images import MASKS, RunImage
 from ovseg.run.terminal import is_terminal
 
@@ -30,11 +35,17 @@ Track = Callable[[Sequence[str]], Iterable[str]]
 
 
 def score_run(
-    run: str | Path | RunFolder, dataset: Dataset, best_label: bool = False, *, track: Track = iter
+    run: str | Path | RunFolder,
+    dataset: Dataset,
+    best_label: bool = False,
+    *,
+    uncorrected: bool = False,
+    track: Track = iter,
 ) -> Scored:
-    """Score a run folder of `ovseg label`, `ovseg masks` (with `best_label`) or `ovseg eval predict`.
+    """Score a run folder of `ovseg label`, `ovseg masks` (with `best_label`) or `ovseg eval predict`, or `Predictions`.
 
-    track: wraps the iteration over ids, to show progress.
+    uncorrected: the run's own labels, also where a person corrected them. track: wraps the iteration over ids, to show
+    progress.
     Raises ValueError, naming the folder or file: an image that is not done or not of the data set, names that are not
     the data set's, a prediction that is missing, unreadable, of the wrong size, or with indices out of range; OSError
     and ValueError as `read_run` and the data set.
@@ -49,7 +60,7 @@ def score_run(
     image_counts, boundary_fs = [], []
     for id in track(sorted(folder.ids)):
         truth = dataset.truth(id)
-        predicted = _read(RunImage(folder, id), truth.shape, best_label)
+        predicted = _read(RunImage(folder, id, uncorrected), truth.shape, best_label)
         if best_label:
             boundary_fs.append(boundary_f(predicted, truth))
             predicted = best_labels(predicted, truth, classes)
@@ -68,6 +79,7 @@ def score_run(
         confusion=confusion,
         image_counts=np.stack(image_counts),
         boundaries=boundaries,
+        corrected=0 if uncorrected or best_label else sum(is_corrected(folder, id) for id in folder.ids),
         image_boundary_f=np.array(boundary_fs if best_label else [math.nan] * len(image_counts)),
     )
 
@@ -79,6 +91,32 @@ def read_runs(runs: Sequence[str | Path | RunFolder]) -> list[RunFolder]:
     return [run if isinstance(run, RunFolder) else read_run(run) for run in runs]
 
 
+def read_all(
+    folders: Sequence[str | Path | RunFolder],
+    name: str,
+    root: str | Path | None,
+    ignore: int | None = None,
+    names: ClassList | None = None,
+) -> tuple[list[RunFolder], Dataset]:
+    """Run folders, or folders of anyone's predictions (see `plain`), and the data set that they are measured on.
+
+    names: what indices of predictions without a record mean. Raises ValueError and OSError as `read_run`,
+    `read_predictions` and `open_dataset`.
+    """
+    if not folders:
+        raise ValueError("runs: none given, expected one run folder or more")
+    runs = {
+        place: one if isinstance(one, RunFolder) else read_run(one)
+        for place, one in enumerate(folders)
+        if isinstance(one, RunFolder) or record_files(Path(one)) or not Path(one).is_dir()
+    }
+    dataset = dataset_of(list(runs.values()), name, root, ignore)
+    if names is not None and len(runs) == len(folders):
+        raise ValueError(f"names: are for predictions without a record; {folders[0]} is a run and has its own")
+    plain = (read_predictions(one, dataset, names) for place, one in enumerate(folders) if place not in runs)
+    return [runs[place] if place in runs else next(plain) for place in range(len(folders))], dataset
+
+
 def dataset_of(runs: Sequence[RunFolder], name: str, root: str | Path | None, ignore: int | None = None) -> Dataset:
     """The data set that runs are measured on, or the part of it that is on this disk; a tree that is not whole is taken
     where one of the runs was made with --partial. Raises ValueError and OSError as `open_dataset`."""
@@ -87,7 +125,11 @@ def dataset_of(runs: Sequence[RunFolder], name: str, root: str | Path | None, ig
 
 
 def score_and_show(
-    dataset: Dataset, runs: Sequence[str | Path | RunFolder], out: str | Path | None = None, best_label: bool = False
+    dataset: Dataset,
+    runs: Sequence[str | Path | RunFolder],
+    out: str | Path | None = None,
+    best_label: bool = False,
+    uncorrected: bool = False,
 ) -> None:
     """Score run folders, write results, classes and the table, and show the table: `ovseg eval score`.
 
@@ -95,15 +137,19 @@ def score_and_show(
     """
     folders = read_runs(runs)
     out_folders(folders, out, best_label)  # so that a mistake in it is reported before scoring
-    found = [score_run(folder, dataset, best_label, track=progress(folder.path)) for folder in folders]
+    found = [
+        score_run(folder, dataset, best_label, uncorrected=uncorrected, track=progress(folder.path))
+        for folder in folders
+    ]
     write_results(found, out).show()
 
 
 def write_results(found: Sequence[Scored], out: str | Path | None = None) -> Sheet:
-    """Write results.json and classes.csv of every run, and the table of all, which is returned.
+    """Write results.json, classes.csv and images.csv of every run, and the table of all, which is returned, as
+    table.md and, for LaTeX, table.tex.
 
     out: the folder for all of it; None: each run's own, and the table in the first. With best labels the files are
-    called best-label.json, best-label-classes.csv and best-label-table.md.
+    called best-label.json, best-label-classes.csv, ...
     Raises ValueError, before anything is written, for an `out` that cannot take the results.
     """
     folders, best_label = [scored.run for scored in found], found[0].best_label
@@ -114,8 +160,10 @@ def write_results(found: Sequence[Scored], out: str | Path | None = None) -> She
         results = scored.results()
         write_atomically(target / f"{_stem(best_label)}.json", json_bytes(results))
         write_atomically(target / f"{prefix}classes.csv", classes_csv(results["classes"]).encode())
+        write_atomically(target / f"{prefix}images.csv", images_csv(scored).encode())
     table_folder = folders[0].path if out is None else Path(out)
     write_atomically(table_folder / f"{prefix}table.md", table.markdown().encode())
+    write_atomically(table_folder / f"{prefix}table.tex", latex(table).encode())
     return table
 
 
@@ -148,6 +196,8 @@ def _check_names(folder: RunFolder, dataset: Dataset) -> None:
 
 def _read(image: RunImage, size: tuple[int, ...], best_label: bool) -> np.ndarray:
     """An image's labels, or its masks with `best_label`, (H, W), checked against the truth's size."""
+    if isinstance(image.run, Predictions):
+        return image.run.labels(image.id, size, best_label)
     predicted = image.masks(size) if best_label else image.index_map(size)
     if predicted is None:
         raise ValueError(f"best_label: needs masks, and this run kept none: {image.file(MASKS)} is missing")

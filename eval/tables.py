@@ -1,19 +1,18 @@
 """Tables of scored runs: one row per run, and below it published rows of the same data set and protocol.
 
-Markdown for files and pipes, a rich table for terminals, CSV for the classes. Numbers of different protocols cannot be
-compared, so the protocol is a column, and published rows stand beside a run by exactly their rules, or apart.
+Markdown for files and pipes, a rich table for terminals; for LaTeX see `latex`. Numbers of different protocols cannot
+be compared, so the protocol is a column, and published rows stand beside a run by exactly their rules, or apart.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import rich.table
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -29,6 +28,7 @@ from ovseg.run.terminal import is_terminal, one_line
 if TYPE_CHECKING:
     from ovseg.eval.scored import Scored
 
+MOST_SHOWN = 5  # names in a note
 LEAST_WIDTH = 12  # least width of a folded first column on a terminal
 METRICS = {
     "pixel_accuracy": "pixel acc.",
@@ -170,17 +170,6 @@ def dense_variant(facts: dict[str, Any]) -> str:
     return str((facts.get("view") or {}).get("variant", ""))
 
 
-def classes_csv(classes: Sequence[Mapping[str, Any]]) -> str:
-    """The rows `classes` of `Scored.results` (name, IoU, accuracy, pixels; empty where undefined) as CSV text; names
-    that a spreadsheet would take for formulas behind an apostrophe."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["name", "IoU", "accuracy", "pixels"])
-    for row in classes:
-        writer.writerow([_no_formula(row["name"]), _cell(row["IoU"]), _cell(row["accuracy"]), row["pixels"]])
-    return text.getvalue()
-
-
 def _notes(runs: Sequence[Scored]) -> list[str]:
     notes = ["percent; mIoU with its 95 % bootstrap interval over images"]
     if runs[0].best_label:
@@ -198,11 +187,26 @@ def _notes(runs: Sequence[Scored]) -> list[str]:
         if not _one_protocol(runs):
             notes.append("these runs follow different protocols: their numbers cannot be compared")
     if not runs[0].best_label:
-        notes += _vocabulary_notes(runs)
+        notes += [*_vocabulary_notes(runs), *(note for scored in runs for note in _label_notes(scored))]
     if any(scored.run.facts.get("partial") for scored in runs):
         notes.append(PARTIAL_NOTE)
     if any(len(scored.ids) < scored.images for scored in runs):
         notes.append("not all images of the data set were undertaken: not comparable to results on all of them")
+    return notes
+
+
+def _label_notes(scored: Scored) -> list[str]:
+    """What is to be said of a run's labels: classes that no truth has, and what a person corrected."""
+    notes, path = [], scored.run.path
+    if absent := scored.absent:
+        shown = ", ".join(absent[:MOST_SHOWN]) + (", ..." if len(absent) > MOST_SHOWN else "")
+        others = [name not in absent for name in scored.names]
+        without = number(float(np.nanmean(scored.scores.class_IoU[others]))) if any(others) else "-"
+        notes.append(
+            f"{path}: predicted, but in no label here: {shown}; IoU 0 each in the mean, {without} without them"
+        )
+    if scored.corrected:
+        notes.append(f"{path}: labels of {scored.corrected} images as a person corrected them")
     return notes
 
 
@@ -240,11 +244,3 @@ def number(value: float) -> str:
 def _markdown(text: str) -> str:
     """Text that stays on its line and in its cell, and is no HTML."""
     return one_line(text).replace("|", "\\|").replace("<", "&lt;")
-
-
-def _no_formula(name: str) -> str:
-    return f"'{name}" if name.startswith(("=", "+", "-", "@", "\t", "\r")) else name
-
-
-def _cell(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"

@@ -161,7 +161,8 @@ def test_score_by_hand_writes_nothing_unless_asked_and_shows_nothing(
         assert best.metrics["mIoU"] == pytest.approx((200 / 3 + 80) / 2)
     assert capsys.readouterr() == ("", "")
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        *("best-label.json", "best-label-classes.csv", "best-label-table.md")
+        *("best-label.json", "best-label-classes.csv", "best-label-images.csv"),
+        *("best-label-table.md", "best-label-table.tex"),
     }
     written = json.loads((tmp_path / "out" / "best-label.json").read_text())
     assert written == json.loads(json.dumps(best.results()))

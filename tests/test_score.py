@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ovseg.cli import main
 from ovseg.eval.boundaries import boundary_counts
 from ovseg.eval.confusion import confusion_matrix, scores
 from ovseg.eval.datasets import open_dataset
 from ovseg.eval.scored import Scored
 from ovseg.eval.scoring import score_and_show, score_run
+from ovseg.run.corrections import save
 
 TRUTH = {"a": [[0, 0], [1, 1]], "b/c": [[0, 1], [255, 1]]}
 LABELS = {"a": [[0, 0], [1, 0]], "b/c": [[0, 1], [0, 1]]}  # one pixel of seven wrong
@@ -142,7 +144,7 @@ def test_results_hold_what_a_reader_needs_and_no_nan(tmp_path):
     assert read["classes"][1] == {"name": "dog", "IoU": 75, "accuracy": 75, "pixels": 4}
     assert read["classes"][2] == {"name": "cow", "IoU": None, "accuracy": None, "pixels": 0}
     assert read["confusion"] == [[3, 0, 0, 0], [1, 3, 0, 0], [0, 0, 0, 0]]
-    assert read["counts"] == {"scored": 2, "undertaken": 2, "dataset": 3}
+    assert read["counts"] == {"scored": 2, "undertaken": 2, "dataset": 3, "corrected": 0}
     for key in ("protocol", "vocabulary", "vocabulary_sha256", "preset", "models", "options", "view"):
         assert read[key] == FACTS[key]
     assert read["versions"] == {"ovseg": "1"} and read["best_label"] is False
@@ -263,8 +265,22 @@ def test_the_command_writes_results_a_table_and_the_classes_into_the_run(custom,
     assert {path.name for path in run.iterdir() if path.is_file()} - {path.name for path in before} == {
         "best-label.json",
         "best-label-table.md",
+        "best-label-table.tex",
         "best-label-classes.csv",
+        "best-label-images.csv",
     }
+
+
+def test_corrected_labels_are_scored_and_said_unless_the_runs_own_are_asked_for(custom, tmp_path, capsys):
+    run = write_run(tmp_path / "run", LABELS)
+    save(run, "a", np.array(TRUTH["a"]), "Ada")
+    arguments = ["eval", "score", "custom", "--root", str(custom), "--predictions", str(run)]
+    for flags, accuracy, corrected in (([], 100, 1), (["--uncorrected"], 600 / 7, 0)):
+        assert main([*arguments, *flags]) == 0
+        results = json.loads((run / "results.json").read_text())
+        assert results["metrics"]["pixel_accuracy"] == pytest.approx(accuracy)
+        assert results["counts"]["corrected"] == corrected
+        assert ("labels of 1 images as a person corrected them" in capsys.readouterr().out) == bool(corrected)
 
 
 def test_the_command_sets_runs_side_by_side(custom, tmp_path):

@@ -17,7 +17,8 @@ from ovseg.eval.families import BENCHMARKS
 from ovseg.eval.protocols import protocol
 from ovseg.eval.published import published
 from ovseg.eval.scoring import score_run
-from ovseg.eval.tables import APART_NOTE, PARTIAL_NOTE, Sheet, classes_csv, run_sheet
+from ovseg.eval.spreadsheets import classes_csv
+from ovseg.eval.tables import APART_NOTE, PARTIAL_NOTE, Sheet, run_sheet
 
 ADE = Truth(DATASET.maps, name="ade20k")
 

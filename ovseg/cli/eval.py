@@ -44,8 +44,12 @@ SCORE_EXAMPLES = """\
 examples:
   ovseg eval score voc21 --root R --predictions runs/maskclip runs/emerdiff
   ovseg eval score voc21 --root R --predictions runs/emerdiff --best-label     (the masks alone: reads labels)
+  ovseg eval score voc21 --root R --predictions theirs --names theirs.txt      (anyone's index maps: theirs/ID.png)
 
-Writes results.json, table.md and classes.csv into --out. All metrics in percent, at the labels' own resolution."""
+A folder without a record holds index maps, ID.png or ID.npy, in the data set's own indices or those of --names; 255 is
+no class. A class that is predicted but in no label has IoU 0 in the mean, as mmsegmentation counts it, and is named.
+Writes results.json, table.md, table.tex (LaTeX), classes.csv and images.csv into --out. All metrics in percent, at the
+labels' own resolution."""
 UNSUPERVISED_EXAMPLES = """\
 examples:
   ovseg eval predict coco-stuff27 --root R --out runs/e --keep-analysis
@@ -102,7 +106,9 @@ def add_eval(commands: Any) -> None:
 
     score = actions.add_parser("score", help="score run folders", epilog=SCORE_EXAMPLES, formatter_class=plain)
     _add_dataset(score)
-    score.add_argument("--predictions", nargs="+", required=True, metavar="RUN", help="folders that predict wrote")
+    score.add_argument("--predictions", nargs="+", required=True, metavar="DIR", help="runs, or folders of index maps")
+    score.add_argument("--names", metavar="FILE", help="of index maps: the class names by index, one a line")
+    score.add_argument("--uncorrected", action="store_true", help="runs' own labels, also where corrected by hand")
     score.add_argument("--best-label", action="store_true", help="give every mask its majority class first (an oracle)")
     score.add_argument("--out", metavar="DIR", help="folder for results (default: in each RUN, the table in the first)")
     score.set_defaults(run="ovseg.eval.commands:score")
