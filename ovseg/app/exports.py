@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import threading
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,6 +25,7 @@ class Exports:
         self.session = session
         self.folder = Path(tempfile.mkdtemp(prefix="ovseg-app-"))
         self.made: dict[str, Path] = {}
+        self._one = threading.Lock()  # export at a time
 
     def make(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """Export the run and zip it. body: "format", and if given "unsure" (0..1), "components", "images" (bool).
@@ -41,14 +43,15 @@ class Exports:
             self.session.out,
             unsure=unsure,
             components=body.get("components") is True,
-            copy_images=body.get("images") is True,
+            images="copy" if body.get("images") is True else "none",
         )
         out = self.folder / "exports" if self.session.read_only() else self.session.out / FOLDER
         lines: list[str] = []
-        left_out = export(images, [name], out, overwrite=True, tell=lines.append)
         target = self.folder / f"{name}.zip"
-        _zip(out / name, target)
-        self.made[name] = target
+        with self._one:
+            left_out = export(images, [name], out, overwrite=True, tell=lines.append)
+            _zip(out / name, target)
+            self.made[name] = target
         return {"folder": str(out / name), "lines": lines, "left_out": left_out, "size": target.stat().st_size}
 
     def close(self) -> None:

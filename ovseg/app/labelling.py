@@ -28,6 +28,8 @@ from ovseg.run.work import LabelJob, LabelWorker
 from ovseg.run.writers import writing
 from ovseg.setup import Setup
 
+MOST_TYPED = 100  # names that are embedded while they are typed
+
 
 @dataclass(frozen=True)
 class Ask:
@@ -73,6 +75,12 @@ class Ask:
         return ["; ".join(group) for group in self.classes.aliases]
 
 
+def embed(models: Models, ask: Ask) -> None:
+    """Embed the names of what will be asked, so that asking needs only masks. A quick task of the worker."""
+    if len(ask.classes.names) <= MOST_TYPED:
+        models.load().encode(ask.classes, ask.background)
+
+
 def label_images(session: Session, models: Models, ask: Ask) -> None:
     """Label every image that is not finished, as a task of the worker. How it goes is in `session.progress`.
 
@@ -107,6 +115,7 @@ def _label(session: Session, models: Models, ask: Ask, progress: Progress) -> No
     if not items:
         raise ValueError("no images yet: drop some here first")
     prepare(out, items, job.files, overwrite=overwrite)
+    session.writing = True  # from here on the lock is ours
     with writing(out, None):
         run = Run(out, facts, job.files, time.monotonic() - progress.started, None, overwrite)
         todo = run.open(items)
@@ -148,7 +157,7 @@ def _show(session: Session, models: Models, worker: LabelWorker, ask: Ask, run: 
     }
     write_atomically(run.path / ASKED, json_bytes(noted))
     with session.lock:
-        session.writing, session.out, session.run = True, run.path, run
+        session.out, session.run = run.path, run
         models.text = worker.text
         session.count()
         session.changed(*run.ids)

@@ -45,7 +45,8 @@ def legend_data(session: Session, rows: Rows) -> dict[str, Any]:
     known = rows.known()
     names = len(session.legend.names) if session.legend else 0
     known = [row for row in known if all(index <= names for index, _, _ in row["classes"])]
-    return page_data(run, title, known, {}, None)
+    data = page_data(run, title, known, {}, None)
+    return data | ({} if session.run else {"summary": []})
 
 
 def constants(session: Session) -> dict[str, Any]:

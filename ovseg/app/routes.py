@@ -16,7 +16,7 @@ from starlette.routing import Route
 from ovseg.app import commands, edits, page
 from ovseg.app.exports import Exports
 from ovseg.app.guard import MOST_JSON, Guard
-from ovseg.app.labelling import Ask, label_images
+from ovseg.app.labelling import Ask, embed, label_images
 from ovseg.app.models import Models
 from ovseg.app.pointing import Answers, point
 from ovseg.app.rows import PICTURES, Rows
@@ -113,6 +113,13 @@ class Application:
         future.add_done_callback(self._ended)
         return JSONResponse({"started": True})
 
+    async def words(self, request: Request) -> Response:
+        """Names that are being typed: their embeddings are made while the rest is."""
+        body = await _body(request)
+        ask = Ask.read({**body, "classes": body.get("classes") or "thing"}, self.session.setup)
+        await self._work(lambda: embed(self.models, ask), quick=True)
+        return JSONResponse({"known": True})
+
     def _ended(self, future: asyncio.Future[Any]) -> None:
         self.started.discard(future)
         if not future.cancelled():
@@ -140,7 +147,7 @@ class Application:
 
     async def export(self, request: Request) -> Response:
         body = await _body(request)
-        return JSONResponse(await self._work(lambda: self.exports.make(body), quick=True))
+        return JSONResponse(await asyncio.to_thread(self.exports.make, body))
 
     def download(self, request: Request) -> Response:
         name = request.query_params.get("format", "")
@@ -194,7 +201,6 @@ ERRORS: dict[type[Exception], int] = {
     MemoryError: 507,
     Busy: 503,
     Cancelled: 409,
-    asyncio.CancelledError: 503,  # type: ignore[dict-item]
     ClientDisconnect: 400,
     RuntimeError: 500,
 }
@@ -223,6 +229,7 @@ def make_guarded(session: Session, token: str, names: tuple[str, ...] = ()) -> t
     }
     changing = {
         "/api/ask": app.ask,
+        "/api/words": app.words,
         "/api/cancel": app.cancel,
         "/api/edit": app.edit,
         "/api/point": app.point,

@@ -146,10 +146,13 @@ class Session:
         with self.lock:
             if self.run is None or self.writing:
                 return
-            before, self.run = self.run, read_run(self.out)
+            try:
+                now, before = read_run(self.out), self.run
+            except (OSError, ValueError):  # just when it is replaced
+                return
+            self.run = now
             self.count()
-            now = self.run.ids
-            self.changed(*(id for id in now if now[id] != before.ids.get(id)))
+            self.changed(*(id for id in now.ids if now.ids[id] != before.ids.get(id)))
 
     def close(self) -> bool:
         """Stop the worker after the step at hand; whether it ended in time."""

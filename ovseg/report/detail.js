@@ -6,6 +6,7 @@ const detail = { number: -1, row: null, maps: null, hovered: -1, focused: -1, ma
 
 // ---- Opened and closed by the address, so that links and the browser's own buttons work.
 
+const openers = []; // functions that are told which image was opened
 const address = (number) => `#/${encodeURIComponent(data.images[number].id)}`;
 
 function followAddress() {
@@ -36,6 +37,7 @@ function openDetail(number) {
   showViews();
   showChips();
   showAbout();
+  openers.forEach((tell) => tell(number));
   loadMaps(number).then((maps) => {
     if (detail.number !== number) return; // another one was opened meanwhile
     detail.maps = maps;
@@ -67,7 +69,7 @@ const available = (row) => Object.keys(VIEWS).filter((view) => ({
 function showViews() {
   const all = Object.keys(VIEWS).filter((view) => data.images.some((row) => available(row).includes(view)));
   const here = available(detail.row);
-  if (!here.includes(state.view)) state.view = here.includes("overlay") ? "overlay" : "masks";
+  if (!here.includes(state.view)) state.view = ["overlay", "masks", "original"].find((view) => here.includes(view));
   $("views").replaceChildren(...all.map((view, place) => {
     const button = make("button", { type: "button", disabled: !here.includes(view), title: `Key ${place + 1}` }, VIEWS[view]);
     button.dataset.view = view;
