@@ -25,7 +25,6 @@ from ovseg.analysis import FORMAT, Analysis
 from ovseg.clip import Clip
 from ovseg.dense import View
 from ovseg.regions import pool
-from ovseg.weights import KINDS
 
 ROOM = 3 * 2**30  # bytes that a case may take
 SECONDS = 20.0  # of the processor that a case may take
