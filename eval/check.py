@@ -25,6 +25,8 @@ def check(name: str, root: str | Path | None, ignore: int | None = None) -> bool
     sample = dataset.ids[:: max(len(dataset.ids) // SAMPLE, 1)][:SAMPLE]
     wrong = wrong_labels(dataset, sample)
     problems = [*found.problems, *wrong]
+    for note in found.notes:
+        print(f"{name}: {note}")
     if not problems and not found.miscount:
         count = f"{len(dataset.ids)} images with labels ({found.form.pattern})"
         print(f"{name}: complete: {count} in {found.root}; {len(sample)} label files looked into")

@@ -57,6 +57,8 @@ def score(given: Namespace) -> int:
 
     names = None if given.names is None else read_classes(given.names)
     runs, dataset = read_all(given.predictions, given.name, given.root, given.ignore, names)
+    for note in dataset.notes:
+        say(note)
     score_and_show(dataset, runs, given.out, given.best_label, given.uncorrected)
     return 0
 
@@ -106,4 +108,6 @@ def read_job(given: Namespace, by: str | None) -> PredictJob:
         background_bias=given.background_bias,
     )
     job.check()
+    for note in job.dataset.notes:
+        say(note)
     return job

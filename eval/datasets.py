@@ -47,6 +47,7 @@ class Dataset:
     _images: Mapping[str, Path] = field(repr=False)
     _labels: Mapping[str, Path] = field(repr=False)
     _rule: np.ndarray = field(repr=False)
+    notes: tuple[str, ...] = field(default=(), repr=False)  # lines to tell the user: what is not read of the tree
 
     def file(self, id: str) -> str:
         """The image's file, absolute; "pocket:world3/SPLIT/SEED/NUMBER" for a scene of pocket."""
@@ -176,6 +177,7 @@ def from_survey(name: str, found: Survey, classes: tuple[str, ...], *, partial: 
         _images=found.images,
         _labels=found.labels,
         _rule=found.form.rule,
+        notes=found.notes,
     )
 
 

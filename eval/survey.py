@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ovseg.eval import coco
 from ovseg.eval.layouts import Labels, Layout
-from ovseg.images import IMAGE_SUFFIXES
+from ovseg.run.finding import LeftOut, files_below, is_image
 
 SHOWN = 3  # missing files that a message names
 
@@ -24,6 +24,7 @@ class Survey:
     images: dict[str, Path]
     labels: dict[str, Path]  # the JSON for every id, where that is the form
     problems: tuple[str, ...]  # what is missing, a line each
+    notes: tuple[str, ...]  # files that look like images and are not read, and why, a line each
 
     @property
     def both(self) -> list[str]:
@@ -48,14 +49,15 @@ def survey(layout: Layout, root: Path) -> Survey:
     """Look for a tree in `root`, or where mmsegmentation's `data` folder, given as `root`, has it.
 
     Of several forms of labels, the first that has one for every image is taken; if none has, the first of which there
-    is any. Raises ValueError for an instances JSON that is none, a split that lists an id twice or two images of one
-    id, OSError for what cannot be read.
+    is any. Raises ValueError for an instances JSON that is none, a split that lists an id twice,
+    OSError for what cannot be read.
     """
     folder = layout.images.split("/")[0]
     if not (root / folder).is_dir() and (root / layout.home / folder).is_dir():
         root = root / layout.home
-    images = _find(root, layout.images)
-    problems = [] if images else [f"no images: no {layout.images}"]
+    left_out, doubles = LeftOut(), list[str]()
+    images = _find(root, layout.images, left_out, doubles)
+    problems = doubles or ([] if images else [f"no images: no {layout.images}"])
     listed = None
     if layout.split and (root / layout.split).is_file():
         listed = _listed(root / layout.split)
@@ -68,7 +70,9 @@ def survey(layout: Layout, root: Path) -> Survey:
     if not problems:
         problems += _missing("image", ids, images, root, layout.images)
         problems += _missing("label", ids, labels, root, form.pattern)
-    return Survey(root, layout, form, ids, images, labels, tuple(problems))
+    notes: list[str] = []
+    left_out.tell(notes.append)
+    return Survey(root, layout, form, ids, images, labels, tuple(problems), tuple(notes))
 
 
 def _labels(root: Path, layout: Layout, images: Collection[str]) -> tuple[Labels, dict[str, Path]]:
@@ -105,21 +109,37 @@ def _missing(kind: str, ids: Collection[str], found: Mapping[str, Path], root: P
     return [f"{len(lost)} of {len(ids)} {kind}s missing{within}: {', '.join(names)}{more}"]
 
 
-def _find(root: Path, pattern: str) -> dict[str, Path]:
-    """Files by id: the part of their path that the stars of the pattern stand for. Hidden files are left out."""
+def _find(
+    root: Path, pattern: str, left_out: LeftOut | None = None, doubles: list[str] | None = None
+) -> dict[str, Path]:
+    """Files by id: the part of their path that the stars of the pattern stand for. Hidden files are left out.
+
+    left_out: where what looks like an image and is not read is noted. doubles: where files of one id are named, none
+    of which is taken.
+    """
     before, _, rest = pattern.partition("*")
     suffix = rest.rpartition("*")[2]
-    found: dict[str, Path] = {}
-    for path in sorted((root / before).glob(f"*{rest}")):
+    found: dict[str, list[Path]] = {}
+    for path in _files_of(root, before, rest):
         below = path.relative_to(root / before)
         hidden = any(part.startswith(".") for part in below.parts)
-        if hidden or (not suffix and path.suffix.lower() not in IMAGE_SUFFIXES):
+        if hidden or (not suffix and not is_image(path, left_out or LeftOut())):
             continue
         id = below.as_posix().removesuffix(suffix) if suffix else below.with_suffix("").as_posix()
-        if id in found:
-            raise ValueError(f"{found[id]} and {path} have the same id {id!r}; rename one")
-        found[id] = path
-    return found
+        found.setdefault(id, []).append(path)
+    twice = {id: paths for id, paths in found.items() if len(paths) > 1}
+    if doubles is not None:
+        doubles += [f"{' and '.join(map(str, two))} have the same id {id!r}; rename one" for id, two in twice.items()]
+    return {id: paths[0] for id, paths in found.items() if id not in twice}
+
+
+def _files_of(root: Path, before: str, rest: str) -> list[Path]:
+    """The files that a pattern, in two parts around its first star, stands for; links to folders are followed."""
+    if not rest.startswith("*/"):
+        return sorted((root / before).glob(f"*{rest}"))
+    ending = rest.rpartition("*")[2]
+    below = files_below(root / before, set(), LeftOut()) if (root / before).is_dir() else ()
+    return sorted(path for path in below if path.name.endswith(ending))
 
 
 def _listed(path: Path) -> list[str]:

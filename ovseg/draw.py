@@ -1,8 +1,8 @@
 """Colours, and pictures to look at: an image under its coloured labels, with a legend of names.
 
 Overlays are for eyes, not for machines: small images are enlarged and very large ones reduced, so that the legend can
-be read. The exact indices are in the label PNG (`ovseg.result`). Text is drawn with Pillow's built-in font, which has
-Latin letters only.
+be read. The exact indices are in the label PNG (`ovseg.result`). Text is drawn with Pillow's built-in font, or where
+that lacks letters with one that has them (`ovseg.fonts`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from importlib import import_module
 from itertools import cycle, islice
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, ImageShow
+from PIL import Image, ImageDraw, ImageShow
+
+from ovseg.fonts import Font, font_for
 
 Colour = tuple[int, int, int]
 BACKGROUND_COLOUR: Colour = (72, 72, 72)
@@ -170,11 +172,12 @@ def percent(pixels: int, whole: int) -> str:
 
 def with_legend(picture: Image.Image, entries: Sequence[tuple[Colour, str, str]]) -> Image.Image:
     """`picture` on white, its legend below in as many columns as fit; an entry is (colour, name, remark)."""
-    font = ImageFont.load_default(FONT_SIZE)
     width = max(picture.width, SMALLEST_SIDE // 2)
     room = width - 3 * MARGIN - SWATCH
-    texts = [_shorten(name, remark, room, font) for _, name, remark in entries]
-    column = min(width - MARGIN, SWATCH + 3 * MARGIN + int(max(font.getlength(text) for text in texts)))
+    fonts = [font_for(name, FONT_SIZE) for _, name, _ in entries]
+    texts = [_shorten(name, remark, room, font) for (_, name, remark), font in zip(entries, fonts, strict=True)]
+    longest = max(font.getlength(text) for font, text in zip(fonts, texts, strict=True))
+    column = min(width - MARGIN, SWATCH + 3 * MARGIN + int(longest))
     columns = max(1, (width - MARGIN) // column)
     rows = -(-len(entries) // columns)
     canvas = Image.new("RGB", (width, picture.height + 2 * MARGIN + rows * ROW_HEIGHT), "white")
@@ -185,7 +188,7 @@ def with_legend(picture: Image.Image, entries: Sequence[tuple[Colour, str, str]]
         top = picture.height + MARGIN + (index % rows) * ROW_HEIGHT
         box = (left, top + 4, left + SWATCH, top + 4 + SWATCH)
         pen.rectangle(box, fill=colour, outline=(0, 0, 0))
-        pen.text((left + SWATCH + MARGIN, top + ROW_HEIGHT // 2), text, fill=(0, 0, 0), font=font, anchor="lm")
+        pen.text((left + SWATCH + MARGIN, top + ROW_HEIGHT // 2), text, fill=(0, 0, 0), font=fonts[index], anchor="lm")
     return canvas
 
 
@@ -224,7 +227,7 @@ def show(picture: Image.Image) -> None:
         raise RuntimeError("no picture viewer was found here: save the picture to a file instead")
 
 
-def _shorten(name: str, remark: str, room: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+def _shorten(name: str, remark: str, room: int, font: Font) -> str:
     text = f"{name}  {remark}".rstrip()
     kept = name
     while font.getlength(text) > room and kept:

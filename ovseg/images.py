@@ -12,6 +12,8 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,33 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif"})
-FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")  # MPO, as phones write it, opens as JPEG
+SUFFIXES: dict[str, tuple[str, ...]] = {  # of each format of Pillow's that is read
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),  # MPO, as phones write it, opens as JPEG
+    "PNG": (".png",),
+    "WEBP": (".webp",),
+    "TIFF": (".tif", ".tiff"),
+    "BMP": (".bmp",),
+    "GIF": (".gif",),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+    "JPEG2000": (".jp2", ".j2k", ".jpx"),
+    "AVIF": (".avif",),
+    "HEIF": (".heic", ".heif"),
+}
+OPTIONAL = {  # formats that not every installation reads -> the module that does, and how to get it
+    "AVIF": ("PIL._avif", "AVIF needs a newer Pillow: pip install 'pillow>=11.3'"),
+    "HEIF": ("pillow_heif", "HEIC needs pillow-heif: pip install 'ovseg[heif]'"),
+}
+FORMATS = tuple(name for name in SUFFIXES if name not in OPTIONAL or find_spec(OPTIONAL[name][0]))
+IMAGE_SUFFIXES = frozenset(suffix for name in FORMATS for suffix in SUFFIXES[name])
+RAW = "camera raw is not read: develop it to JPEG or TIFF"
+CONVERT = "not read here: convert it to PNG"
+UNREAD = {  # endings of files that look like images -> why they are not read
+    **{suffix: OPTIONAL[name][1] for name in SUFFIXES if name not in FORMATS for suffix in SUFFIXES[name]},
+    **dict.fromkeys((".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2"), RAW),
+    **dict.fromkeys((".exr", ".hdr", ".pfm"), "their samples have no agreed white: save the image with 8 or 16 bits"),
+    **dict.fromkeys((".jxl", ".svg", ".psd", ".xcf", ".tga", ".ico", ".pcx", ".dds"), CONVERT),
+}
+KINDS = "JPEG, PNG, WebP, TIFF, BMP, GIF, PPM, JPEG 2000, AVIF or HEIC"
 MAX_PIXELS = 100_000_000  # some 300 MB as RGB; beyond it a file is a mistake or an attack
 TOO_LARGE = f"at most {MAX_PIXELS // 10**6} megapixels are read: make it smaller first"
 TAKEN = (
@@ -64,7 +91,7 @@ def as_image(image: object) -> np.ndarray:
 def read_image(path: str | Path) -> np.ndarray:
     """Read an image file as upright RGB.
 
-    Handles JPEG, PNG, WebP, TIFF, BMP and GIF; EXIF orientation is applied; transparent pixels are laid over white;
+    Handles the formats of `SUFFIXES`; EXIF orientation is applied; transparent pixels are laid over white;
     palette, greyscale and CMYK are converted; 16-bit samples are scaled so that 65535 becomes 255.
 
     Returns: (H, W, 3) uint8, rows from the top.
@@ -98,7 +125,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
             # no reason to refuse the pixels.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
-            with Image.open(path, formats=FORMATS) as picture:
+            with Image.open(path, formats=_formats(path)) as picture:
                 if picture.width * picture.height > MAX_PIXELS:
                     raise ImageError(f"{picture.width} x {picture.height} pixels; {TOO_LARGE}")
                 yield picture
@@ -111,9 +138,17 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     except Image.DecompressionBombError as error:
         raise ImageError(f"{path}: {TOO_LARGE}") from error
     except UnidentifiedImageError as error:
-        raise ImageError(f"{path}: not a JPEG, PNG, WebP, TIFF, BMP or GIF image") from error
+        raise ImageError(f"{path}: {UNREAD.get(path.suffix.lower(), f'not a {KINDS} image')}") from error
     except _BROKEN as error:
         raise ImageError(f"{path}: damaged or truncated image ({error})") from error
+
+
+def _formats(path: Path) -> tuple[str, ...]:
+    """The formats that a file may have. HEIC is looked for where the ending says so, as its reader takes a while."""
+    if "HEIF" not in FORMATS or path.suffix.lower() not in SUFFIXES["HEIF"]:
+        return tuple(name for name in FORMATS if name != "HEIF")
+    import_module("pillow_heif").register_heif_opener()
+    return FORMATS
 
 
 def check_array(image: np.ndarray) -> None:

@@ -1,6 +1,7 @@
 """A figure on which places are told in inches from the top left corner, and its file: matplotlib without its state.
 
-Quiet by construction: no axes, ticks or frames, one font, text that is never read as mathematics.
+Quiet by construction: no axes, ticks or frames, one font (and another for letters that it lacks), and text that is
+never read as mathematics.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from ovseg.draw import Colour
+from ovseg.fonts import families
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,7 +48,7 @@ class Sheet:
 
     def text(self, left: float, baseline: float, words: str, colour: str = GREY, **more: Any) -> None:
         """One line of text on its baseline, small and grey if nothing else is said."""
-        style: dict[str, Any] = {"size": 7, "family": FONT, "color": colour, "parse_math": False}
+        style: dict[str, Any] = {"size": 7, "family": families(words, FONT), "color": colour, "parse_math": False}
         self.figure.text(left / self.width, 1 - baseline / self.height, words, **(style | more))
 
     def heading(self, left: float, baseline: float, words: str) -> None:

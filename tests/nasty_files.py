@@ -110,7 +110,7 @@ KINDS: tuple[tuple[Callable[[Path, int], None], str, str], ...] = (
     (sound, ".webp", ""),
     (empty, ".png", "the file is empty"),
     (cmyk, ".jpg", ""),
-    (text, ".jpg", "not a JPEG, PNG, WebP, TIFF, BMP or GIF image"),
+    (text, ".jpg", "not a JPEG, PNG, WebP, TIFF, BMP, GIF,"),
     (sixteen_bits, ".png", ""),
     (strip, ".png", "4:1"),
     (palette_with_transparency, ".png", ""),

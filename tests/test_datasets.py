@@ -27,6 +27,7 @@ from test_label_rules import super_categories
 
 from ovseg import prompts
 from ovseg.classes import build_vocabulary
+from ovseg.eval.check import check
 from ovseg.eval.datasets import NAMES, open_dataset
 from ovseg.pocket.world import NAMES as POCKET_NAMES
 from ovseg.pocket.world import scene
@@ -381,6 +382,32 @@ def test_two_images_of_one_id_are_refused(tmp_path: Path) -> None:
     Image.new("RGB", (4, 4)).save(root / "images/one.png")
     with pytest.raises(ValueError, match="one.jpg and .*one.png have the same id 'one'; rename one"):
         open_dataset("custom", root)
+
+
+def test_two_images_of_one_id_do_not_stop_the_rest_of_a_part(tmp_path: Path) -> None:
+    root = own(tmp_path, np.zeros((4, 4), np.uint8))
+    Image.new("RGB", (4, 4)).save(root / "images/one.png")
+    Image.new("RGB", (4, 4)).save(root / "images/two.jpg")
+    Image.new("L", (4, 4)).save(root / "labels/two.png")
+    dataset = open_dataset("custom", root, partial=True)
+    assert dataset.ids == ("two",) and "have the same id 'one'" in dataset.lacking
+
+
+def test_linked_folders_are_followed_and_what_is_not_read_is_said(tmp_path: Path, capsys) -> None:
+    root = own(tmp_path, np.zeros((4, 4), np.uint8))
+    for kind in ("images", "labels"):
+        (tmp_path / "elsewhere" / kind).mkdir(parents=True)
+        (root / kind / "linked").symlink_to(tmp_path / "elsewhere" / kind)
+    Image.new("RGB", (4, 4)).save(tmp_path / "elsewhere/images/two.jfif", format="JPEG")
+    Image.new("L", (4, 4)).save(tmp_path / "elsewhere/labels/two.png")
+    (root / "images/three.cr2").write_bytes(b"raw")
+    dataset = open_dataset("custom", root)
+    assert dataset.ids == ("linked/two", "one") and dataset.truth("linked/two").shape == (4, 4)
+    assert dataset.notes == (
+        f"left out, camera raw is not read: develop it to JPEG or TIFF: {root / 'images/three.cr2'}",
+    )
+    assert check("custom", root)
+    assert f"custom: {dataset.notes[0]}\n" in capsys.readouterr().out
 
 
 # --- the pocket world

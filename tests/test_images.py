@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from ovseg import images
 from ovseg.images import ImageError, as_image, check_array, read_image, read_size
 
 PIXELS = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255]], [[0, 0, 0], [128, 128, 128], [255, 255, 255]]], np.uint8)
@@ -59,6 +60,45 @@ def test_exif_orientation_is_applied(tmp_path: Path, orientation: int, upright: 
         Image.fromarray(PIXELS).save(path, exif=exif)
         assert read_size(path) == read_image(path).shape[:2] == upright.shape[:2]
         assert (read_image(path) == upright).all() or suffix == "jpg"
+
+
+@pytest.mark.parametrize(
+    ("suffix", "options"),
+    [
+        ("jfif", {"format": "JPEG", "quality": 95}),
+        ("jpe", {"format": "JPEG", "quality": 95}),
+        ("avif", {"quality": 95}),
+        ("jp2", {}),  # without loss, as the next ones
+        ("ppm", {}),
+        ("pnm", {"format": "PPM"}),
+        ("heic", {"quality": 95}),
+    ],
+)
+def test_further_formats(tmp_path: Path, suffix: str, options: dict) -> None:
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()  # to write one
+    rows, columns = np.indices((24, 40)) * 5
+    image = np.stack([rows, columns, 200 - rows], axis=2).astype(np.uint8)
+    Image.fromarray(image).save(tmp_path / f"image.{suffix}", **options)
+    found = read_image(tmp_path / f"image.{suffix}")
+    assert read_size(tmp_path / f"image.{suffix}") == found.shape[:2] == (24, 40)
+    far = np.abs(found.astype(int) - image).max()
+    assert far == 0 if suffix in ("jp2", "ppm", "pnm") else far < 20
+
+
+def test_what_is_not_read_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.nef").write_bytes(b"II*\0 and more")
+    with pytest.raises(ImageError, match=r"a\.nef: (camera raw is not read|damaged)"):
+        read_image(tmp_path / "a.nef")
+    (tmp_path / "a.svg").write_text("<svg/>")
+    with pytest.raises(ImageError, match=r"a\.svg: not read here: convert it to PNG"):
+        read_image(tmp_path / "a.svg")
+    monkeypatch.setattr(images, "FORMATS", tuple(name for name in images.FORMATS if name != "HEIF"))
+    monkeypatch.setitem(images.UNREAD, ".heic", images.OPTIONAL["HEIF"][1])
+    (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    with pytest.raises(ImageError, match=r"a\.heic: HEIC needs pillow-heif: pip install 'ovseg\[heif\]'"):
+        read_image(tmp_path / "a.heic")
 
 
 def test_alpha_is_laid_over_white(tmp_path: Path) -> None:
@@ -150,7 +190,7 @@ def test_absurd_sizes_are_refused_before_decoding(tmp_path: Path, size: tuple[in
 @given(data=st.data())
 def test_damaged_files_never_raise_anything_else(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     folder = tmp_path_factory.mktemp("damaged")
-    suffix = data.draw(st.sampled_from(["png", "jpg", "webp", "tif", "gif", "bmp"]))
+    suffix = data.draw(st.sampled_from(["png", "jpg", "webp", "tif", "gif", "bmp", "avif", "jp2", "ppm"]))
     Image.fromarray(np.random.default_rng(1).integers(0, 256, (9, 11, 3), np.uint8)).save(folder / f"image.{suffix}")
     content = bytearray((folder / f"image.{suffix}").read_bytes())
     for _ in range(data.draw(st.integers(1, 8))):

@@ -8,13 +8,18 @@ from typing import Any
 
 from emerdiff.options import Setting, settings
 from ovseg.presets import DTYPES
+from ovseg.region_kinds import REGIONS
+from ovseg.scope import NO_SCOPE, SCOPES
+from ovseg.setup import REFINERS
 from ovseg.sources import SOURCES
 from ovseg.variants import VARIANTS
 
 
 def add_inputs(parser: ArgumentParser) -> None:
     """Which images."""
-    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="image files, or folders with images")
+    parser.add_argument(
+        "inputs", nargs="+", metavar="INPUT", help="image files, folders, patterns, .txt lists of paths, or -"
+    )
 
 
 def add_run(parser: ArgumentParser, out: str | None) -> None:
@@ -68,6 +73,27 @@ def add_dense(parser: ArgumentParser) -> None:
     """Which dense readout of CLIP."""
     parser.add_argument(
         "--dense", choices=tuple(VARIANTS), metavar="V", help=f"dense CLIP: {', '.join(VARIANTS)} (default maskclip)"
+    )
+
+
+def add_reading(parser: ArgumentParser) -> None:
+    """How masks are named: their features, attention within them, and what decides."""
+    group = parser.add_argument_group("naming")
+    group.add_argument("--regions", choices=tuple(REGIONS), metavar="R", help="a mask's feature (mean), see below")
+    group.add_argument(
+        "--scope",
+        choices=(NO_SCOPE, *SCOPES),
+        metavar="S",
+        help="in CLIP's last block a patch attends within its mask: uniform, like (to like patches), none (none)",
+    )
+    group.add_argument(
+        "--merge", type=float, metavar="C", help="with --scope: masks with at least this cosine are one scope (1: none)"
+    )
+    group.add_argument(
+        "--vote", action="store_true", default=None, help="a mask takes the name that most of its pixels have"
+    )
+    group.add_argument(
+        "--refine", choices=REFINERS, metavar="F", help="pamr: masks, or scores of --by none, follow the edges (none)"
     )
 
 

@@ -16,6 +16,7 @@ from ovseg.cli import flags
 from ovseg.cli.app import add_app
 from ovseg.cli.eval import add_eval
 from ovseg.cli.exchange import add_export
+from ovseg.region_kinds import help_lines as regions_help
 from ovseg.sources import help_lines
 
 LABEL_EXAMPLES = """\
@@ -32,10 +33,14 @@ examples:
   ovseg label photos/ --classes cat --out run1 --shard 1/4           (and 2/4, 3/4, 4/4 on other machines)
   ovseg label photo.jpg --classes cat --diffusion /models/sd21 --clip timm/vit_base_patch16_clip_224.openai
 
+INPUT is an image file; a folder, with all images below it; a pattern in quotes, "photos/**/*.jpg"; a text file with a
+path a line; or - for such a list on standard input. Read are JPEG, PNG, WebP, TIFF, BMP, GIF, PPM, JPEG 2000, AVIF, and
+with `pip install 'ovseg[heif]'` HEIC; other files that look like images are named with the reason.
 A semicolon separates a class's name from its aliases; a class file has one class a line, `name; alias`, # comments.
 Two names are the same if they differ in upper and lower case, white space or Unicode spelling alone.
 --by says where masks come from:
 """
+REGION_RULES = "\n--regions, a mask's feature:\n"
 LABEL_RULES = """
 --background says what happens to pixels that are none of your classes:
   words        a list of stuff words (sky, wall, ...) competes with your classes and wins as "background" (default;
@@ -133,7 +138,7 @@ def parser() -> argparse.ArgumentParser:
     label = commands.add_parser(
         "label",
         help="label images with your classes",
-        epilog=LABEL_EXAMPLES + help_lines() + LABEL_RULES,
+        epilog=LABEL_EXAMPLES + help_lines() + REGION_RULES + regions_help() + LABEL_RULES,
         formatter_class=plain,
     )
     classes = label.add_mutually_exclusive_group(required=True)
@@ -146,6 +151,7 @@ def parser() -> argparse.ArgumentParser:
     flags.add_models(label)
     flags.add_masks(label)
     flags.add_dense(label)
+    flags.add_reading(label)
     flags.add_method(label)
     flags.add_analyses(label)
     label.add_argument(

@@ -6,6 +6,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from ovseg.cli.setup import read_class_flags, read_setup
+from ovseg.fonts import undrawn
 from ovseg.run.batch import run_job
 from ovseg.run.folder import read_run
 from ovseg.run.inputs import Batch, batch_of, collect
@@ -29,6 +30,8 @@ def run(given: Namespace) -> int:
     )
     for note in job.vocabulary.notes:
         say(f"note: {note}")
+    if boxes := undrawn(job.vocabulary.names):
+        say(f"note: no font here has the letters of {', '.join(boxes)}: boxes in overlays; install one, such as Noto")
     items = collect(given.inputs, given.out, tell=say)
     batch = batch_of(items, given.out, job.files, given.shard, overwrite=given.overwrite)
     code = run_job(job, batch)

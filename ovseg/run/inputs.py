@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from ovseg.images import IMAGE_SUFFIXES
 from ovseg.run.corrections import CORRECTIONS
-from ovseg.run.folder import RUN_FILE, division, is_record, record_files
-from ovseg.run.launch import Shard, choose_shard
+from ovseg.run.finding import MOST_SHOWN, STDIN, LeftOut, images_below, is_list, is_pattern, listed, matching
+from ovseg.run.folder import division, is_record, record_files
+from ovseg.run.launch import Shard, choose_shard, launched
 from ovseg.run.schema import outside
 from ovseg.run.writers import check_free
 
@@ -20,7 +21,7 @@ AGAIN = "choose another --out, or --overwrite to replace it"
 
 @dataclass(frozen=True)
 class Item:
-    """One image of a run. Its id is its path below the input folder, without the suffix, with "/" between parts."""
+    """One image of a run. Its id is a path with "/" between its parts; see `collect`."""
 
     id: str
     path: Path  # absolute, where it is a file
@@ -39,59 +40,86 @@ class Batch:
 
 
 def collect(inputs: Sequence[str | Path], out: str | Path, *, tell: Callable[[str], None] | None = None) -> list[Item]:
-    """The images of a run: files as they are, folders with all images below them. Links to folders are not followed.
+    """The images of a run: files as they are, folders with all images below them, patterns, and lists of paths.
 
-    Not those in hidden folders, in `out`, or in run folders below an input; `tell` gets a line that names the latter.
-    Bytes of a name that are no UTF-8 stand in its id as backslash escapes.
-    Raises ValueError for an input that is not there, that is a run folder or `out`, a folder without images, or two
-    images that share an id, OSError for a folder that cannot be read.
+    An id is the path below the folder, or below a pattern's fixed part, or as a list has it, without the ending; where
+    two images would share one, as `a.jpg` and `a.png` would, theirs keep the ending, and the folder's name if need be.
+    Not in hidden folders, in `out`, or in run folders below an input (see `finding`); `tell` gets a line for each
+    reason that something is left out. Bytes of a name that are no UTF-8 stand in its id as backslash escapes.
+    Raises ValueError for an input that is not there, that is a run folder or `out`, one without images, and images
+    that share an id all the same, OSError for a folder or list that cannot be read.
     """
+    left_out = LeftOut()
+    taken = [one for given in inputs for one in _images_of(str(given), os.path.realpath(out), out, left_out)]
+    items = _distinct(taken, tell or (lambda line: None))
+    if tell:
+        left_out.tell(tell)
+    return items
+
+
+@dataclass(frozen=True)
+class _Taken:
+    """An image with the names that it may have as an id, the one to be preferred first."""
+
+    names: tuple[str, ...]
+    path: Path
+
+
+def _images_of(given: str, skipped: str, out: str | Path, left_out: LeftOut) -> Iterator[_Taken]:
+    """The images of one input."""
+    if is_list(given):
+        if given == STDIN and launched():
+            raise ValueError(f"{STDIN}: standard input reaches one process alone; give a file of paths instead")
+        for written, path in listed(given):
+            yield _taken(written, path, "list")
+        return
+    if is_pattern(given):
+        root, paths = matching(given, left_out)
+        yield from (_taken(path.relative_to(root), path, root.name) for path in paths)
+        return
+    place = Path(os.path.abspath(given))
+    if os.path.realpath(place) == skipped:
+        raise ValueError(f"out: {out}: is also an input; choose another folder for the results")
+    if place.is_dir():
+        if records := record_files(place):
+            raise ValueError(f"{place}: is a run's results (it holds {records[0].name}); give the folder of images")
+        paths = images_below(place, skipped, left_out)
+        if not paths:
+            unread = "; ".join(f"{len(files)} left out, {why}" for why, files in left_out.reasons.items())
+            looked = ", ".join(sorted(IMAGE_SUFFIXES))
+            raise ValueError(f"{place}: no images in this folder (looked for {looked}{'; ' if unread else ''}{unread})")
+        yield from (_taken(path.relative_to(place), path, place.name) for path in paths)
+    elif place.exists():
+        yield _taken(PurePath(place.name), place, place.parent.name)
+    else:
+        raise ValueError(f"{place}: no such file or folder")
+
+
+def _taken(name: PurePath, path: Path, origin: str) -> _Taken:
+    names = (name.with_suffix(""), name, PurePath(origin, name))
+    return _Taken(tuple(os.fsencode(one.as_posix()).decode("utf-8", "backslashreplace") for one in names), path)
+
+
+def _distinct(taken: Sequence[_Taken], tell: Callable[[str], None]) -> list[Item]:
+    """Items with an id each. Raises ValueError, naming all, for different files that cannot be told apart by one."""
+    level: dict[_Taken, int] = dict.fromkeys(taken, 0)
+    for last in (False, False, True):
+        groups: dict[str, list[_Taken]] = {}
+        for one, step in level.items():
+            groups.setdefault(one.names[step], []).append(one)
+        shared = {id: group for id, group in groups.items() if len({os.path.realpath(one.path) for one in group}) > 1}
+        if not shared:
+            break
+        if last:
+            pairs = ", ".join(f"{one.path} and {other.path}" for one, other, *_ in list(shared.values())[:MOST_SHOWN])
+            raise ValueError(f"{len(shared)} ids are of two files each: {pairs}; rename one of each, or run them apart")
+        level |= {one: level[one] + 1 for group in shared.values() for one in group}
+    if longer := sorted(one.names[step] for one, step in level.items() if step):
+        tell(f"note: {len(longer)} images share their names with others; their ids are longer, such as {longer[0]!r}")
     items: dict[str, Item] = {}
-    runs: list[Path] = []
-    skipped = os.path.realpath(out)
-    for given in (Path(os.path.abspath(one)) for one in inputs):
-        if os.path.realpath(given) == skipped:
-            raise ValueError(f"out: {out}: is also an input; choose another folder for the results")
-        if given.is_dir():
-            if records := record_files(given):
-                raise ValueError(f"{given}: is a run's results (it holds {records[0].name}); give the folder of images")
-            paths, runs_below = _images_below(given, skipped)
-            runs += runs_below
-            found = [Item(_id(path, given), path) for path in paths]
-            if not found:
-                raise ValueError(f"{given}: no images in this folder (looked for {', '.join(sorted(IMAGE_SUFFIXES))})")
-        elif given.exists():
-            found = [Item(_id(given, given.parent), given)]
-        else:
-            raise ValueError(f"{given}: no such file or folder")
-        for item in found:
-            other = items.setdefault(item.id, item)
-            if other is not item and os.path.realpath(other.path) != os.path.realpath(item.path):
-                raise ValueError(f"{other.path} and {item.path} would both be written as {item.id!r}; rename one")
-    if runs and tell:
-        tell(f"left out, as results of other runs (they hold a {RUN_FILE}): {', '.join(map(str, runs))}")
+    for one, step in level.items():
+        items.setdefault(one.names[step], Item(one.names[step], one.path))
     return list(items.values())
-
-
-def _images_below(folder: Path, skipped: str) -> tuple[list[Path], list[Path]]:
-    """The images below a folder, and the run folders that were left out."""
-    found, runs = [], []
-    for root, folders, names in os.walk(folder, onerror=_raise):
-        below = [
-            Path(root, name) for name in folders if name[0] != "." and os.path.realpath(f"{root}/{name}") != skipped
-        ]
-        runs += [path for path in below if record_files(path)]
-        folders[:] = [path.name for path in below if path not in runs]
-        found += [Path(root, name) for name in names if name[0] != "." and Path(name).suffix.lower() in IMAGE_SUFFIXES]
-    return sorted(found), sorted(runs)
-
-
-def _raise(error: OSError) -> None:
-    raise error
-
-
-def _id(path: Path, root: Path) -> str:
-    return os.fsencode(path.relative_to(root).with_suffix("").as_posix()).decode("utf-8", "backslashreplace")
 
 
 def prepare(
