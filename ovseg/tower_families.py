@@ -20,7 +20,9 @@ class Family:
     @property
     def dense(self) -> str:
         """Which dense variants it has."""
-        return "all" if self.end == "class token" else "maskclip, maskclip-plain"
+        if self.end == "attention pool" or (self.timm and self.end == "average"):
+            return "maskclip, maskclip-plain"
+        return "all but elf, sc-clip" if self.timm else "all"
 
 
 FAMILIES: tuple[Family, ...] = (

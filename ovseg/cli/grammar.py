@@ -64,6 +64,7 @@ ID.overlay.png."""
 MODELS_EXAMPLES = """\
 examples:
   ovseg models                        which presets there are, and whether their weights are on this machine
+  ovseg models towers                 which image towers a CLIP given by --clip may have, and what is known of each
   ovseg models fetch sd14-vitb16      download a preset's weights (once; they stay in the hub's cache)"""
 
 EXPLAIN_EXAMPLES = """\
@@ -177,6 +178,8 @@ def parser() -> argparse.ArgumentParser:
     fetch = actions.add_parser("fetch", help="download a preset's weights into the hub's cache")
     fetch.add_argument("name", metavar="PRESET", help="a name that `ovseg models` lists")
     fetch.set_defaults(run="ovseg.cli.models:run_fetch")
+    towers = actions.add_parser("towers", help="list the image towers that a CLIP may have")
+    towers.set_defaults(run="ovseg.cli.models:run_towers")
     _add_explain(commands)
     add_export(commands)
     _add_report(commands)

@@ -1,9 +1,10 @@
-"""`ovseg models` and `ovseg models fetch`: which presets there are, and getting their weights."""
+"""`ovseg models`, `ovseg models towers`, `ovseg models fetch`: presets, kinds of CLIP, and getting weights."""
 
 from __future__ import annotations
 
 import sys
 from argparse import Namespace
+from collections.abc import Iterable, Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -11,6 +12,7 @@ from rich.table import Table
 from ovseg import weights
 from ovseg.presets import DEFAULT, PRESETS, get_preset
 from ovseg.run.terminal import is_terminal, show
+from ovseg.tower_families import FAMILIES
 
 
 def run(given: Namespace) -> int:
@@ -23,11 +25,25 @@ def run(given: Namespace) -> int:
     if not is_terminal(sys.stdout):
         show("\n".join("\t".join(row) for row in rows))
         return 0
-    table = Table("preset", "at hand", "size", "what it is")
+    Console().print(_table(("preset", "at hand", "size", "what it is"), rows))
+    return 0
+
+
+def run_towers(given: Namespace) -> int:
+    """`ovseg models towers`; returns the exit code."""
+    rows = [(one.name, one.cell, one.native, one.end, one.dense, one.scoring) for one in FAMILIES]
+    if not is_terminal(sys.stdout):
+        show("\n".join("\t".join(row) for row in rows))
+        return 0
+    Console().print(_table(("image tower", "cell, pixels", "trained at", "ends in", "--dense", "scores"), rows))
+    return 0
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    table = Table(*heads)
     for row in rows:
         table.add_row(*row)
-    Console().print(table)
-    return 0
+    return table
 
 
 def run_fetch(given: Namespace) -> int:
