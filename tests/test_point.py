@@ -11,7 +11,7 @@ import torch
 from emerdiff import EmerDiff, Options
 from emerdiff.point import answer_to_point
 
-OPTIONS = Options(base_size=32, steps=6, sigma=0.0)
+OPTIONS = Options(base_size=32, steps=6, sigma=0.0, speed="exact")
 
 
 @pytest.fixture(scope="module")
