@@ -16,7 +16,7 @@ from ovseg.presets import DEFAULT, Preset, get_preset
 from ovseg.run.batch import run_job
 from ovseg.run.folder import RunFolder, read_run, recorded_facts
 from ovseg.run.inputs import batch_of
-from ovseg.setup import Setup, setup_of
+from ovseg.setup import READING_FIELDS, Setup, setup_of
 
 
 def predict(
@@ -61,7 +61,8 @@ def predict(
         analyses: a run whose kept analyses are used: no diffusion again. keep_analysis: keep this run's.
         background_bias: added to the logits of the protocol's background words; above 0 for more background.
         overwrite: replace what `out` holds, instead of going on there.
-        options: fields of `Setup` (masks_from, dense, device, dtype) and of `emerdiff.Options` (masks, speed, ...).
+        options: fields of `Setup` (masks_from, dense, regions, scope, merge, vote, refine, device, dtype) and of
+            `emerdiff.Options` (masks, speed, ...).
     Returns:
         The run, with the state of each image in `.ids`: an image that cannot be done is reported there and on the
         terminal and does not end the run, so hours of work are not lost to one file; `score` refuses such a run.
@@ -155,7 +156,7 @@ def _setup(
     preset: str | Preset | Setup | None, by: str | None, analyses: Path | None, options: Mapping[str, Any]
 ) -> Setup:
     """The set-up that `predict` is asked for. options: fields of `Setup`, and settings of the method."""
-    fields = ("masks_from", "dense", "device", "dtype")
+    fields = ("masks_from", *READING_FIELDS, "device", "dtype")
     changes = {field: options[field] for field in fields if options.get(field) is not None}
     settings = {field: value for field, value in options.items() if field not in fields}
     if by is not None:

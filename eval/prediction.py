@@ -21,18 +21,19 @@ from ovseg.clip import Clip
 from ovseg.draw import class_colours
 from ovseg.eval.datasets import Dataset, open_dataset
 from ovseg.eval.oracle import TRUTH, true_masks
-from ovseg.eval.protocols import Protocol, protocol
+from ovseg.eval.protocols import OF_THE_METHOD, Protocol, check_readable, protocol
 from ovseg.files import index_png, write_atomically
 from ovseg.labels import Scoring, check_threshold
 from ovseg.masks import MaskSource, Progress
 from ovseg.pixel_exact import label_masks_exactly, label_pixels_exactly, pixel_cosines
+from ovseg.region_kinds import REGIONS
 from ovseg.result import masks_png, no_label
 from ovseg.run.folder import recorded_facts
 from ovseg.run.images import ANALYSIS, LABELS, MASKS
 from ovseg.run.inputs import Item
 from ovseg.run.kept import Kept
 from ovseg.run.terminal import say
-from ovseg.run.work import analyzed, provenance, shares
+from ovseg.run.work import analyzed, decision, provenance, shares
 from ovseg.segmenter import Segmenter, Text
 from ovseg.setup import Setup
 from ovseg.sources import SOURCES
@@ -133,6 +134,12 @@ class PredictJob:
         """
         if self.analyses:
             recorded_facts(self.analyses)  # refuses a folder that holds no run
+        if not self.truth:
+            self.setup.check_masks()
+        elif REGIONS[self.setup.regions or "mean"].soft:
+            raise ValueError(f"regions: {self.setup.regions} needs difference maps, which true masks have not")
+        if self.rules.pixel_exact:
+            check_readable(self.setup)
         if self.partial and (lacking := self.dataset.lacking):
             say(f"note: {lacking}")
         for note in self.words.notes:
@@ -147,7 +154,7 @@ class PredictJob:
         view = rules.view or replace(self.setup, recorded=None).view(segmenter.clip)
         segmenter = replace(
             segmenter,
-            view=replace(view, variant=segmenter.view.variant),
+            view=replace(view, **{name: getattr(segmenter.view, name) for name in OF_THE_METHOD}),
             scoring=Scoring(rules.logit_scale) if rules.logit_scale else segmenter.scoring,  # a protocol's: softmax
             templates=prompts.templates(self.templates),
         )
@@ -180,6 +187,7 @@ class PredictJob:
             "colours": class_colours(self.dataset.names),
             "no_label": no_label(len(self.dataset.names)),
             "view": asdict(segmenter.view),
+            **decision(self.setup),
             **provenance(self.setup, segmenter.source, segmenter.models),
         }
 
@@ -218,7 +226,7 @@ class PredictWorker:
             labels, masks = self._exact_labels(image, analysis.segments if analysis else None)
         else:
             assert analysis is not None
-            result = self.segmenter.label_analysis(analysis, self.text)
+            result = self.segmenter.label_analysis(analysis, self.text, image)
             labels, masks = result.labels, result.masks
         if masks is not None:
             write_atomically(job.out / f"{item.id}{MASKS}", masks_png(masks))

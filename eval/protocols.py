@@ -15,13 +15,15 @@ from ovseg.classes import Background
 from ovseg.eval.families import FAMILIES
 from ovseg.eval.layouts import LAYOUTS
 from ovseg.prompts import words
+from ovseg.scope import NO_SCOPE
+from ovseg.setup import NO_REFINER, Setup
 
 if TYPE_CHECKING:
     from ovseg.dense import View
 
 NATIVE = "native"
 ANY_PROTOCOL = ("custom", "camvid")  # sets without published rows that can be evaluated by any family's rules
-OF_THE_METHOD = ("variant",)  # fields of a view that are no rule
+OF_THE_METHOD = ("variant", "regions", "scope", "merge")  # fields of a view that are no rule
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,18 @@ def check_pixel_exact(name: str) -> None:
     exact = [one for one, family in FAMILIES.items() if family.pixel_exact]
     if name not in exact:
         raise ValueError(f"pixel_exact: is for the protocols {', '.join(exact)}, got {name}")
+
+
+def check_readable(setup: Setup) -> None:
+    """Raise ValueError for a way of reading CLIP that no published code of the protocols has."""
+    asked = {
+        "regions": setup.regions not in (None, "mean"),
+        "scope": setup.scope not in (None, NO_SCOPE),
+        "vote": setup.vote,
+        "refine": setup.refine != NO_REFINER,
+    }
+    if found := [name for name, is_asked in asked.items() if is_asked]:
+        raise ValueError(f"{found[0]}: is not in the code that a pixel-exact protocol follows; leave one of them out")
 
 
 def same_rules(one: Mapping[str, Any] | None, other: Mapping[str, Any] | None) -> bool:

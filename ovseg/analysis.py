@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from emerdiff.settings import NOTHING, Allowed, Table, either, listed, number, one_line, show, show_key, text, whole
-from ovseg.compare import differences
+from ovseg.compare import NEW_IN_VIEWS, differences
 from ovseg.files import write_atomically
 from ovseg.images import MAX_PIXELS
 
@@ -29,6 +29,7 @@ MAP_SIDE = 128  # the longer side of kept difference maps is at most this, pixel
 AXES = {  # of the arrays that readers rely on, and their kind of numbers: u unsigned, i signed, f floating point
     "segments": (2, "ui"),
     "features": (3, "f"),
+    "regions": (2, "f"),
     "low_resolution_masks": (2, "i"),
     "queries": (2, "f"),
     "difference_maps": (3, "u"),
@@ -82,6 +83,8 @@ class Analysis:
         row; "difference_maps" (K, h", w") uint8, small and on a common scale, to look at.
     facts: JSON values likewise. Of EmerDiff: "network_size", (H', W') of the image in the diffusion model, pixels;
         "layer_rms", RMS of the modulated layer's output, the unit of `strength`.
+    regions: (K, C) float32, the feature of each mask by `origin.view["regions"]`: all that naming masks needs. None in
+        files of before, where it is the mean of the features, and without masks.
     """
 
     segments: np.ndarray | None
@@ -89,6 +92,7 @@ class Analysis:
     origin: Origin
     evidence: Mapping[str, np.ndarray] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
+    regions: np.ndarray | None = None
 
     def __repr__(self) -> str:
         masks = "no masks" if self.segments is None else f"{int(self.segments.max()) + 1} masks"
@@ -102,6 +106,8 @@ class Analysis:
     def save(self, path: str | Path) -> None:
         """Write it as a safetensors file, whole or not at all."""
         arrays = {"features": self.features, **self.evidence}
+        if self.regions is not None:
+            arrays["regions"] = self.regions
         if self.segments is not None:  # in as few bytes as the numbers need
             arrays["segments"] = self.segments.astype(np.min_scalar_type(int(self.segments.max())))
         content = {"format": FORMAT, "origin": asdict(self.origin), "facts": dict(self.facts)}
@@ -129,9 +135,11 @@ class Analysis:
             _check_settings(origin, ORIGIN, "origin.")
             _check_settings(facts, FACTS, "facts.")
             segments, features = arrays.pop("segments", None), arrays.pop("features")
+            regions = arrays.pop("regions", None)
             if arrays.get("difference_maps", np.ones(1)).shape[0] == 0:
                 del arrays["difference_maps"]  # the former format's word for none
             _check_origin(Origin(**origin), segments)
+            _check_regions(origin["view"], regions, segments, features)
             _check_evidence(arrays)
             return cls(
                 segments=None if segments is None else segments.astype(np.int32),
@@ -139,6 +147,7 @@ class Analysis:
                 origin=Origin(**origin),
                 evidence=arrays,
                 facts=dict(facts),
+                regions=regions,
             )
         except KeyError as error:
             raise ValueError(f"{path}: not a saved analysis ({error} is missing)") from error
@@ -188,6 +197,20 @@ def _check_origin(origin: Origin, segments: np.ndarray | None) -> None:
     most = max(segments.size, MOST_IDS)
     if segments.min() < 0 or segments.max() >= most:
         raise ValueError(f"segments: expected ids from 0 to {most - 1}, got {segments.min()} to {segments.max()}")
+
+
+def _check_regions(
+    view: Mapping[str, Any], regions: np.ndarray | None, segments: np.ndarray | None, features: np.ndarray
+) -> None:
+    """ValueError for region features that are missing, or do not fit the masks and the features."""
+    if regions is None:
+        named = view.get("regions", NEW_IN_VIEWS["regions"])
+        if segments is not None and named != NEW_IN_VIEWS["regions"]:
+            raise ValueError(f"regions: missing, expected those that origin.view names, {show(named)}")
+        return
+    wanted = (0 if segments is None else int(segments.max()) + 1, features.shape[0])
+    if regions.shape != wanted:
+        raise ValueError(f"regions: expected a row for each mask, {wanted[0]}x{wanted[1]}, got shape {regions.shape}")
 
 
 def _check_evidence(arrays: Mapping[str, np.ndarray]) -> None:

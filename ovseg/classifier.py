@@ -26,6 +26,7 @@ from emerdiff.settings import choice, known_settings, listed, number, one_line, 
 from ovseg.clip import resized_sides
 from ovseg.dense import View
 from ovseg.json_files import read_json
+from ovseg.scope import NO_SCOPE
 from ovseg.scoring import Scoring
 from ovseg.words import CLASSIFIER_CONFIG, CLASSIFIER_WEIGHTS, CLASSIFIER_WORDS, Words, read_words
 
@@ -116,8 +117,33 @@ class Classifier:
             row[members] = len(members) ** -SIZE_POWER
         return rows
 
+    def check_view(self, view: View) -> None:
+        """Raise ValueError for a view that only a CLIP can follow."""
+        if view.window or view.variant != "maskclip":
+            raise ValueError(
+                "this naming model sees the whole image and has no variants: expected a view with window 0 and "
+                f"variant maskclip, got window {view.window} and variant {view.variant}"
+            )
+        if view.scope != NO_SCOPE or view.regions not in ("mean", "soft"):
+            raise ValueError(
+                "this naming model has no transformer: expected regions mean or soft and scope none, "
+                f"got {view.regions} and {view.scope}"
+            )
+
+    def region_features(
+        self,
+        image: np.ndarray,
+        view: View,
+        masks: np.ndarray,
+        maps: np.ndarray | None = None,
+        scope: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Refused: it has dense features alone."""
+        self.check_view(view)
+        raise ValueError(f"regions: {view.regions} is the mean of dense features, see `regions.pool`")
+
     @torch.inference_mode()
-    def dense_features(self, image: np.ndarray, view: View) -> np.ndarray:
+    def dense_features(self, image: np.ndarray, view: View, masks: np.ndarray | None = None) -> np.ndarray:
         """The classes' logits at every position: (H, W, 3) uint8 RGB -> (C, h, w) float32.
 
         Divided by the temperature, with the whole image's mean added as `context` says. Raises ValueError for an image
@@ -125,11 +151,7 @@ class Classifier:
         """
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
             raise ValueError(f"image must be (H, W, 3) uint8, got {image.shape} {image.dtype}")
-        if view.window or view.variant != "maskclip":
-            raise ValueError(
-                "this naming model sees the whole image and has no variants: expected a view with window 0 and "
-                f"variant maskclip, got window {view.window} and variant {view.variant}"
-            )
+        self.check_view(view)
         height, width = resized_sides(image.shape[:2], view, (PIXELS_OF_STRIDE, PIXELS_OF_STRIDE))
         resized = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
         pixels = torch.from_numpy(resized.copy()).permute(2, 0, 1)[None] / 255

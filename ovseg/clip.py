@@ -8,7 +8,7 @@ not train, and has no image-level embedding: see `ovseg.dense` for the features 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ from ovseg.clip_config import OPENAI_DEVIATION, OPENAI_MEAN
 from ovseg.clip_files import find_weights, load_model, read_clip_tokenizer
 from ovseg.dense import View, native_view, view_features
 from ovseg.labels import Scoring
+from ovseg.regions import patch_masks
+from ovseg.scope import NO_SCOPE
 from ovseg.token_lengths import check_lengths
 from ovseg.towers import cell_size
 from ovseg.transformers_config import read_layout
@@ -138,21 +140,67 @@ class Clip:
         return self._finite(F.normalize(mean, dim=1)).cpu().numpy()
 
     @torch.inference_mode()
-    def dense_features(self, image: np.ndarray, view: View) -> np.ndarray:
+    def dense_features(self, image: np.ndarray, view: View, masks: np.ndarray | None = None) -> np.ndarray:
         """Dense features of an image: (H, W, 3) uint8 RGB -> (C, h, w) float32 in the text space.
 
         The image is resized (bicubic, as CLIP does) to `resized_sides`, normalised with the model's own mean and
-        deviation, and seen as `view` says. For lengths and errors see `ovseg.dense.view_features`; numbers that
-        overflowed are a ValueError as well.
+        deviation, and seen as `view` says. masks: (H, W) int from 0, for a view with a scope; without them attention is
+        by the view's variant. For lengths and errors see `ovseg.dense.view_features`; numbers that overflowed are a
+        ValueError as well.
         """
+        pixels = self._seen(image, view)
+        scope = self._scope(pixels, masks)
+        return self._finite(view_features(self.model.visual, pixels, view, scope)).cpu().numpy()
+
+    @torch.inference_mode()
+    def region_features(
+        self,
+        image: np.ndarray,
+        view: View,
+        masks: np.ndarray,
+        maps: np.ndarray | None = None,
+        scope: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """A feature for each of K masks of an image, (K, C) float32, by `view.regions`; see `ovseg.region_features`.
+
+        image: (H, W, 3) uint8; masks: (H, W) int from 0; maps: (K, h, w) uint8, difference maps, for soft masks; scope:
+        (H, W) int from 0, for a view with a scope, the masks as they are joined for it.
+        """
+        from ovseg.region_features import region_features
+
+        pixels = self._seen(image, view)
+        found = region_features(self.model.visual, pixels, view, masks, maps, self._scope(pixels, scope))
+        self._finite(torch.from_numpy(found))
+        return found
+
+    @torch.inference_mode()
+    def check_view(self, view: View) -> None:
+        """Raise ValueError for a view that the tower cannot follow, before masks are made for it."""
+        from ovseg.region_kinds import REGIONS
+
+        kind, (height, width) = REGIONS[view.regions], cell_size(self.model.visual)
+        if view.scope == NO_SCOPE and not (kind.values or kind.own_head):
+            return  # dense features themselves refuse at the first image, before its masks are made
+        image, masks = np.zeros((height, width, 3), np.uint8), np.zeros((height, width), np.int32)
+        small = replace(view, short_side=max(height, width), window=0, stride=0, long_side=0)
+        self.dense_features(image, small, masks)
+        if kind.values or kind.own_head:
+            self.region_features(image, small, masks, np.ones((1, 1, 1), np.uint8), masks)
+
+    def _seen(self, image: np.ndarray, view: View) -> Tensor:
+        """An image as the tower sees it, (3, H', W') float32, whole cells."""
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
             raise ValueError(f"image must be (H, W, 3) uint8, got {image.shape} {image.dtype}")
-        tower = self.model.visual
-        height, width = resized_sides(image.shape[:2], view, cell_size(tower))
+        height, width = resized_sides(image.shape[:2], view, cell_size(self.model.visual))
         resized = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
         pixels = torch.from_numpy(resized.copy()).permute(2, 0, 1) / 255
         mean, deviation = (torch.tensor(values)[:, None, None] for values in (self.mean, self.deviation))
-        return self._finite(view_features(tower, ((pixels - mean) / deviation).to(self.device), view)).cpu().numpy()
+        return ((pixels - mean) / deviation).to(self.device)
+
+    def _scope(self, pixels: Tensor, masks: np.ndarray | None) -> np.ndarray | None:
+        """Masks (H, W) on the grid of the image as it is seen."""
+        height, width = cell_size(self.model.visual)
+        return None if masks is None else patch_masks(masks, (pixels.shape[1] // height, pixels.shape[2] // width))
 
     def _finite(self, features: Tensor) -> Tensor:
         """The features themselves; ValueError where numbers overflowed, which would look like the first class."""

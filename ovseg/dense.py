@@ -11,6 +11,7 @@ tower: no hook stays, no weight is written.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,15 +20,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ovseg.towers import cell_size, readout
-from ovseg.variants import check_variant
+from ovseg.region_kinds import check_regions
+from ovseg.scope import NO_SCOPE, SCOPES, check_scope
+from ovseg.towers import cell_size, readout, scoped_readout
+from ovseg.variants import VARIANTS, Variant, check_variant
 
 WINDOW_BATCH = 8  # windows per forward pass; fixed, so that results on the CPU are bit-equal
 
 
 @dataclass(frozen=True)
 class View:
-    """How an image is shown to the CLIP tower. Lengths are pixels of the resized image.
+    """How an image is shown to the CLIP tower, and what is read of it. Lengths are pixels of the resized image.
 
     The aspect ratio is kept: the scale is short_side / the image's shorter side, or long_side / its longer side where
     that is less (mmcv's rule). Unlike there, both sides are then rounded to whole cells.
@@ -39,6 +42,9 @@ class View:
     stride: int = 0  # step between windows; 0 where there are none
     variant: str = "maskclip"  # a name in VARIANTS
     long_side: int = 0  # the longer side is resized to at most about this; 0 = no limit
+    regions: str = "mean"  # the masks' features, a name in region_kinds.REGIONS
+    scope: str = NO_SCOPE  # attention within masks in the last block, in place of the variant: a name in SCOPES
+    merge: float = 1.0  # masks whose mean features have at least this cosine are one scope; 1: none are
 
     def __post_init__(self) -> None:
         if self.short_side < 1:
@@ -54,6 +60,23 @@ class View:
                 f"got long_side={self.long_side}, short_side={self.short_side}"
             )
         check_variant(self.variant)
+        check_regions(self.regions)
+        check_scope(self.scope)
+        if not -1 <= self.merge <= 1 or (self.merge < 1 and self.scope == NO_SCOPE):
+            raise ValueError(
+                f"merge: expected a cosine up to 1 beside a scope, got {self.merge} and scope {self.scope}"
+            )
+
+
+@dataclass(frozen=True)
+class Window:
+    """Where a window lies on the grid of cells of the whole image."""
+
+    rows: slice
+    columns: slice
+
+
+Read = Callable[[Tensor, list[Window]], Tensor]  # crops (b, 3, H, W) and where they lie -> (b, C, h, w) float32
 
 
 def dense_features(tower: nn.Module, images: Tensor, variant: str = "maskclip") -> Tensor:
@@ -82,18 +105,44 @@ def dense_features(tower: nn.Module, images: Tensor, variant: str = "maskclip") 
     return readout(tower, images, variant).float()
 
 
-def view_features(tower: nn.Module, image: Tensor, view: View) -> Tensor:
+def view_features(tower: nn.Module, image: Tensor, view: View, masks: np.ndarray | None = None) -> Tensor:
     """Dense features of one image, seen as `view` says (whole, or in sliding windows averaged on the common grid).
 
     Args:
         image: (3, H, W) float, normalised, on the tower's device; already resized, H and W multiples of the cell size.
+        masks: (h, w) int, the mask that each cell is of; for a view with a scope, which without them is as if it had
+            none.
     Returns:
         (C, h, w) float32. Features are L2-normalised in each window before the average, so the dot product with a text
         embedding is the mean of the windows' cosine maps (as SCLIP and its successors average them); lengths are <= 1.
     Raises:
         ValueError: as `dense_features`; a window or stride that is not a multiple of the cell size.
     """
-    cells = cell_size(tower)
+
+    def read(crops: Tensor, windows: list[Window]) -> Tensor:
+        if masks is None or view.scope == NO_SCOPE:
+            return F.normalize(dense_features(tower, crops, view.variant), dim=1)
+        return F.normalize(scoped_readout(tower, crops, last_block(view, masks, windows, crops.device)).float(), dim=1)
+
+    return over_windows(image, view, cell_size(tower), read)
+
+
+def last_block(view: View, masks: np.ndarray | None, windows: list[Window], device: torch.device) -> Variant:
+    """What takes the last block's place for these windows: the view's variant, or its scope where there are masks.
+
+    masks: (h, w) int, the mask that each cell of the whole image is of.
+    """
+    if masks is None or view.scope == NO_SCOPE:
+        return VARIANTS[view.variant]
+    ids = np.stack([masks[one.rows, one.columns].ravel() for one in windows])
+    return Variant(SCOPES[view.scope](torch.from_numpy(ids.astype(np.int64)).to(device)), residual=False)
+
+
+def over_windows(image: Tensor, view: View, cells: tuple[int, int], read: Read) -> Tensor:
+    """What `read` makes of the view's windows, averaged on the grid of cells that they have in common: (C, h, w).
+
+    image: (3, H, W), whole cells. Raises ValueError for a window or stride that is not whole cells.
+    """
     if any(length % cell for length in (view.window, view.stride) for cell in cells):
         raise ValueError(
             f"View.window and View.stride must be multiples of the tower's cell size {cells[0]}x{cells[1]}, "
@@ -107,14 +156,16 @@ def view_features(tower: nn.Module, image: Tensor, view: View) -> Tensor:
     for first in range(0, len(corners), WINDOW_BATCH):
         chunk = corners[first : first + WINDOW_BATCH]
         crops = torch.stack([image[:, y : y + window[0], x : x + window[1]] for y, x in chunk])
-        features = F.normalize(dense_features(tower, crops, view.variant), dim=1)
+        places = [
+            Window(slice(y // cells[0], (y + window[0]) // cells[0]), slice(x // cells[1], (x + window[1]) // cells[1]))
+            for y, x in chunk
+        ]
+        found = read(crops, places)
         if first == 0:
-            total = features.new_zeros(features.shape[1], *count.shape)
-        for (y, x), feature in zip(chunk, features, strict=True):
-            rows = slice(y // cells[0], y // cells[0] + feature.shape[1])
-            columns = slice(x // cells[1], x // cells[1] + feature.shape[2])
-            total[:, rows, columns] += feature
-            count[rows, columns] += 1
+            total = found.new_zeros(found.shape[1], *count.shape)
+        for place, one in zip(places, found, strict=True):
+            total[:, place.rows, place.columns] += one
+            count[place.rows, place.columns] += 1
     return total / count
 
 
@@ -133,4 +184,5 @@ def native_view(tower: nn.Module) -> View:
     """
     sides: Any = tower.image_size  # one number, or (height, width)
     size, cell = int(np.max(sides)), max(cell_size(tower))
-    return View(short_side=size * 3 // 2, window=size, stride=max(1, size // 2 // cell) * cell)
+    window, stride = (max(1, side // cell) * cell for side in (size, size // 2))  # 384 of cells of 14 are 378
+    return View(short_side=size * 3 // 2, window=window, stride=stride)

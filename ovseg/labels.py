@@ -16,6 +16,7 @@ from ovseg.classes import Vocabulary
 from ovseg.regions import neighbours
 from ovseg.scoring import READINGS, RULES, Scoring
 
+Tile = tuple[tuple[slice, slice], np.ndarray]  # where it lies, rows and columns, and its logits
 BAND_VALUES = 2**18  # prompts times pixels that `label_pixels` works on at once, in some seven arrays of float64
 
 
@@ -66,7 +67,12 @@ def label_logits(
 
 
 def label_pixels(
-    features: np.ndarray, text: np.ndarray, vocabulary: Vocabulary, scoring: Scoring, size: tuple[int, int]
+    features: np.ndarray,
+    text: np.ndarray,
+    vocabulary: Vocabulary,
+    scoring: Scoring,
+    size: tuple[int, int],
+    refine_by: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The label of every pixel, without masks: maps of the prompts' logits upsampled to the image, then the best name.
 
@@ -75,9 +81,11 @@ def label_pixels(
             CLIP's are shorter than 1, and the dot product with a text embedding is the mean of the windows' cosines.
         text, vocabulary, scoring: as in `label_masks`.
         size: (H, W) of the image; upsampling is bilinear, align_corners=False.
+        refine_by: the image (H, W, 3) uint8, whose edges the maps are to follow by PAMR (`ovseg.pamr`); None: as they
+            are.
     Returns:
         labels (H, W) int32, index into `vocabulary.names`; background as in `label_masks`.
-        probabilities (H, W) float32, of each pixel's label. Both are worked out in float64.
+        probabilities (H, W) float32, of each pixel's label. Both are worked out in float64, PAMR in float32.
     Raises:
         ValueError: text that does not fit the vocabulary or the features, or numbers that are not finite.
     """
@@ -90,15 +98,20 @@ def label_pixels(
     (height, width), (h, w) = size, features.shape[1:]
     cells = READINGS[scoring.reading].cells
     logits = cells(text.astype(np.float64), features.astype(np.float64), scoring.scale)
+    if refine_by is not None:
+        from ovseg.pamr import refined_maps
+
+        image = refine_by
+        return label_tiles(lambda: refined_maps(image, logits), vocabulary, scoring, size)
     (above, above_share), (below, below_share) = neighbours(height, h)
     (left, left_share), (right, right_share) = neighbours(width, w)
 
-    def bands() -> Iterator[np.ndarray]:
+    def bands() -> Iterator[Tile]:
         for rows in bands_of_rows(len(text), size):
             part = logits[:, above[rows]] * above_share[rows, None] + logits[:, below[rows]] * below_share[rows, None]
-            yield part[:, :, left] * left_share + part[:, :, right] * right_share
+            yield (rows, slice(0, width)), part[:, :, left] * left_share + part[:, :, right] * right_share
 
-    return label_bands(bands, vocabulary, scoring)
+    return label_tiles(bands, vocabulary, scoring, size)
 
 
 def bands_of_rows(prompts: int, size: tuple[int, int]) -> Iterator[slice]:
@@ -108,30 +121,43 @@ def bands_of_rows(prompts: int, size: tuple[int, int]) -> Iterator[slice]:
     return (slice(top, min(top + rows, size[0])) for top in range(0, size[0], rows))
 
 
-def label_bands(
-    bands: Callable[[], Iterable[np.ndarray]], vocabulary: Vocabulary, scoring: Scoring
+def label_tiles(
+    tiles: Callable[[], Iterable[Tile]], vocabulary: Vocabulary, scoring: Scoring, size: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
     """As `label_pixels`, from the logits of every pixel, worked out in their own precision.
 
-    bands: gives the bands of an image's logits from top to bottom, each (P, rows, W), scaled and without the scoring's
-    bias. It is called twice for a vocabulary with an `area`.
+    tiles: gives the image's logits part by part, each (P, rows, columns), scaled and without the scoring's bias, with
+    its place. It is called twice for a vocabulary with an `area`.
     """
     large = np.ones(len(vocabulary.names))
     if vocabulary.area is not None:
         counts = np.zeros(len(vocabulary.names), np.int64)
-        for band in bands():
-            best = _by_name(band.reshape(len(band), -1), vocabulary, scoring).argmax(axis=0)
+        for _, logits in tiles():
+            best = _by_name(logits.reshape(len(logits), -1), vocabulary, scoring).argmax(axis=0)
             counts += np.bincount(best, minlength=len(counts))
         large = _large(counts, vocabulary.area)
-    labels, scores = [], []
-    for band in bands():
-        probabilities = _by_name(band.reshape(len(band), -1), vocabulary, scoring)
+    labels, scores = np.zeros(size, np.int32), np.zeros(size, np.float32)
+    for place, logits in tiles():
+        probabilities = _by_name(logits.reshape(len(logits), -1), vocabulary, scoring)
         if vocabulary.area is not None:
             probabilities *= large[:, None]
         best = _best(probabilities, vocabulary)
-        labels.append(best.astype(np.int32).reshape(-1, band.shape[2]))
-        scores.append(probabilities[best, np.arange(best.size)].astype(np.float32).reshape(-1, band.shape[2]))
-    return np.concatenate(labels), np.concatenate(scores)
+        labels[place] = best.reshape(logits.shape[1:])
+        scores[place] = probabilities[best, np.arange(best.size)].reshape(logits.shape[1:])
+    return labels, scores
+
+
+def vote(labels: np.ndarray, segments: np.ndarray, names: int) -> tuple[np.ndarray, np.ndarray]:
+    """The name that most pixels of a mask have, whatever their scores (CorrCLIP's map correction, arXiv 2411.10086).
+
+    labels (H, W) int, indices of so many names; segments (H, W) int, ids 0..K-1. Returns (K, L) float32, each name's
+    share of a mask's pixels, zeros for an id that no pixel has; and best (K,) int32, the first of equals.
+    """
+    count = int(segments.max()) + 1
+    votes = np.bincount(segments.ravel().astype(np.int64) * names + labels.ravel(), minlength=count * names)
+    votes = votes.reshape(count, names)
+    shares = votes / np.maximum(votes.sum(axis=1, keepdims=True), 1)
+    return shares.astype(np.float32), votes.argmax(axis=1).astype(np.int32)
 
 
 def _check_finite(text: np.ndarray, features: np.ndarray) -> None:

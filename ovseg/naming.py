@@ -44,8 +44,21 @@ class NamingModel(Protocol):
     def encode_text(self, prompts: Sequence[str], templates: Sequence[str]) -> np.ndarray:
         """(P, C) float32."""
 
-    def dense_features(self, image: np.ndarray, view: View) -> np.ndarray:
-        """(H, W, 3) uint8 -> (C, h, w) float32."""
+    def check_view(self, view: View) -> None:
+        """Raise ValueError for a view that it cannot follow."""
+
+    def dense_features(self, image: np.ndarray, view: View, masks: np.ndarray | None = None) -> np.ndarray:
+        """(H, W, 3) uint8 -> (C, h, w) float32; masks (H, W), for a view with a scope."""
+
+    def region_features(
+        self,
+        image: np.ndarray,
+        view: View,
+        masks: np.ndarray,
+        maps: np.ndarray | None = None,
+        scope: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """(K, C) float32, of the masks (H, W), for a view whose regions dense features do not give."""
 
 
 MODELS: dict[str, str] = {  # loaded when used

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from ovseg.classes import Vocabulary
 from ovseg.clip import Clip
 from ovseg.dense import View, dense_features, window_starts
-from ovseg.labels import background_bias, bands_of_rows, label_bands, label_logits
+from ovseg.labels import Tile, background_bias, bands_of_rows, label_logits, label_tiles
 from ovseg.resampling import resize_bilinear, sides_within
 from ovseg.scoring import Scoring
 from ovseg.towers import cell_size
@@ -76,12 +76,14 @@ def label_pixels_exactly(
 
     bias = background_bias(vocabulary).astype(np.float32)[:, None, None]
 
-    def bands() -> Iterator[np.ndarray]:
+    def bands() -> Iterator[Tile]:
+        top = 0
         for band in _upsampled(cosines, size):
+            place = slice(top, top := top + band.shape[1]), slice(0, size[1])
             logits = band * np.float32(scoring.scale)
-            yield torch.from_numpy(logits + bias if vocabulary.bias else logits).softmax(0).numpy()
+            yield place, torch.from_numpy(logits + bias if vocabulary.bias else logits).softmax(0).numpy()
 
-    return label_bands(bands, replace(vocabulary, bias=0.0), Scoring(1.0, rule="given"))
+    return label_tiles(bands, replace(vocabulary, bias=0.0), Scoring(1.0, rule="given"), size)
 
 
 def label_masks_exactly(

@@ -29,6 +29,7 @@ class Preset:
     window: int = 224  # pixels of CLIP's sliding window
     stride: int = 112  # pixels from window to window
     templates: str = "imagenet80"  # name of the prompt templates (see prompts.templates)
+    regions: str = "mean"  # the masks' features, where there are masks (see ovseg.region_kinds)
     background: str = "words"  # the rule where none is asked for (see ovseg.classes.parse_background)
     megabytes: int = 0  # of all weights together
     note: str = ""  # what it is, for the list of models
@@ -49,7 +50,7 @@ class Preset:
         """How images are shown to CLIP."""
         from ovseg.dense import View
 
-        return View(short_side=self.short_side, window=self.window, stride=self.stride)
+        return View(short_side=self.short_side, window=self.window, stride=self.stride, regions=self.regions)
 
     @property
     def sources(self) -> dict[str, str]:

@@ -21,34 +21,25 @@ import numpy as np
 
 from ovseg import prompts, weights
 from ovseg.analysis import Analysis, Origin, image_sha256
-from ovseg.classes import Background, ClassList, Vocabulary, biased, build_vocabulary
+from ovseg.classes import Background, ClassList, biased, build_vocabulary
 from ovseg.dense import View
-from ovseg.draw import class_colours
 from ovseg.images import ImageLike, as_image
-from ovseg.labels import check_threshold, label_masks, label_pixels
+from ovseg.labelled import NO_REFINER, Deciding, Text, name_by_vote, name_masks, name_pixels
+from ovseg.labels import check_threshold
+from ovseg.mask_features import mask_features, plain_features
 from ovseg.masks import Masks, MaskSource, Progress
 from ovseg.naming import NamingModel, load_naming_model, without_unknown
 from ovseg.presets import DEFAULT, Preset
 from ovseg.refinement import Refined, refine
 from ovseg.regions import pool
-from ovseg.result import Segmentation, no_label
+from ovseg.result import Segmentation
+from ovseg.scope import NO_SCOPE
 from ovseg.scoring import READINGS, Scoring
 from ovseg.setup import Setup
 from ovseg.sources import SOURCES
 
 Classes = ClassList | str | Sequence[str]
 Rule = Background | str
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Text:
-    """A vocabulary and its embeddings: P prompts, (P, C) float32, rows of length 1."""
-
-    vocabulary: Vocabulary
-    embeddings: np.ndarray
-
-    def __repr__(self) -> str:
-        return f"Text({len(self.vocabulary.names)} names, {len(self.vocabulary.prompts)} prompts)"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -66,6 +57,8 @@ class Segmenter:
     background: str  # the rule where none is asked for
     models: dict[str, str]  # "diffusion" and "clip": which weights, see `weights.identity`
     dtype: str  # of the numbers in the networks, such as "float32"
+    vote: bool = False  # how labels are decided, see `labelled.Deciding`
+    refiner: str = NO_REFINER
 
     @classmethod
     def load(cls, setup: Setup, source: MaskSource | None = None) -> Segmenter:
@@ -73,19 +66,25 @@ class Segmenter:
 
         source: takes the place of the set-up's own. Raises ValueError for settings that do not fit the models, OSError.
         """
+        has_masks = source is not None or SOURCES[setup.by].masks
+        if source is None:
+            setup.check_masks()
         source = source or SOURCES[setup.by].make(setup)
         folder = weights.folder("clip", setup.preset.clip)
         clip = load_naming_model(folder, setup.find_device(), setup.torch_dtype())
+        clip.check_view(view := setup.view(clip, has_masks))
         models = {kind: name for kind, name in source.identity.items() if kind == "diffusion"}
         return cls(
             source=source,
             clip=clip,
-            view=setup.view(clip),
+            view=view,
             scoring=clip.scoring,
             templates=prompts.templates(setup.preset.templates),
             background=setup.preset.background,
             models=models | {"clip": weights.identity("clip", setup.preset.clip)},
             dtype=setup.dtype,
+            vote=setup.vote,
+            refiner=setup.refine,
         )
 
     @classmethod
@@ -128,10 +127,15 @@ class Segmenter:
         masks = self.source.reuse(kept) if kept else None
         if masks is None:
             self.source.check(image.shape[:2])  # refuses sides beyond 4:1 and too many masks
-        # CLIP first: it takes seconds, and refuses a bad view.
-        features = kept.features if kept else self.clip.dense_features(image, self.view).astype(np.float16)
-        masks = masks or self.source.segment(image, id, progress)
-        return Analysis(masks.labels, features, self.origin(image), masks.evidence, masks.facts)
+        # CLIP first: it takes seconds, and refuses a bad view. Under a scope kept features are those of kept masks.
+        plain = kept.features if kept and self.view.scope == NO_SCOPE else None
+        if masks is not None and kept is not None and masks.labels is kept.segments and kept.regions is not None:
+            features, regions = kept.features, kept.regions
+        else:
+            plain = plain_features(self.clip, image, self.view) if plain is None else plain
+            masks = masks or self.source.segment(image, id, progress)
+            features, regions = mask_features(self.clip, image, self.view, masks, plain)
+        return Analysis(masks.labels, features, self.origin(image), masks.evidence, masks.facts, regions)
 
     def check(self, kept: Analysis, image: ImageLike) -> None:
         """Raise `AnalysisMismatch`, naming every difference, unless a kept analysis of this image can be used here."""
@@ -186,7 +190,8 @@ class Segmenter:
         return self.label_analysis(self.analyze(image := as_image(what), id=_id(what)), text, image)
 
     def label_analysis(self, analysis: Analysis, text: Text, image: np.ndarray | None = None) -> Segmentation:
-        """Give every mask its best class, or every pixel where there are no masks. image: to be shown with the result.
+        """Give every mask its best class, or every pixel where there are no masks. image: shown with the result, and
+        needed where a refiner follows its edges.
 
         Raises `AnalysisMismatch` for an analysis made with another CLIP, in another dtype or by another view; its
         image and masks may be any.
@@ -195,22 +200,28 @@ class Segmenter:
         if analysis.segments is None:
             size = analysis.origin.height, analysis.origin.width
             return self.label_each_pixel(analysis.features, size, text, image)
-        return self.label_segments(analysis.segments, analysis.features, text, image)
+        if self.vote:
+            return name_by_vote(analysis.segments, analysis.features, text, self._deciding, image)
+        if analysis.regions is None:
+            return self.label_segments(analysis.segments, analysis.features, text, image)
+        return name_masks(analysis.segments, analysis.regions, text, self._deciding, image)
 
     def label_segments(
         self, masks: np.ndarray, features: np.ndarray, text: Text, image: np.ndarray | None = None
     ) -> Segmentation:
-        """Give any masks (H, W) int32, ids from 0, their best classes, by dense features (C, h, w) of this CLIP."""
-        pooled, pixels = pool(features, masks, READINGS[self.scoring.reading].unit), np.bincount(masks.ravel())
-        scores, best = label_masks(pooled, text.embeddings, text.vocabulary, self.scoring, pixels)
-        return _result(text, best[masks], masks=masks, mask_scores=scores, image=image)
+        """Give any masks (H, W) int32, ids from 0, their best classes, by the mean of dense features (C, h, w)."""
+        regions = pool(features, masks, READINGS[self.scoring.reading].unit)
+        return name_masks(masks, regions, text, self._deciding, image)
 
     def label_each_pixel(
         self, features: np.ndarray, size: tuple[int, int], text: Text, image: np.ndarray | None = None
     ) -> Segmentation:
         """Give every pixel of an image of (H, W) its best class, by dense features (C, h, w) of this CLIP."""
-        labels, scores = label_pixels(features.astype(np.float32), text.embeddings, text.vocabulary, self.scoring, size)
-        return _result(text, labels, masks=None, mask_scores=None, pixel_scores=scores, image=image)
+        return name_pixels(features, size, text, self._deciding, image)
+
+    @property
+    def _deciding(self) -> Deciding:
+        return Deciding(self.scoring, self.vote, self.refiner)
 
     def masks(self, image: ImageLike, *, id: str = "", progress: Progress | None = None) -> Masks:
         """The class-agnostic masks alone. Raises ValueError as `analyze`."""
@@ -230,10 +241,3 @@ class Segmenter:
 def _id(image: object) -> str:
     """By which a mask source looks an image up: the name of its file, "" where it is no file."""
     return Path(image).stem if isinstance(image, str | os.PathLike) else ""
-
-
-def _result(text: Text, labels: np.ndarray, **rest: Any) -> Segmentation:
-    """A result with what the vocabulary says; labels (H, W) in as few bytes as its indices need."""
-    names, notes = text.vocabulary.names, text.vocabulary.notes
-    labels = labels.astype(np.uint8 if no_label(len(names)) == 255 else np.uint16)
-    return Segmentation(labels=labels, names=names, colours=class_colours(names), notes=notes, **rest)

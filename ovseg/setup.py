@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from emerdiff.options import Options
 from emerdiff.settings import show
+from ovseg.compare import NEW_IN_VIEWS
 from ovseg.presets import DEFAULT, DTYPES, Preset, get_preset
+from ovseg.region_kinds import REGIONS, check_regions
+from ovseg.scope import NO_SCOPE, check_scope
 from ovseg.sources import SOURCES
 from ovseg.variants import check_variant
 
@@ -23,8 +26,17 @@ if TYPE_CHECKING:
     from ovseg.dense import View
     from ovseg.naming import NamingModel
 
+READING_FIELDS = ("dense", "regions", "scope", "merge", "vote", "refine")  # how CLIP is read, and names are decided
+NO_REFINER = "none"
+REFINERS = (NO_REFINER, "pamr")
 MASK_FIELDS = {one.name for one in fields(Options)} - {"upsampling"}  # which `by` decides
-OWN_FIELDS = ("by", "masks_from", "dense", "device", "dtype")  # beside which settings stand where options are given
+OWN_FIELDS = (
+    "by",
+    "masks_from",
+    *READING_FIELDS,
+    "device",
+    "dtype",
+)  # beside which settings stand where options are given
 
 
 @dataclass(frozen=True, repr=False)
@@ -35,6 +47,8 @@ class Setup:
     by: the mask source, a name in `sources.SOURCES`; masks_from: its folder, for "files".
     settings: of the method, by the names of `emerdiff.Options`' fields, where they are not the preset's.
     dense: the dense variant of CLIP, a name in `variants.VARIANTS`; None: the preset's.
+    regions, scope, merge: the masks' features, and attention within masks, see `dense.View`; None: the preset's, none.
+    vote: a mask takes the name that most of its pixels have. refine: "pamr" or "none", see `ovseg.pamr`.
     device: "auto" (a CUDA GPU if there is one, else the CPU) or as torch names it. dtype: one of `DTYPES`.
     recorded: facts of an earlier run whose kept analyses are used: its models and options are expected, not looked up.
     """
@@ -47,6 +61,11 @@ class Setup:
     device: str = "auto"
     dtype: str = "float32"
     recorded: Mapping[str, Any] | None = field(default=None, hash=False)
+    regions: str | None = None
+    scope: str | None = None
+    merge: float | None = None
+    vote: bool = False
+    refine: str = NO_REFINER
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -57,11 +76,37 @@ class Setup:
             raise ValueError(f"by: no mask source {self.by!r}, expected one of {', '.join(SOURCES)}")
         if self.by == "files" and self.masks_from is None:
             raise ValueError("masks_from: missing; by files needs the folder that holds the masks")
-        if self.dense is not None:
-            check_variant(self.dense)
+        self._check_reading()
         if unknown := sorted(set(self.settings) - MASK_FIELDS):
             raise ValueError(f"{unknown[0]}: no such setting, expected one of {', '.join(sorted(MASK_FIELDS))}")
         self.options(None)
+
+    def _check_reading(self) -> None:
+        """How CLIP is read, as far as that shows without a model."""
+        if self.dense is not None:
+            check_variant(self.dense)
+        if self.regions is not None:
+            check_regions(self.regions)
+        if self.scope is not None:
+            check_scope(self.scope)
+        if self.merge is not None and not -1 <= self.merge <= 1:
+            raise ValueError(f"merge: expected a cosine from -1 to 1, got {self.merge}")
+        if self.merge is not None and self.merge < 1 and self.scope in (None, NO_SCOPE) and self.recorded is None:
+            raise ValueError("merge: joins masks for attention within them; choose a scope as well")
+        if self.refine not in REFINERS:
+            raise ValueError(f"refine: expected one of {', '.join(REFINERS)}, got {self.refine!r}")
+        if self.vote and self.regions not in (None, "mean"):
+            raise ValueError(f"vote: counts the labels of a mask's pixels and has no use of regions {self.regions}")
+
+    def check_masks(self) -> None:
+        """Raise ValueError where masks are asked something that the source, which makes none or others, cannot give."""
+        source, regions = SOURCES[self.by], self.regions or "mean"
+        asked = {"regions": regions != "mean", "scope": self.scope not in (None, NO_SCOPE), "vote": self.vote}
+        if not source.masks and (found := [name for name, is_asked in asked.items() if is_asked]):
+            raise ValueError(f"{found[0]}: is for masks, and by {self.by} makes none")
+        if REGIONS[regions].soft and not source.soft:
+            able = ", ".join(name for name, one in SOURCES.items() if one.soft)
+            raise ValueError(f"regions: {regions} needs difference maps, which by {able} leaves, got by {self.by}")
 
     @classmethod
     def of(cls, preset: str | Preset, options: Mapping[str, Any]) -> Setup:
@@ -97,15 +142,20 @@ class Setup:
             method = {"base_size": model.diffusion.native_size}
         return Options(**{**method, **self.settings})
 
-    def view(self, clip: NamingModel) -> View:
-        """How the naming model sees images."""
+    def view(self, clip: NamingModel, masks: bool = True) -> View:
+        """How the naming model sees images, with masks or without."""
         from ovseg.dense import View
 
         if self.recorded is not None:
             view = View(**self.recorded["view"])
         else:
             view = self.preset.view if self.preset.name else clip.native_view
-        return replace(view, variant=self.dense or view.variant)
+        view = replace(view, variant=self.dense or view.variant)
+        if not masks:
+            return replace(view, regions="mean", scope=NO_SCOPE, merge=1.0)
+        scope = self.scope or view.scope
+        merge = 1.0 if scope == NO_SCOPE else view.merge if self.merge is None else self.merge
+        return replace(view, regions=self.regions or view.regions, scope=scope, merge=merge)
 
     def find_device(self) -> torch.device:
         """The device; ValueError where it cannot be used here."""
@@ -145,14 +195,17 @@ def _fields_of(facts: Mapping[str, Any], asked: Mapping[str, Any], changes: Mapp
     options, by = facts.get("options") or {}, changes.get("by", facts["by"])
     recorded = {name: value for name, value in options.items() if name in MASK_FIELDS}
     Options(**recorded)  # raises for what is none
+    preset, view = get_preset(facts["preset"]) if facts.get("preset") else own, asdict(View(**facts["view"]))
+    usual = NEW_IN_VIEWS | {"regions": preset.regions}
     same = "diffusion" in models and all(recorded.get(name) == value for name, value in asked.items())
     return {
-        "preset": get_preset(facts["preset"]) if facts.get("preset") else own,
+        "preset": preset,
         "settings": {**recorded, **asked},
         "dtype": facts["dtype"],
         "by": by,
         "masks_from": options.get("masks_from") if by == "files" else None,
-        "dense": View(**facts["view"]).variant,
+        **{name: view[name] for name, plain in usual.items() if SOURCES[by].masks and view[name] != plain},
+        "dense": view["variant"],
         "recorded": dict(facts) if same else None,
     }
 

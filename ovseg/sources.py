@@ -17,12 +17,14 @@ class Source:
 
     maker: a function from a `Setup` to a `masks.MaskSource`, or its "module:name", which loads when it is asked for.
     about: a line for the help. needs: kinds of models beside CLIP. masks: whether it has masks to write and number.
+    soft: whether it leaves difference maps, of which soft masks are made.
     """
 
     maker: Callable[[Any], Any] | str
     about: str
     needs: tuple[str, ...] = ()
     masks: bool = True
+    soft: bool = False
 
     def make(self, setup: Any) -> Any:
         """The source for a set-up, a `masks.MaskSource`. Raises ValueError for settings that it cannot take."""
@@ -37,6 +39,7 @@ SOURCES: dict[str, Source] = {
         "ovseg.masks:by_emerdiff",
         "clusters of the diffusion model's queries, carried to the pixels by modulated denoising (default)",
         needs=("diffusion",),
+        soft=True,
     ),
     "naive": Source(
         "ovseg.masks:by_naive", "the same clusters, upsampled bilinearly: quick and blocky", needs=("diffusion",)

@@ -15,7 +15,7 @@ from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
 from ovseg.timm_towers import trunk_cell, trunk_pool, trunk_readout
-from ovseg.variants import VARIANTS, own_value
+from ovseg.variants import VARIANTS, Variant, own_value
 from ovseg.vit import pool_values, to_text_space, token_levels
 
 RESNET_STRIDE = 32  # pixels per cell of ModifiedResNet's last feature map
@@ -61,6 +61,20 @@ def _(tower: VisionTransformer, images: Tensor, variant: str) -> Tensor:
         tokens, grid = pool_values(tower, images)
         return to_text_space(tower, tokens[None], grid)
     levels, grid = token_levels(tower, images, VARIANTS[variant])
+    return to_text_space(tower, levels, grid)
+
+
+def scoped_readout(tower: nn.Module, images: Tensor, block: Variant) -> Tensor:
+    """As `readout`, with any last block (see `variants.Variant`), such as one that attends within masks.
+
+    Raises ValueError for a tower other than open_clip's own ViT that reads its class token or an average.
+    """
+    if not isinstance(tower, VisionTransformer) or tower.attn_pool is not None:
+        raise ValueError(
+            "scope: attention within masks is known for open_clip's own ViT that ends in a transformer block, "
+            f"got {type(tower).__name__}{' with an attention pool' if isinstance(tower, VisionTransformer) else ''}"
+        )
+    levels, grid = token_levels(tower, images, block)
     return to_text_space(tower, levels, grid)
 
 

@@ -88,7 +88,7 @@ def slow_outliers(patches: np.ndarray) -> list[int]:
     order = np.argsort(distances, axis=1, kind="stable")[:, : min(30, len(patches) - 1) + 1]
     farthest = np.array([distances[place, row[-1]] for place, row in enumerate(order)])
     factors = [np.mean([farthest[place] / farthest[other] for other in row[1:]]) for place, row in enumerate(order)]
-    return [place for place, factor in enumerate(factors) if factor > np.quantile(factors, 0.95)]
+    return [place for place, factor in enumerate(factors) if factor > np.quantile(factors, 0.95) * (1 + 1e-5)]
 
 
 def slow_repair(patches: np.ndarray, outliers: list[int], grid: tuple[int, int]) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from dataset_trees import build_tree
 from PIL import Image
 from processes import run_here
 
+from ovseg.analysis import Analysis
+from ovseg.compare import NEW_IN_VIEWS
 from ovseg.files import read_index_png
 
 CLASSES = ["--classes", "cat,dog"]
@@ -107,3 +110,115 @@ def test_evaluation_refuses_and_records_likewise(tmp_path: Path, models: list[st
     assert "sclip, other values" in done.stdout
     assert record(out)["protocol"]["background"]["bias"] == 500
     assert all((read_index_png(path) == 0).all() for path in out.glob("*.png") if ".masks" not in path.name)
+
+
+@pytest.fixture(scope="module")
+def values(scene: Path, models: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with kept analyses whose masks have other features."""
+    out = tmp_path_factory.mktemp("values") / "run"
+    flags = [*CLASSES, *models, "--regions", "values-mlp", "--scope", "like", "--merge", "0.9", "--keep-analysis"]
+    done = run_here("label", str(scene), *flags, "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def test_analyses_say_which_features_they_hold_and_naming_takes_those(
+    values: Path, kept: Path, scene: Path, tmp_path: Path
+) -> None:
+    analysis, plain = Analysis.load(values / "a.safetensors"), Analysis.load(kept / "a.safetensors")
+    expected = {"regions": "values-mlp", "scope": "like", "merge": 0.9}
+    assert expected.items() <= analysis.origin.view.items() and expected.items() <= record(values)["view"].items()
+    assert analysis.segments is not None and np.array_equal(analysis.segments, plain.segments)
+    assert analysis.regions is not None and analysis.regions.shape == (analysis.segments.max() + 1, 16)
+    assert not np.array_equal(analysis.regions, plain.regions)
+    # K x C is all that naming takes: without a dense feature it gives the same.
+    replace(analysis, features=np.zeros_like(analysis.features)).save(values / "b.safetensors")
+    again = tmp_path / "again"
+    done = run_here("label", str(scene), *CLASSES, "--analyses", str(values), "--out", str(again))
+    assert done.returncode == 0, done.stderr
+    assert (again / "a.png").read_bytes() == (values / "a.png").read_bytes()
+    other = tmp_path / "b.png"
+    other.write_bytes(scene.read_bytes())
+    done = run_here("label", str(other), *CLASSES, "--analyses", str(values), "--out", str(again / "b"))
+    assert done.returncode == 0, done.stderr
+    assert np.array_equal(read_index_png(again / "b/b.png"), read_index_png(values / "a.png"))
+    said = one_error("label", scene, *CLASSES, "--analyses", values, "--regions", "mean", "--out", tmp_path / "no")
+    assert 'view.regions "values-mlp" instead of "mean"' in said
+
+
+def test_an_analysis_of_before_is_read_and_its_features_are_means(kept: Path, scene: Path, tmp_path: Path) -> None:
+    old = tmp_path / "old"
+    old.mkdir()
+    facts = record(kept)
+    analysis = Analysis.load(kept / "a.safetensors")
+    view = {name: value for name, value in analysis.origin.view.items() if name not in NEW_IN_VIEWS}
+    replace(analysis, regions=None, origin=replace(analysis.origin, view=view)).save(old / "a.safetensors")
+    facts["view"] = view
+    (old / "run.json").write_text(json.dumps(facts), encoding="utf-8")
+    out = tmp_path / "out"
+    done = run_here("label", str(scene), *CLASSES, "--analyses", str(old), "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    assert (out / "a.png").read_bytes() == (kept / "a.png").read_bytes()
+    assert "view.regions" in one_error(
+        "label", scene, *CLASSES, "--analyses", old, "--regions", "values", "--out", tmp_path / "no"
+    )
+
+
+def test_votes_and_edges_are_recorded_and_change_the_labels(kept: Path, scene: Path, tmp_path: Path) -> None:
+    labels = {}
+    for flag in ("--vote", "--refine=pamr"):
+        out = tmp_path / flag
+        done = run_here("label", str(scene), *CLASSES, "--analyses", str(kept), flag, "--out", str(out))
+        assert done.returncode == 0, done.stderr
+        labels[flag], said = read_index_png(out / "a.png"), record(out)
+        assert (said["vote"], said["refine"]) == ((True, None) if flag == "--vote" else (None, "pamr"))
+    masks = read_index_png(kept / "a.masks.png")
+    assert all(len(np.unique(labels["--vote"][masks == one])) == 1 for one in np.unique(masks))
+    refined = read_index_png(tmp_path / "--refine=pamr/a.masks.png")
+    assert (refined != masks).any() and set(np.unique(refined)) <= set(np.unique(masks))
+    out = tmp_path / "pixels"
+    flags = ["--analyses", str(kept), "--by", "none", "--refine", "pamr", "--out", str(out)]
+    assert run_here("label", str(scene), *CLASSES, *flags).returncode == 0
+    assert read_index_png(out / "a.png").shape == (40, 60)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--by", "none", "--regions", "values"], "--regions: is for masks, and by none makes none"),
+        (["--by", "none", "--vote"], "--vote: is for masks"),
+        (["--by", "none", "--scope", "like"], "--scope: is for masks"),
+        (["--by", "naive", "--regions", "soft"], "needs difference maps, which by emerdiff leaves, got by naive"),
+        (["--by", "slic", "--merge", "0.9"], "--merge: joins masks for attention within them; choose a scope as well"),
+        (["--scope", "like", "--merge", "2"], "--merge: expected a cosine from -1 to 1, got 2.0"),
+        (["--vote", "--regions", "values"], "--vote: counts the labels of a mask's pixels"),
+        (["--regions", "head"], "--regions: regions pooled by the tower's own head"),
+        (["--regions", "means"], "--regions: invalid choice: 'means'"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused_before_any_mask(
+    flags: list[str], words: str, scene: Path, models: list[str], tmp_path: Path
+) -> None:
+    said = one_error("label", scene, *CLASSES, *models, *flags, "--out", tmp_path / "out")
+    assert words in said
+    assert not list(tmp_path.glob("out/*.png"))
+
+
+def test_pixel_exact_runs_take_no_reading_that_published_code_has_not(tmp_path: Path, models: list[str]) -> None:
+    root = build_tree("voc20", tmp_path)
+    for flags, name in ((["--regions", "values"], "regions"), (["--refine", "pamr"], "refine"), (["--vote"], "vote")):
+        said = one_error(
+            *("eval", "predict", "voc20", "--root", root, "--by", "slic", "--limit", "1", *models, *flags),
+            *("--protocol", "sclip", "--pixel-exact", "--partial", "--out", tmp_path / "no"),
+        )
+        assert f"--{name}: is not in the code that a pixel-exact protocol follows" in said
+
+
+@pytest.mark.parametrize("by", ["slic", "truth"])
+def test_evaluation_reads_masks_likewise(by: str, tmp_path: Path, models: list[str]) -> None:
+    root, out = build_tree("voc20", tmp_path), tmp_path / "out"
+    flags = ["--by", by, "--limit", "1", *models, "--regions", "values", "--scope", "uniform", "--out", str(out)]
+    done = run_here("eval", "predict", "voc20", "--root", str(root), *flags, "--score")
+    assert done.returncode == 0, done.stderr
+    assert record(out)["view"]["regions"] == record(out)["protocol"]["view"]["regions"] == "values"
+    assert "other values" not in done.stdout

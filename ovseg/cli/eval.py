@@ -174,6 +174,7 @@ def _add_approach(parser: argparse.ArgumentParser) -> None:
 
 def _add_rules(parser: argparse.ArgumentParser) -> None:
     flags.add_dense(parser)
+    flags.add_reading(parser)
     parser.add_argument("--protocol", metavar="P", help="sclip, naclip, clearclip, sc-clip, tcl, maskclip or native")
     parser.add_argument("--pixel-exact", action="store_true", help="labels as that protocol's own code gives them")
     flags.add_background_bias(parser)

@@ -11,8 +11,9 @@ from emerdiff.options import settings
 from ovseg.classes import ClassList, parse_classes, read_classes
 from ovseg.presets import DEFAULT, Preset, get_preset
 from ovseg.run.folder import recorded_facts
-from ovseg.setup import Setup, setup_of
+from ovseg.setup import READING_FIELDS, Setup, setup_of
 
+NAMED = ("masks_from", *READING_FIELDS, "device", "dtype")  # fields of a set-up that are flags
 MODELS = ("preset", "diffusion", "clip")
 
 
@@ -33,7 +34,7 @@ def read_setup(given: Namespace, *kinds: str, by: str | None = None) -> Setup:
 
     kinds: the models that the command itself needs, such as "clip". by: the mask source; None: the set-up's own.
     """
-    named = {"by": by, **{name: getattr(given, name, None) for name in ("masks_from", "dense", "device", "dtype")}}
+    named = {"by": by, **{name: getattr(given, name, None) for name in NAMED}}
     changes: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
     asked = {one.field: getattr(given, one.field) for one in settings() if getattr(given, one.field) is not None}
     if getattr(given, "analyses", None):

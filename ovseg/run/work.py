@@ -25,7 +25,7 @@ from ovseg.result import no_label, save_masks
 from ovseg.run.images import ANALYSIS, LABELS, MASKS, OVERLAY, SUMMARY
 from ovseg.run.inputs import Item
 from ovseg.run.kept import Kept
-from ovseg.setup import Setup
+from ovseg.setup import NO_REFINER, Setup
 from ovseg.sources import SOURCES
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ class LabelJob:
     needs: ClassVar[tuple[str, ...]] = ("clip",)
 
     def __post_init__(self) -> None:
+        self.setup.check_masks()
         names = self.vocabulary.names
         no_label(len(names))
         if self.formats:  # otherwise what exports need is not loaded
@@ -96,6 +97,7 @@ class LabelJob:
             "protocol": None,
             "templates": self.setup.preset.templates,
             "view": asdict(segmenter.view),
+            **decision(self.setup),
             **provenance(self.setup, segmenter.source, segmenter.models),
         }
         return LabelWorker(self, segmenter, text, facts)
@@ -200,6 +202,11 @@ def provenance(setup: Setup, source: MaskSource, models: Mapping[str, str]) -> d
         "device": str(setup.find_device()),
         "dtype": setup.dtype,
     }
+
+
+def decision(setup: Setup) -> dict[str, Any]:
+    """What a record says of how labels are decided, where it is not the plain way."""
+    return {"vote": setup.vote or None, "refine": None if setup.refine == NO_REFINER else setup.refine}
 
 
 def shares(labels: np.ndarray, names: Sequence[str]) -> str:
