@@ -77,9 +77,7 @@ def _of_masks(
 
 def _needed(image: np.ndarray | None) -> np.ndarray:
     if image is None:
-        raise ValueError(
-            "refine: follows the image's edges, and here is no image: give label_analysis one"
-        )
+        raise ValueError("refine: follows the image's edges, and here is no image: give label_analysis one")
     return image
 
 
