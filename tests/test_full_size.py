@@ -1,4 +1,4 @@
-"""`ovseg label` itself at the real models' size: SD 1.4 and CLIP ViT-B/16, random weights saved in the real formats."""
+"""`ovseg label` itself at the real models' size: SD 1.4, SD 2.x, SDXL, BK-SDM, CLIP ViT-B/16, with random weights."""
 
 from __future__ import annotations
 
@@ -15,11 +15,15 @@ from PIL import Image
 SAVE = """
 import json, sys
 from pathlib import Path
-import open_clip
+import open_clip, torch
 from safetensors.torch import save_file
+from bench.families import save_family
 from bench.random_weights import save_sd14
-folder = Path(sys.argv[1])
-save_sd14(folder / "diffusion")
+folder, family, dtype = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+if family == "sd14":
+    save_sd14(folder / "diffusion")
+else:
+    save_family(folder / "diffusion", family, getattr(torch, dtype))
 (folder / "clip").mkdir()
 config = {"model_cfg": open_clip.get_model_config("ViT-B-16-quickgelu")}
 (folder / "clip" / "open_clip_config.json").write_text(json.dumps(config))
@@ -40,13 +44,20 @@ raise SystemExit(code)
 
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
-def test_label_at_full_size_within_16_gigabytes(tmp_path: Path):
+@pytest.mark.parametrize(
+    ("family", "dtype"),
+    # sdxl-turbo: SDXL's own shape at 512 pixels, a quarter of the work
+    [("sd14", "float32"), ("sdxl-turbo", "bfloat16"), ("bk-sdm-tiny", "float32"), ("sd-2-base", "bfloat16")],
+)
+def test_label_at_full_size_within_16_gigabytes(family: str, dtype: str, tmp_path: Path):
     noise = np.random.default_rng(0).integers(0, 256, (512, 512, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "photo.png")
     with tempfile.TemporaryDirectory(dir=tmp_path) as models:  # 5 GB that pytest would keep
-        subprocess.run([sys.executable, "-c", SAVE, models], check=True, cwd=Path(__file__).parent.parent)
+        save = [sys.executable, "-c", SAVE, models, family, dtype]
+        subprocess.run(save, check=True, cwd=Path(__file__).parent.parent)
         command = [sys.executable, "-c", RUN, "label", str(tmp_path / "photo.png"), "--classes", "cat,dog"]
         command += ["--diffusion", f"{models}/diffusion", "--clip", f"{models}/clip", "--device", "cpu"]
+        command += ["--dtype", dtype]
         command += ["--masks", "2", "--steps", "10", "--t-m", "101", "--out", str(tmp_path / "out")]
         done = subprocess.run(command, capture_output=True, text=True)
     print(done.stdout, done.stderr)
