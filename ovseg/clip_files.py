@@ -26,6 +26,7 @@ from ovseg.transformers_weights import build_siglip, check_stored, fill
 
 FROM_FILES_ALONE = {"trust_remote_code": False, "local_files_only": True}  # for transformers' tokenizers
 TOKENIZER_FORMS = (("tokenizer.json",), ("vocab.json", "merges.txt"))  # of which transformers' layout has one
+BIAS = "logit_bias"  # of CLIPs with a sigmoid
 RESIZED = "positional_embedding"  # stored for another size of image or text, it is interpolated
 
 
@@ -106,11 +107,14 @@ def check_held(sketch: torch.nn.Module, weights: Path, config: Path) -> None:
     wanted = sum(tensor.numel() for name, tensor in sketch.state_dict().items() if not name.endswith(RESIZED))
     try:
         with safe_open(weights, framework="pt") as file:
-            held = sum(len_of(tuple(file.get_slice(name).get_shape())) for name in file.keys())  # noqa: SIM118
+            names = list(file.keys())
+            held = sum(len_of(tuple(file.get_slice(name).get_shape())) for name in names)
     except SafetensorError as error:
         raise _misfit(weights, config, one_line(error)) from error
     if wanted > held:
         raise _misfit(weights, config, f"it asks for {wanted} numbers, the file holds {held}")
+    if BIAS in sketch.state_dict() and BIAS not in names:
+        raise _misfit(weights, config, f"{BIAS} is not in the file")  # open_clip would take 0 for it
 
 
 def _misfit(weights: Path, config: Path, reason: str) -> OSError:

@@ -58,7 +58,7 @@ def check_stored(sketch: nn.Module, config: ClipConfig, weights: Path) -> None:
         held = [shapes[source] for source in sources]
         try:
             found = join(*(torch.empty(shape, device="meta") for shape in held)).shape
-        except (RuntimeError, IndexError):  # tensors that cannot be put together, or without the dimensions
+        except (RuntimeError, IndexError, TypeError):  # without the dimensions, or not fit to be put together
             found = None
         if found != target.shape:
             expected = f"a shape that makes {list(target.shape)}, as {config.file} says"

@@ -18,6 +18,9 @@ import torch
 from clip_folder import save_tiny_clip
 from diffusion_folder import save_tiny_diffusion
 from fuzzing import bounded_memory, check_one_line, damaged, damaged_bytes, refusing_network, seeds, to_json
+from test_configs import edit
+from timm_trunks import save_timm_clip
+from transformers_clip_folder import save_transformers_clip
 
 from emerdiff import LatentDiffusion
 from emerdiff.segment import naive_segments
@@ -38,7 +41,13 @@ PARTS = {  # file -> weight among the cases
         "tokenizer/tokenizer.json": 2,
     },
     "clip": {"open_clip_config.json": 6, "tokenizer_config.json": 2, "tokenizer.json": 2},
+    "timm-clip": {"open_clip_config.json": 1},
+    "transformers-clip": {
+        **{"config.json": 6, "preprocessor_config.json": 1, "tokenizer_config.json": 1, "tokenizer.json": 1}
+    },
 }
+CONFIGS = {"diffusion": 40, "clip": 80, "timm-clip": 20, "transformers-clip": 40}  # cases
+WEIGHTS = {"diffusion": 10, "clip": 30, "timm-clip": 10, "transformers-clip": 20}
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +63,10 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     model["text_cfg"] |= {"pool_type": "argmax", "tokenizer_kwargs": {"clean": "lower"}, "proj_type": "linear"}
     config["preprocess_cfg"] = {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25], "interpolation": "bicubic"}
     (clip / "open_clip_config.json").write_text(json.dumps(config))
-    return {"diffusion": diffusion, "clip": clip}
+    timm = save_timm_clip(place / "timm", "vit_base_patch16_siglip_001")
+    edit(timm / "open_clip_config.json", vision_cfg__timm_drop=0.0, vision_cfg__timm_drop_path=None)
+    siglip = save_transformers_clip(place / "siglip", "siglip")
+    return {"diffusion": diffusion, "clip": clip, "timm-clip": timm, "transformers-clip": siglip}
 
 
 def use_diffusion(folder: Path) -> None:
@@ -72,7 +84,9 @@ def use_clip(folder: Path) -> None:
     clip.dense_features(np.zeros((16, 16, 3), np.uint8), View(short_side=32))
 
 
-USES: dict[str, Callable[[Path], None]] = {"diffusion": use_diffusion, "clip": use_clip}
+USES: dict[str, Callable[[Path], None]] = {"diffusion": use_diffusion} | dict.fromkeys(
+    ("clip", "timm-clip", "transformers-clip"), use_clip
+)
 
 
 def try_case(kind: str, folder: Path) -> bool:
@@ -94,7 +108,7 @@ def try_case(kind: str, folder: Path) -> bool:
 def test_fuzzed_configs(kind: str, folders: dict[str, Path]) -> None:
     try_case(kind, folders[kind])  # imports what is imported once
     outcomes = []
-    for seed in seeds({"diffusion": 40, "clip": 80}[kind]):
+    for seed in seeds(CONFIGS[kind]):
         draw = random.Random(seed)
         (name,) = draw.choices(list(PARTS[kind]), list(PARTS[kind].values()))
         path = folders[kind] / name
@@ -116,7 +130,7 @@ def test_fuzzed_configs(kind: str, folders: dict[str, Path]) -> None:
 @pytest.mark.parametrize("kind", PARTS)
 def test_fuzzed_weights(kind: str, folders: dict[str, Path]) -> None:
     names = [path.relative_to(folders[kind]).as_posix() for path in sorted(folders[kind].rglob("*.safetensors"))]
-    for seed in seeds({"diffusion": 10, "clip": 30}[kind]):
+    for seed in seeds(WEIGHTS[kind]):
         draw = random.Random(seed)
         path = folders[kind] / draw.choice(names)
         sound = path.read_bytes()

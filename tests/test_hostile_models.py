@@ -22,6 +22,7 @@ from fuzzing import bounded_memory, check_one_line, refusing_network
 from loopback_hub import loopback_hub
 from safetensors.torch import load_file, save_file
 from test_configs import CODE, edit
+from transformers_clip_folder import save_transformers_clip
 
 from emerdiff import LatentDiffusion
 from emerdiff.diffusers_config import read_text_encoder, read_unet, read_vae
@@ -36,6 +37,7 @@ UNET, VAE, TEXT, NOISE = (
     f"{part}/config.json" if part != "scheduler" else "scheduler/scheduler_config.json"
     for part in ("unet", "vae", "text_encoder", "scheduler")
 )
+SIGLIP = {"timm_model_name": "vit_base_patch16_siglip_224", "timm_pool": "map", "timm_proj": "none"}
 FOREIGN = {"AutoTokenizer": ["evil/code--evil.Stranger", None]}
 # kind, file, what it says, the key that is named.
 FETCHING: list[tuple[str, str, dict[str, Any], str]] = [
@@ -47,6 +49,20 @@ FETCHING: list[tuple[str, str, dict[str, Any], str]] = [
     ("clip", CLIP, {"text_cfg__hf_model_name": ["evil/code"]}, "hf_model_name"),
     ("clip", CLIP, {"vision_cfg__timm_model_name": "hf-hub:evil/code"}, "timm_model_name"),
     ("clip", CLIP, {"vision_cfg__timm_model_pretrained": True}, "timm_model_pretrained"),
+    ("clip", CLIP, {"vision_cfg": SIGLIP | {"timm_model_pretrained": True}}, "timm_model_pretrained"),
+    ("clip", CLIP, {"vision_cfg": SIGLIP | {"timm_model_name": "local-dir:/etc"}}, "timm_model_name"),
+    ("clip", CLIP, {"vision_cfg": SIGLIP | {"pretrained_cfg": {"hf_hub_id": "evil/code"}}}, "pretrained_cfg"),
+    ("clip", CLIP, {"vision_cfg": SIGLIP, "text_cfg": {"hf_model_name": "evil/code"}}, "hf_model_name"),
+    ("transformers-clip", "config.json", {"auto_map": {"AutoModel": "evil.Model"}}, "auto_map"),
+    ("transformers-clip", "config.json", {"trust_remote_code": True}, "trust_remote_code"),
+    ("transformers-clip", "config.json", {"vision_config__auto_map": {"AutoModel": "evil"}}, "vision_config.auto_map"),
+    ("transformers-clip", "config.json", {"attn_implementation": "evil/kernel"}, "attn_implementation"),
+    ("transformers-clip", "config.json", {"text_config__use_kernels": True}, "text_config.use_kernels"),
+    ("transformers-clip", "config.json", {"quantization_config": {"quant_method": "x"}}, "quantization_config"),
+    ("transformers-clip", "config.json", {"model_type": "evil/code"}, "model_type"),
+    ("transformers-clip", "preprocessor_config.json", {"auto_map": {"AutoProcessor": "evil.P"}}, "auto_map"),
+    ("transformers-clip", TOKENS, {"auto_map": FOREIGN}, "auto_map"),
+    ("transformers-clip", "special_tokens_map.json", {"auto_map": FOREIGN}, "auto_map"),
     ("clip", CLIP, {"multimodal_cfg": {"hf_model_name": "evil/code"}, "custom_text": True}, "hf_model_name"),
     ("clip", CLIP, {"vision_cfg__act_kwargs": {"custom_code": "evil.py"}}, "custom_code"),
     ("clip", CLIP, {"text_cfg__norm_kwargs": {"device": "cuda"}}, "norm_kwargs.device"),
@@ -80,14 +96,26 @@ FETCHING: list[tuple[str, str, dict[str, Any], str]] = [
     ("diffusion", NOISE, {"custom_scheduler": "evil/code"}, "custom_scheduler"),
     ("diffusion", "tokenizer/tokenizer_config.json", {"auto_map": FOREIGN}, "auto_map"),
     ("diffusion", "tokenizer/tokenizer_config.json", {"code_revision": "main"}, "code_revision"),
+    ("diffusion", "model_index.json", {"custom_pipeline": "evil/code"}, "custom_pipeline"),
+    ("diffusion", "text_encoder_2/config.json", {"auto_map": {"AutoModel": "evil.Model"}}, "auto_map"),
+    ("diffusion", "tokenizer_2/tokenizer_config.json", {"auto_map": FOREIGN}, "auto_map"),
 ]
-LOADERS = {"clip": (Clip.from_pretrained,), "diffusion": (LatentDiffusion.from_pretrained, LatentDiffusion.sketch)}
+LOADERS = {
+    "clip": (Clip.from_pretrained,),
+    "transformers-clip": (Clip.from_pretrained,),
+    "diffusion": (LatentDiffusion.from_pretrained, LatentDiffusion.sketch),
+}
+
+
+@pytest.fixture(scope="module")
+def transformers_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_transformers_clip(tmp_path_factory.mktemp("transformers"), "siglip")
 
 
 @pytest.fixture
-def folders(tiny_clip: Path, tiny_diffusion: Path, tmp_path: Path) -> dict[str, Path]:
-    """A clip and a diffusion folder, to be spoiled."""
-    sound = {"clip": tiny_clip, "diffusion": tiny_diffusion}
+def folders(tiny_clip: Path, transformers_clip: Path, tiny_diffusion: Path, tmp_path: Path) -> dict[str, Path]:
+    """Two clip folders and a diffusion folder, to be spoiled."""
+    sound = {"clip": tiny_clip, "transformers-clip": transformers_clip, "diffusion": tiny_diffusion}
     return {kind: Path(shutil.copytree(folder, tmp_path / kind)) for kind, folder in sound.items()}
 
 
@@ -110,8 +138,13 @@ def test_sound_folders_load_without_a_connection(folders: dict[str, Path]) -> No
     edit(folders["diffusion"] / UNET, _name_or_path="evil/code", _diffusers_version="9.9")
     edit(folders["diffusion"] / TEXT, transformers_weights="https://127.0.0.1:9/x", model_type="evil")
     edit(folders["diffusion"] / NOISE, _class_name="EvilScheduler")
+    siglip = folders["transformers-clip"]
+    edit(siglip / "config.json", _name_or_path="evil/code", transformers_version="9.9", architectures=["Evil"])
+    edit(siglip / "preprocessor_config.json", image_processor_type="Evil", processor_class="Evil")
+    edit(siglip / TOKENS, name_or_path="evil/code", processor_class="Evil", sp_model_kwargs={"x": 1})
     with refusing_network() as asked:
         clip = Clip.from_pretrained(folders["clip"])
+        assert Clip.from_pretrained(siglip).encode_text(["cat"], ["{}"]).shape == (1, 32)
         LatentDiffusion.from_pretrained(folders["diffusion"])
     assert not asked and clip.encode_text(["cat"], ["{}"]).shape == (1, 16)
 
@@ -149,7 +182,7 @@ def test_by_hub_id_they_are_refused_before_weights_or_code_are_asked_for(folders
             edit(folder / file, **changes)
             (folder / "evil.py").write_text(CODE, encoding="utf-8")
             source = f"evil/{kind}-{number:02}"
-            repositories[source], keys[source] = folder, (kind, key)
+            repositories[source], keys[source] = folder, (kind.removeprefix("transformers-"), key)
     assert len(keys) > 30
     marker = tmp_path / "marker"
     with loopback_hub(repositories) as hub:
@@ -192,7 +225,10 @@ WRONG: list[tuple[str, str, dict[str, Any], str]] = [
     ("diffusion", UNET, {"mid_block_scale_factor": 0}, "mid_block_scale_factor: expected a number above 0"),
     ("diffusion", UNET, {"norm_eps": float("nan")}, "norm_eps: expected a number .* got nan"),
     ("diffusion", UNET, {"down_block_types": ["AttnDownBlock2D"] * 3}, "down_block_types: expected .* of DownBlock2D"),
-    ("diffusion", UNET, {"mid_block_type": "UNetMidBlock2D"}, "mid_block_type: expected UNetMidBlock2DCrossAttn"),
+    ("diffusion", UNET, {"mid_block_type": "evil.Block"}, "mid_block_type: expected .* or null, got 'evil.Block'"),
+    ("diffusion", UNET, {"up_block_types": ["UpBlock2D"] * 3}, "up_block_types: expected cross-attention on the"),
+    ("diffusion", UNET, {"cross_attention_dim": 9}, "cross_attention_dim: expected 8, the width of the text encoder"),
+    ("diffusion", UNET, {"addition_embed_type": "text_time"}, "addition_time_embed_dim: expected a whole number"),
     ("diffusion", UNET, {"center_input_sample": True}, "center_input_sample: expected null or false"),
     ("diffusion", UNET, {"num_class_embeds": 3}, "num_class_embeds: expected null or false"),
     ("diffusion", UNET, {"only_cross_attention": [False, True, False]}, "only_cross_attention: expected null or false"),
@@ -217,6 +253,7 @@ WRONG: list[tuple[str, str, dict[str, Any], str]] = [
     ("diffusion", TEXT, {"vocab_size": 2**40}, "vocab_size: expected a whole number"),
     ("diffusion", TEXT, {"vocab_size": 300}, "weights do not fit|tokens below vocab_size, 300, got 513"),
     ("diffusion", TEXT, {"hidden_size": 9}, "num_attention_heads: expected a divisor of hidden_size"),
+    ("diffusion", TEXT, {"hidden_size": 16}, "cross_attention_dim: expected 16, the width of the text encoder's st"),
     ("diffusion", TEXT, {"hidden_act": "evil"}, "hidden_act: expected quick_gelu"),
     ("diffusion", TEXT, {"pad_token_id": -5}, "pad_token_id: expected a whole number from -1"),
     ("diffusion", TEXT, {"eos_token_id": [1]}, "eos_token_id: expected a whole number"),

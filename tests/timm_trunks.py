@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
+from typing import Any
 
+import open_clip
 import torch
+from clip_folder import save_tokenizer
 from open_clip.timm_model import TimmModel
+from safetensors.torch import save_file
 from timm.layers import HybridEmbed
+from timm.models import _registry
 from timm.models.convnext import ConvNeXt
 from timm.models.eva import Eva
 from timm.models.fastvit import FastVit, RepConditionalPosEnc
@@ -86,3 +93,50 @@ def make_tower(name: str) -> TimmModel:
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.add_(0.1 * torch.randn_like(module.running_mean))
     return tower.eval().requires_grad_(False)
+
+
+# Names that a config may say, of no tower that timm has: timm is told that they are these.
+NAMES = {
+    "vit_base_patch16_siglip_001": "siglip",
+    "vit_pe_core_tiny_patch16_001": "pe-core",
+    "eva02_base_patch16_clip_001": "eva02",
+    "vitamin_small_001": "vitamin",
+}
+
+
+def register_tiny_towers() -> None:
+    """Have timm make the tiny trunks by their names, in this process."""
+    for name, design in NAMES.items():
+
+        def make(design: str = design, **_settings: Any) -> nn.Module:
+            trunk: Any = TRUNKS[design]()
+            trunk.default_cfg = {}
+            return trunk
+
+        make.__name__ = name
+        _registry._model_entrypoints[name] = make
+
+
+def save_timm_clip(folder: Path, name: str, **vision: Any) -> Path:
+    """An open_clip folder whose image tower is one of `NAMES`; its text tower has the tiny tokenizer."""
+    register_tiny_towers()
+    design = NAMES[name]
+    width = 32 if design == "siglip" else CHANNELS
+    ends = {"map": "map", "token": "token", "avg": ""}[ENDS[design]]
+    projection = "none" if design == "siglip" else "linear" if design in PROJECTED else None
+    tower = {"timm_model_name": name, "timm_pool": ends, "timm_proj": projection, "image_size": SIDE} | vision
+    text = {"context_length": 77, "vocab_size": 514, "width": 16, "heads": 2, "layers": 1}
+    config: dict[str, Any] = {"embed_dim": width, "custom_text": True, "vision_cfg": tower}
+    if design == "siglip":
+        text |= {"no_causal_mask": True, "proj_bias": True, "pool_type": "last", "norm_kwargs": {"eps": 1e-6}}
+        config["init_logit_bias"] = -10
+    torch.manual_seed(0)
+    model = open_clip.CustomTextCLIP(width, dict(tower), dict(text), init_logit_bias=config.get("init_logit_bias"))
+    for parameter in model.parameters():
+        parameter.data.add_(0.1 * torch.randn_like(parameter))
+    save_tokenizer(folder)
+    save_file(model.state_dict(), folder / "open_clip_model.safetensors")
+    text |= {"hf_tokenizer_name": "tiny", "tokenizer_kwargs": {"clean": "canonicalize"}}
+    content = {"model_cfg": config | {"text_cfg": text}, "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3}}
+    (folder / "open_clip_config.json").write_text(json.dumps(content), encoding="utf-8")
+    return folder
