@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import runpy
 import shlex
 import time
 import zipfile
@@ -22,6 +23,7 @@ from ovseg import locks
 from ovseg.app.edits import stroke_mask
 from ovseg.app.naming import best_names, doubtful
 from ovseg.app.worker import Busy, Cancelled, Worker
+from ovseg.cli.grammar import parser
 from ovseg.export import open_images
 from ovseg.files import read_index_png
 from ovseg.pocket.world import picture
@@ -284,3 +286,14 @@ def test_mistakes_in_the_call_are_one_line(tmp_path, monkeypatch, flags, message
     monkeypatch.chdir(tmp_path)
     ended = run_here("app", *flags, "--no-browser", *(() if "--preset" in flags else ("--preset", "pocket")))
     assert ended.returncode == 2 and message in ended.stderr and len(ended.stderr.splitlines()) == 1
+
+
+def test_the_space_starts_the_page_with_its_secret_and_its_name():
+    script = runpy.run_path(str(Path(__file__).parent.parent / "examples" / "space" / "app.py"))
+    given = script["arguments"]({"OVSEG_TOKEN": "t" * 16, "SPACE_HOST": "me-ovseg.hf.space", "HOME_OF_RESULTS": "x"})
+    parsed = parser().parse_args(given)
+    assert (parsed.host, parsed.port, parsed.token) == ("0.0.0.0", 7860, "t" * 16)
+    assert parsed.allow_host == ["me-ovseg.hf.space"]
+    assert parsed.preset == "photo" and Path(parsed.out) == Path("x/ovseg-app")
+    with pytest.raises(SystemExit, match="OVSEG_TOKEN"):
+        script["arguments"]({})

@@ -274,8 +274,9 @@ def test_kill_9_during_saves_loses_nothing_that_was_said_to_be_saved(tmp_path):
     run = write_run(tmp_path / "run", {"a": labels}, ["background", "cat", "dog"])
     for trial in range(3):
         process, port = serve_in_process(run, tmp_path / "log")
+        post(port, "/api/edit", {"id": "a", "kind": "stroke", "points": [[trial, 0]], "radius": 1, "to": trial})
         saved = corrections(run, "a").stands
-        killer = threading.Timer(0.15 + 0.13 * trial, lambda pid=process.pid: os.kill(pid, signal.SIGKILL))
+        killer = threading.Timer(0.1 + 0.13 * trial, lambda pid=process.pid: os.kill(pid, signal.SIGKILL))
         killer.start()
         try:
             for number in range(10_000):

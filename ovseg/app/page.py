@@ -7,7 +7,7 @@ from importlib.resources import files
 from typing import Any
 
 from ovseg.app.models import read_asked
-from ovseg.app.rows import Rows
+from ovseg.app.rows import EMPTY, REMARKS, Rows
 from ovseg.app.session import Session
 from ovseg.classes import BACKGROUND
 from ovseg.export import WRITERS
@@ -25,7 +25,8 @@ def page(session: Session, rows: Rows, nonce: str) -> bytes:
     with session.lock:
         ids = list(session.order)
         data = legend_data(session, rows) | {
-            "images": [rows.row(id) if number < FIRST else rows.bare(id) for number, id in enumerate(ids)],
+            "images": [rows.row(id) for id in ids[:FIRST]],
+            "later": [[id, session.state_of(id)] for id in ids[FIRST:]],
             "app": state(session, len(session.changes)) | constants(session),
         }
     additions = Additions(
@@ -59,6 +60,8 @@ def constants(session: Session) -> dict[str, Any]:
         "warning": preset.warning,
         "background": BACKGROUND,
         "note": session.note,
+        "empty": EMPTY | {"version": "0", "file": ""},
+        "remarks": REMARKS,
     }
 
 

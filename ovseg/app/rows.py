@@ -16,6 +16,7 @@ from ovseg.report.image import LONGEST, THUMBNAIL, class_rows, jpeg, painted, re
 from ovseg.run.corrections import CORRECTIONS, is_corrected
 from ovseg.run.folder import RunFolder
 from ovseg.run.images import ANALYSIS, LABELS, MASKS, MOST_SUMMARY, SUMMARY, RunImage, read_legend
+from ovseg.run.schema import check_summary
 
 MOST_ROWS = 20_000  # that are remembered; some 2 KB each
 PICTURES = {"photo": ".jpg", "thumb": ".thumb.jpg", "tint": ".png"}
@@ -36,6 +37,7 @@ EMPTY: dict[str, Any] = {
     "reviewed": False,
     "corrected": False,
 }
+REMARKS = {"pending": "not labelled yet", "failed": "failed", "damaged": "damaged"}  # by an image's state
 
 
 class Rows:
@@ -76,13 +78,12 @@ class Rows:
         run, item = self.session.run, self.session.items.get(id)
         entry = (run.ids.get(id) if run else None) or {}
         state = entry.get("state", "pending")
-        remark = {"pending": "not labelled yet", "failed": "failed", "damaged": "damaged"}.get(state, "")
         return EMPTY | {
             "id": id,
             "file": str(item.path) if item else entry.get("file", ""),
             "state": state,
             "version": "0",
-            "remark": remark,
+            "remark": REMARKS.get(state, ""),
             "note": entry.get("error") or "",
             "seconds": entry.get("seconds"),
         }
@@ -110,18 +111,18 @@ class Rows:
 
     def _done(self, run: RunFolder, id: str) -> dict[str, Any]:
         image, legend = RunImage(run, id), read_legend(run)
-        summary, corrected = image.summary(), is_corrected(run, id)
-        if legend is None or summary is None or corrected:
-            indices = image.index_map()
+        corrected, masks = is_corrected(run, id), 1
+        if legend is None or corrected or not image.file(SUMMARY).is_file():
+            indices, summary = image.index_map(), image.summary()
             found = class_rows(indices, legend, summary.classes if summary else {})
             found |= {"height": indices.shape[0], "width": indices.shape[1]}
+            found["rated"] = summary is not None and any(row.score is not None for row in summary.masks)
             masks = int(np.unique(indices).size) if legend is None else 1
         else:
-            found, masks = _from_summary(image.file(SUMMARY), len(legend.names)), 1
+            found = _from_summary(image.file(SUMMARY), len(legend.names))
         found |= {
             "pictures": [".jpg", ".png", ".thumb.jpg"],
             "masks": masks if legend is None or image.file(MASKS).is_file() else 0,
-            "rated": summary is not None and any(row.score is not None for row in summary.masks),
             "differences": int(image.file(ANALYSIS).is_file()),
         }
         found["shown"] = list(reduced_size(found["height"], found["width"], LONGEST)[::-1])
@@ -161,6 +162,10 @@ class Rows:
 def _from_summary(path: Path, names: int) -> dict[str, Any]:
     """Size and classes as an image's JSON has them, so that its map need not be read."""
     content = read_json(path, MOST_SUMMARY)
+    try:
+        check_summary(content)
+    except ValueError as error:
+        raise ValueError(f"{path}: not the summary of an image ({error})") from error
     height, width = content.get("height"), content.get("width")
     classes = [[row["index"], row.get("pixels"), row.get("score")] for row in content["classes"] if row.get("pixels")]
     if not isinstance(height, int) or not isinstance(width, int) or height < 1 or width < 1:
@@ -173,7 +178,8 @@ def _from_summary(path: Path, names: int) -> dict[str, Any]:
     rated = sum(pixels for _, pixels, score in classes if score is not None)
     total = sum(pixels * score for _, pixels, score in classes if score is not None)
     score = round(total / rated, 6) if rated else None
-    return {"height": height, "width": width, "classes": classes, "score": score}
+    scored = any(row["score"] is not None for row in content["masks"])
+    return {"height": height, "width": width, "classes": classes, "score": score, "rated": scored}
 
 
 def _stamp(path: Path) -> int:

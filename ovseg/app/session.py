@@ -58,6 +58,7 @@ class Session:
     order: list[str] = field(default_factory=list)  # ids, by the number that the page gives them
     changes: list[str] = field(default_factory=list)  # ids, as they changed
     writing: bool = False  # whether this process writes the run at present
+    _read: tuple[int, ...] = ()  # when the records were written that were read last
     epoch: str = field(default_factory=lambda: secrets.token_hex(8))  # another one: the page must be loaded anew
 
     @classmethod
@@ -90,12 +91,13 @@ class Session:
                 file = picture_file(str(entry["file"]), _folders(run)) if entry.get("file") else None
                 if file is None:
                     continue
-                given = self.items.setdefault(id, Item(id, Path(os.path.abspath(file))))
-                if os.path.realpath(given.path) != os.path.realpath(file):
+                place = os.path.abspath(file)
+                given = self.items.setdefault(id, Item(id, Path(place)))
+                if str(given.path) != place and os.path.realpath(given.path) != os.path.realpath(file):
                     raise ValueError(
                         f"out: {run.path}: {id!r} there is {file}, not {given.path}; choose another --out for this"
                     )
-            self.run = run
+            self.run, self._read = run, _stamps(run.path)
             self.count()
 
     def count(self) -> None:
@@ -104,6 +106,11 @@ class Session:
             known = set(self.order)
             ids = [*self.items, *(self.run.ids if self.run else ())]
             self.order += [id for id in dict.fromkeys(ids) if id not in known]
+
+    def state_of(self, id: str) -> str:
+        """ "done", "pending", "failed" or "damaged"."""
+        entry = self.run.ids.get(id) if self.run else None
+        return str(entry["state"]) if entry else "pending"
 
     def add(self, item: Item) -> None:
         """Another image, which came by the page."""
@@ -144,8 +151,9 @@ class Session:
     def refresh(self) -> None:
         """Read the record anew where another process wrote it."""
         with self.lock:
-            if self.run is None or self.writing:
+            if self.run is None or self.writing or (stamps := _stamps(self.out)) == self._read:
                 return
+            self._read = stamps
             try:
                 now, before = read_run(self.out), self.run
             except (OSError, ValueError):  # just when it is replaced
@@ -161,6 +169,14 @@ class Session:
 
 class ReadOnly(ValueError):
     """Another process writes the run."""
+
+
+def _stamps(folder: Path) -> tuple[int, ...]:
+    """When the records of a folder were written."""
+    try:
+        return tuple(path.stat().st_mtime_ns for path in record_files(folder))
+    except (OSError, ValueError):
+        return ()
 
 
 def _folders(run: RunFolder) -> Sequence[str | Path]:

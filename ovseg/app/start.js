@@ -9,10 +9,12 @@ function afterOpen(number) {
   if (other) Object.assign(tools, { selected: [], answer: null });
   if (other) $("selection").hidden = true;
   showTools();
+  if (other) note("");
   drawMarks();
   loadScores(number);
 }
 
+data.images.push(...data.later.map(([id, now]) => ({ ...app.empty, id, state: now, remark: app.remarks[now] || "" })));
 takeImages();
 startTheme();
 showHeader();

@@ -33,6 +33,7 @@ function chooseTool(tool) {
   if (tool !== "point") tools.answer = null;
   if (tool !== "select") select([]);
   showTools();
+  note("");
   drawMarks();
 }
 
@@ -69,7 +70,6 @@ function showTools() {
   $("own").disabled = !can || !row.corrected;
   $("review").disabled = !can;
   $("review").setAttribute("aria-pressed", Boolean(row.reviewed));
-  note("");
 }
 
 // ---- Masks that are selected, and what they may be.
@@ -86,6 +86,7 @@ function select(masks) {
   showSmallMap(only);
   markDoubts();
   if (detail.row) showTools();
+  note("");
   drawMarks();
 }
 
@@ -103,7 +104,7 @@ function showBest(mask) {
     const { name, colour } = data.classes[index];
     return make("li", {}, nameButton(name, colour, score, () => give(name), place === 1 ? "Key X" : ""));
   }));
-  const reason = tools.scores?.note;
+  const reason = tools.scores ? tools.scores.note : "asking for its other names…";
   if (mask >= 0 && rows.length < 2 && reason) $("best").append(make("li", { className: "quiet" }, reason));
 }
 
