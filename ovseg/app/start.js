@@ -10,11 +10,13 @@ function afterOpen(number) {
   if (other) $("selection").hidden = true;
   showTools();
   if (other) note("");
+  if (document.activeElement === $("close")) $("detail").focus(); // where letters are keys, and Enter closes nothing
   drawMarks();
   loadScores(number);
 }
 
 data.images.push(...data.later.map(([id, now]) => ({ ...app.empty, id, state: now, remark: app.remarks[now] || "" })));
+$("detail").tabIndex = -1;
 takeImages();
 startTheme();
 showHeader();
