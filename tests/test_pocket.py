@@ -12,6 +12,7 @@ import pytest
 import torch
 import transformers
 from PIL import Image
+from torch.nn import functional
 
 from emerdiff import EmerDiff
 from ovseg import Segmenter
@@ -19,8 +20,7 @@ from ovseg.dense import dense_features
 from ovseg.pocket.training import draw_samples
 from ovseg.pocket.training.autoencoder import build as build_autoencoder
 from ovseg.pocket.training.autoencoder import psnr
-from ovseg.pocket.training.clip import build, to_network
-from ovseg.pocket.training.locality import RADIUS, impose
+from ovseg.pocket.training.clip import to_network
 from ovseg.pocket.weights import CLIP, DIFFUSION
 from ovseg.pocket.world import NAMES, SIZE, scene
 from ovseg.presets import get_preset
@@ -75,60 +75,22 @@ def test_the_text_tower_knows_its_names_apart(clip):
     assert similarity.max() < 0.95
 
 
-def test_dense_features_start_out_local_by_the_weights_alone():
-    """Before training, a change in one patch reaches as far as four 3x3 blocks can carry it, and no further."""
-    torch.manual_seed(0)
-    tower = build().visual.eval()
-    generator = torch.Generator().manual_seed(0)
-    image = torch.randn(1, 3, 128, 128, generator=generator)
-    changed = image.clone()
-    changed[:, :, :8, :8] += 3
+def test_the_shipped_cells_name_their_object_under_true_masks(clip):
+    """Of 20 scenes never trained on: the mean of a mask's cells, as `MaskCLIP` reads them, against one prompt a name."""
+    tokenize = open_clip.get_tokenizer(f"local-dir:{CLIP}")
     with torch.inference_mode():
-        difference = (dense_features(tower, image) - dense_features(tower, changed)).abs().amax(1)[0]
-    reach = RADIUS * (len(tower.transformer.resblocks) - 1)  # the last block looks at itself alone
-    assert difference[0, 0] > 1e-2 and difference[1, 1] > 1e-6
-    assert difference[reach + 1 :].max() < 1e-5 and difference[:, reach + 1 :].max() < 1e-5
-
-
-def test_heads_look_up_ahead_and_down_and_in_every_other_block_left_ahead_and_right():
-    """Block by block, before training: the nine neighbours' shares of a patch's attention, in each of three heads."""
-    torch.manual_seed(0)
-    tower = build().visual.eval()
-    with torch.inference_mode():
-        tokens = tower._embeds(torch.randn(1, 3, 128, 128, generator=torch.Generator().manual_seed(0)))
-        for number, block in enumerate(tower.transformer.resblocks):
-            query, key, _ = (block.ln_1(tokens) @ block.attn.in_proj_weight.T + block.attn.in_proj_bias).chunk(3, -1)
-            query, key = (one.unflatten(-1, (3, 64)).transpose(1, 2) for one in (query, key))
-            shares = (query @ key.transpose(-1, -2) / 8).softmax(-1)[0, :, 1:, 1:]
-            shares = shares.unflatten(1, (16, 16)).unflatten(-1, (16, 16))  # head, own row and column, key's ones
-            if number % 2:
-                shares = shares.permute(0, 2, 1, 4, 3)
-            by_row = shares.sum(-1)
-            for head, offset in enumerate((-1, 0, 1)):
-                assert torch.stack([by_row[head, row, :, row + offset] for row in range(1, 15)]).mean() > 0.7
-            assert by_row[:, 0, :, :2].sum(-1).min() > 0.9999  # at the edge, where there is no row above
-            tokens = block(tokens)
-
-
-def test_shipped_weights_hold_what_locality_imposes(clip):
-    before = {key: value.clone() for key, value in clip.visual.state_dict().items()}
-    impose(clip.visual)
-    assert all(torch.equal(before[key], value) for key, value in clip.visual.state_dict().items())
-
-
-def test_shipped_features_seldom_feel_what_is_out_of_their_reach(clip):
-    reach, far, near = RADIUS * (len(clip.visual.transformer.resblocks) - 1), [], []
-    for index in range(20):
-        image = to_network(scene("tuning", 1, index).image[None], "cpu")
-        changed = image.clone()
-        changed[:, :, :8, :8] = 1
-        with torch.inference_mode():
-            before, after = (dense_features(clip.visual, one)[0] for one in (image, changed))
-        moved = (before - after).norm(dim=0) / before.norm(dim=0) > 0.01
-        near.append(moved[0, 0].item())
-        moved[: reach + 1, : reach + 1] = False
-        far.append(moved.float().mean().item())
-    assert all(near) and np.mean(far) < 0.05
+        text = clip.encode_text(tokenize([f"a photo of a {name}" for name in NAMES]), normalize=True)
+        right = []
+        for index in range(20):
+            one = scene("tuning", 1, index)
+            pixels = torch.from_numpy(one.image).movedim(-1, 0)[None].float()
+            image = to_network(functional.interpolate(pixels, size=384, mode="bicubic"))
+            cells = functional.normalize(dense_features(clip.visual, image), dim=1)
+            features = functional.interpolate(cells, size=SIZE, mode="bilinear")[0]
+            for name in np.unique(one.labels):
+                mean = features[:, torch.from_numpy(one.labels == name)].mean(1)
+                right.append(int((text @ mean).argmax()) == name)
+    assert np.mean(right) > 0.85
 
 
 def test_fast_masks_are_nearly_those_of_the_exact_engine_from_fewer_rows():
@@ -151,5 +113,5 @@ def test_four_scenes_never_trained_on_are_labelled_mostly_right():
     scenes = [scene("evaluation", 2, index) for index in range(4)]
     results = [segmenter.label(one.image, list(NAMES), background="none") for one in scenes]
     right = [np.mean(result.labels == one.labels) for result, one in zip(results, scenes, strict=True)]
-    assert np.mean(right) > 0.6
+    assert np.mean(right) > 0.7
     assert results[0].names == NAMES

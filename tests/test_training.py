@@ -13,16 +13,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from safetensors.torch import load_file
 from torch import nn
 
+from emerdiff import EmerDiff, Options
+from ovseg.dense import dense_features
 from ovseg.pocket.training import autoencoder as train_autoencoder
+from ovseg.pocket.training import clip as train_clip
 from ovseg.pocket.training import loop as training
+from ovseg.pocket.training import photos as train_photos
 from ovseg.pocket.training import processes
-from ovseg.pocket.training.clip import build, mixture
-from ovseg.pocket.training.locality import impose, shield
+from ovseg.pocket.training.clip import mixture
+from ovseg.pocket.training.data import cut
 from ovseg.pocket.training.loop import OtherRunError, Plan, carry_out, fit, read_plan
 from ovseg.pocket.training.muon import Muon, orthogonal
 from ovseg.pocket.weights import DIFFUSION, save_half
+from ovseg.pocket.world import NAMES
 
 ROOT = Path(__file__).parent.parent
 
@@ -207,18 +214,84 @@ def test_processes_of_torchrun_train_on_a_cpu(monkeypatch, capsys):
     assert "--device cuda: processes that torchrun starts train on a CPU" in capsys.readouterr().err
 
 
-def test_fixed_entries_of_the_clip_get_no_gradient_and_the_others_do():
+def test_windows_frame_objects_and_say_what_they_show():
+    """A scene of a red square (a cat) on blue (sky): windows that frame it are red in the middle and name the cat."""
+    labels = torch.full((64, 128, 128), NAMES.index("sky"), dtype=torch.uint8)
+    labels[:, 40:80, 30:60] = NAMES.index("cat")
+    images = torch.zeros(64, 128, 128, 3, dtype=torch.uint8)
+    images[..., 2] = 255
+    images[:, 40:80, 30:60] = torch.tensor([255, 0, 0], dtype=torch.uint8)
     torch.manual_seed(0)
-    tower = build().visual
-    before = {name: one.detach().clone() for name, one in tower.named_parameters()}
-    shield(tower)
-    pooled = tower(torch.randn(1, 3, 128, 128))
-    pooled.square().sum().backward()
-    with torch.no_grad():
-        for parameter in tower.parameters():
-            parameter.sub_(parameter.grad) if parameter.grad is not None else None
-    stepped = {name: one.detach().clone() for name, one in tower.named_parameters()}
-    impose(tower)
-    assert all(torch.equal(stepped[name], one) for name, one in tower.named_parameters())
-    moved = [name for name, one in before.items() if not torch.equal(one, stepped[name])]
-    assert "transformer.resblocks.0.attn.in_proj_weight" in moved and "positional_embedding" not in moved
+    pictures, salient, noticed = train_clip.windows(images, labels)
+    assert pictures.shape == (64, 3, 160, 160)
+    cats = salient[:, NAMES.index("cat")]
+    assert 0.7 < cats.float().mean() < 1  # a share lies anywhere
+    assert (noticed | ~salient).all() and set(salient.nonzero()[:, 1].tolist()) == set(map(NAMES.index, ("cat", "sky")))
+    red = (pictures[:, 0] > pictures[:, 2]).float().mean((1, 2))
+    assert red[cats].min() > 0.1 > red[~cats].max() - 0.04  # salient is what covers 12 %
+    assert (red[cats] > 0.3).sum() > 20  # framed
+
+
+def test_squares_stay_inside_and_hold_their_object():
+    labels = torch.full((200, 128, 128), NAMES.index("sky"), dtype=torch.uint8)
+    labels[:100, 100:120, 5:25] = NAMES.index("dog")
+    torch.manual_seed(1)
+    corners, sides = train_clip.squares(labels)
+    assert (corners >= 0).all() and (corners + sides[:, None] <= 128 + 1e-4).all()
+    assert sides.min() >= train_clip.LEAST
+    shown = (
+        (corners[:100] < torch.tensor([120.0, 25.0])) & (corners[:100] + sides[:100, None] > torch.tensor([100.0, 5.0]))
+    ).all(1)
+    assert shown.float().mean() > train_clip.FRAMED + train_clip.NEAR - 0.1
+    assert set(sides[100:].tolist()) == set(train_clip.SIDES)  # nothing to frame
+
+
+def test_a_window_of_the_whole_image_is_the_image_and_a_mirrored_one_its_mirror():
+    images = torch.rand(2, 3, 16, 16)
+    corners, sides = torch.zeros(2, 2), torch.full((2,), 16.0)
+    found = cut(images, corners, sides, torch.tensor([False, True]), 16)
+    assert torch.allclose(found[0], images[0], atol=1e-5) and torch.allclose(found[1], images[1].flip(-1), atol=1e-5)
+    corner = cut(images, torch.tensor([[4.0, 8.0]]).expand(2, 2), torch.full((2,), 8.0), torch.zeros(2).bool(), 8)
+    assert torch.allclose(corner, images[:, :, 4:12, 8:16], atol=1e-5)
+
+
+def test_embeddings_of_whole_scenes_are_open_clips_own():
+    torch.manual_seed(0)
+    tower = train_clip.build().visual.eval()
+    pictures = torch.randn(1, 3, 512, 512)
+    with torch.inference_mode():
+        pooled, cells = train_clip.embed(tower, pictures, (0, 0))
+        assert torch.allclose(pooled, tower(pictures), atol=1e-6)
+        dense = dense_features(tower, pictures).flatten(2).transpose(1, 2)
+    assert torch.allclose(cells, dense, atol=1e-6)
+
+
+def test_photographs_become_squares_with_captions_and_train_a_model(tmp_path, monkeypatch):
+    """A wide photo gives two squares; three steps of either part end in a folder that loads."""
+    for name, number, size in (("golden_retriever", 0, (300, 90)), ("owl", 1, (100, 90)), ("0042", 2, (90, 99))):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        Image.fromarray(np.random.default_rng(number).integers(0, 256, (*size[::-1], 3), np.uint8)).save(
+            tmp_path / "photos" / name / f"{number}.png"
+        )
+    images, kinds, captions = train_photos.photographs(tmp_path / "photos")
+    assert images.shape == (4, 200, 200, 3)
+    assert [captions[kind] for kind in kinds] == ["", *["a photo of a golden retriever"] * 2, "a photo of an owl"]
+    monkeypatch.setattr(train_photos, "SIDE", 40)
+    monkeypatch.setattr(train_photos, "CROP", 32)
+    monkeypatch.setattr(training, "CACHE", tmp_path)
+    arguments = ["--steps", "3", "--decoder-steps", "2", "--batch", "2", "--device", "cpu"]
+    assert train_photos.main([str(tmp_path / "photos"), str(tmp_path / "model"), *arguments]) == 0
+    before, after = (
+        load_file(folder / "unet" / "diffusion_pytorch_model.safetensors") for folder in (DIFFUSION, tmp_path / "model")
+    )
+    assert before.keys() == after.keys() and any((before[key] != after[key]).any() for key in before)
+    assert EmerDiff.from_pretrained(tmp_path / "model").segment(images[0], Options(base_size=64, masks=4)).labels.max()
+
+
+@pytest.mark.parametrize("wrong", ["missing", "there"])
+def test_training_on_photographs_needs_photographs_and_room(wrong, tmp_path, capsys):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "file").touch()
+    photos = tmp_path if wrong == "there" else tmp_path / "missing"
+    assert train_photos.main([str(photos), str(tmp_path / "there")]) == 2
+    assert "expected" in capsys.readouterr().err

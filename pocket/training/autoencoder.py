@@ -68,9 +68,7 @@ def train(plan: Plan) -> Any:
         crops = to_network(images[picks, top : top + CROP, left : left + CROP], plan.device)
         posterior = model.encode(crops).latent_dist
         decoded = model.decode(posterior.sample()).sample.float()
-        error = decoded - crops
-        edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
-        return error.abs().mean() + EDGE_WEIGHT * edges + KL_WEIGHT * posterior.kl().mean()
+        return distance(decoded, crops) + KL_WEIGHT * posterior.kl().mean()
 
     fit(model, loss, plan)
     if not plan.from_weights:
@@ -78,6 +76,13 @@ def train(plan: Plan) -> Any:
             latents = model.encode(to_network(images[:512], plan.device)).latent_dist.mode()
         model.register_to_config(scaling_factor=round(float(1 / latents.std()), 4))
     return model
+
+
+def distance(decoded: Tensor, pictures: Tensor) -> Tensor:
+    """L1 on pixels and on the differences between neighbours, of pictures (B, 3, H, W) float32."""
+    error = decoded - pictures
+    edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
+    return error.abs().mean() + EDGE_WEIGHT * edges
 
 
 def psnr(model: Any, images: np.ndarray, device: str) -> float:

@@ -8,7 +8,10 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 from rich.progress import track
+from torch import Tensor
+from torch.nn import functional
 
 from ovseg.pocket.training import processes
 from ovseg.pocket.world import NAMES, SIZE, WORLD_VERSION, scene
@@ -52,3 +55,18 @@ def visible(labels: np.ndarray, share: float = VISIBLE) -> np.ndarray:
     """
     areas = np.bincount(labels.ravel(), minlength=len(NAMES))
     return areas >= min(share * labels.size, areas.max())
+
+
+def cut(images: Tensor, corners: Tensor, sides: Tensor, mirrored: Tensor, size: int, mode: str = "bilinear") -> Tensor:
+    """Square windows of images (B, C, h, w) float, each resampled to `size`: (B, C, size, size), on their device.
+
+    corners (B, 2), row and column, and sides (B,) are in pixels of the images; mirrored: (B,) bool.
+    """
+    height, width = images.shape[2:]
+    middle = (2 * corners + sides[:, None]) / images.new_tensor([height, width]) - 1
+    turn = torch.zeros(len(images), 2, 3, device=images.device)
+    turn[:, 0, 0] = torch.where(mirrored, -sides, sides) / width
+    turn[:, 1, 1] = sides / height
+    turn[:, :, 2] = middle.flip(1)
+    grid = functional.affine_grid(turn, [len(images), images.shape[1], size, size], align_corners=False)
+    return functional.grid_sample(images, grid, mode=mode, padding_mode="border", align_corners=False)

@@ -17,7 +17,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from rich.progress import track
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -151,17 +151,25 @@ def train(plan: Plan) -> tuple[Any, Any]:
         ).input_ids
         with torch.no_grad():
             states = encoder(tokens.to(plan.device)).last_hidden_state
-        clean = encoded[picks].to(plan.device).float()
-        noise = torch.randn_like(clean)
-        timesteps = torch.randint(len(alphas), (plan.batch,), device=plan.device)
-        alpha = alphas[timesteps].view(-1, 1, 1, 1)
-        noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
-        return functional.mse_loss(model(noisy, timesteps, states).sample.float(), noise)
+        return noise_loss(model, alphas, encoded[picks].to(plan.device).float(), states)
 
-    ends = ("conv_in", "conv_out")
-    matrices = [one for name, one in model.named_parameters() if one.ndim > 1 and not name.startswith(ends)]
-    fit(model, loss, plan, matrices=matrices)
+    fit(model, loss, plan, matrices=matrices(model))
     return model, encoder
+
+
+def noise_loss(model: Any, alphas: Tensor, clean: Tensor, states: Tensor) -> Tensor:
+    """The mean squared error of the noise predicted in `clean` latents (B, C, h, w) noised to random timesteps."""
+    noise = torch.randn_like(clean)
+    timesteps = torch.randint(len(alphas), (len(clean),), device=clean.device)
+    alpha = alphas[timesteps].view(-1, 1, 1, 1)
+    noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
+    return functional.mse_loss(model(noisy, timesteps, states).sample.float(), noise)
+
+
+def matrices(model: Any) -> list[nn.Parameter]:
+    """The UNet's parameters that Muon trains."""
+    ends = ("conv_in", "conv_out")
+    return [one for name, one in model.named_parameters() if one.ndim > 1 and not name.startswith(ends)]
 
 
 def save(models: tuple[Any, Any]) -> None:

@@ -129,7 +129,7 @@ def fit(
             if not first:
                 continue
             if done % REPORT_EVERY == 0 or done == plan.steps:
-                line = f"step {done} loss {np.mean(recent):.5f}"
+                line = f"step {done} loss {float(torch.stack(recent).mean()):.5f}"
                 with log.open("a") as stream:
                     print(line, file=stream)
                 progress.update(task, loss=line)
@@ -159,7 +159,7 @@ def _step(
     plan: Plan,
     step: int,
     constrain: Callable[[], None],
-) -> float:
+) -> Tensor:
     rank = processes.rank()  # 0 adds nothing to either seed: NumPy fills up with zeros
     torch.manual_seed(1_000_003 * plan.seed + step + (rank << 40))
     for optimizer in optimizers:
@@ -183,7 +183,7 @@ def _step(
         for key, tensor in model.state_dict().items():
             if tensor.is_floating_point():
                 average[key].lerp_(tensor, 1 - weight)
-    return float(value.detach())
+    return value.detach()
 
 
 def _save(
