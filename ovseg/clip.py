@@ -26,7 +26,7 @@ from ovseg.labels import Scoring
 from ovseg.regions import patch_masks
 from ovseg.scope import NO_SCOPE
 from ovseg.token_lengths import check_lengths
-from ovseg.towers import cell_size
+from ovseg.towers import cell_size, check_dense
 from ovseg.transformers_config import read_layout
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -179,8 +179,9 @@ class Clip:
         from ovseg.region_kinds import REGIONS
 
         kind, (height, width) = REGIONS[view.regions], cell_size(self.model.visual)
+        check_dense(self.model.visual, view.variant)
         if view.scope == NO_SCOPE and not (kind.values or kind.own_head):
-            return  # dense features themselves refuse at the first image, before its masks are made
+            return
         image, masks = np.zeros((height, width, 3), np.uint8), np.zeros((height, width), np.int32)
         small = replace(view, short_side=max(height, width), window=0, stride=0, long_side=0)
         self.dense_features(image, small, masks)

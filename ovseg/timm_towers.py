@@ -75,9 +75,8 @@ def trunk_readout(trunk: nn.Module, images: Tensor, variant: str) -> Tensor:
 @trunk_readout.register(VisionTransformer)
 @trunk_readout.register(Eva)
 def _(trunk: Any, images: Tensor, variant: str) -> Tensor:
+    check_trunk(trunk, variant)
     pooling, prefix = _pooling(trunk), trunk.num_prefix_tokens
-    if pooling != "token":
-        _check_alone(variant, "attention pool" if pooling == "map" else "average")
     tokens, rope, grid = before_last_block(trunk, images)
     if pooling == "token":
         tokens = last_block(trunk, tokens, rope, grid, variant)
@@ -92,7 +91,7 @@ def _(trunk: Any, images: Tensor, variant: str) -> Tensor:
 @trunk_readout.register(ConvNeXt)
 @trunk_readout.register(FastVit)
 def _(trunk: Any, images: Tensor, variant: str) -> Tensor:
-    _check_alone(variant, "average")
+    check_trunk(trunk, variant)
     return _convolutional_head(trunk, _feature_map(trunk, images).permute(0, 2, 3, 1))
 
 
@@ -183,10 +182,20 @@ def _convolutional_head(trunk: Any, features: Tensor) -> Tensor:
     return result
 
 
-def _check_alone(variant: str, end: str) -> None:
-    """Where no class token is read, there is no attention to change: a position is taken as it is."""
-    if VARIANTS[variant].mix is not own_value:
+def check_trunk(trunk: Any, variant: str) -> None:
+    """Raise ValueError for a dense variant that the trunk cannot follow.
+
+    Where no class token is read, there is no attention to change: a position is taken as it is.
+    """
+    chosen, pooling = VARIANTS[variant], _pooling(trunk) if isinstance(trunk, VisionTransformer | Eva) else "avg"
+    if pooling == "token" and chosen.layers is not None:
+        raise ValueError(
+            f"dense variant {variant!r} reads all blocks of open_clip's own ViT, "
+            f"this image tower is timm's {type(trunk).__name__}"
+        )
+    if pooling != "token" and chosen.mix is not own_value:
         known = " and ".join(name for name, one in VARIANTS.items() if one.mix is own_value)
+        end = "attention pool" if pooling == "map" else "average"
         raise ValueError(
             f"dense variant {variant!r} changes the self-attention of a ViT's last block that a class token reads, "
             f"but this tower ends in an {end}, for which only {known} are defined"

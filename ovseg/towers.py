@@ -14,7 +14,7 @@ from open_clip.timm_model import TimmModel
 from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
-from ovseg.timm_towers import trunk_cell, trunk_pool, trunk_readout
+from ovseg.timm_towers import check_trunk, trunk_cell, trunk_pool, trunk_readout
 from ovseg.variants import VARIANTS, Variant, own_value
 from ovseg.vit import pool_values, to_text_space, token_levels
 
@@ -53,11 +53,32 @@ def readout(tower: nn.Module, images: Tensor, variant: str) -> Tensor:
     raise NotImplementedError(type(tower).__name__)
 
 
+@singledispatch
+def check_dense(tower: nn.Module, variant: str) -> None:
+    """Raise ValueError for a dense variant that the tower cannot follow; one of one's own follows all."""
+
+
+@check_dense.register
+def _(tower: VisionTransformer, variant: str) -> None:
+    if tower.attn_pool is not None:
+        _check_pool(tower.attn_pool, variant)
+
+
+@check_dense.register
+def _(tower: ModifiedResNet, variant: str) -> None:
+    _check_pool(tower.attnpool, variant)
+
+
+@check_dense.register
+def _(tower: TimmModel, variant: str) -> None:
+    check_trunk(tower.trunk, variant)
+
+
 @readout.register
 def _(tower: VisionTransformer, images: Tensor, variant: str) -> Tensor:
     if tower.attn_pool is not None:
         # Here the pool, not the last block, is what mixes the image into one vector.
-        _check_pool(tower.attn_pool, variant)
+        check_dense(tower, variant)
         tokens, grid = pool_values(tower, images)
         return to_text_space(tower, tokens[None], grid)
     levels, grid = token_levels(tower, images, VARIANTS[variant])
@@ -80,7 +101,7 @@ def scoped_readout(tower: nn.Module, images: Tensor, block: Variant) -> Tensor:
 
 @readout.register
 def _(tower: ModifiedResNet, images: Tensor, variant: str) -> Tensor:
-    _check_pool(tower.attnpool, variant)
+    check_dense(tower, variant)
     x = tower.stem(images.to(tower.conv1.weight.dtype))
     for layer in (tower.layer1, tower.layer2, tower.layer3, tower.layer4):
         x = layer(x)

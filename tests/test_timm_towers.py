@@ -62,6 +62,14 @@ def test_cells_and_shapes(name: str) -> None:
         dense_features(tower, images_of((cell + 1, cell)))
 
 
+def test_a_native_size_that_is_not_whole_cells_is_seen_in_windows_that_are() -> None:
+    """SigLIP's so400m: 384 pixels, cells of 14; its own grid leaves the rest out."""
+    tower = make_tower("siglip")
+    tower.image_size = (36, 36)
+    assert native_view(tower) == View(54, 32, 16)
+    assert view_features(tower, images_of((48, 56), 1)[0], native_view(tower)).shape == (32, 6, 7)
+
+
 @pytest.mark.parametrize(("name", "size"), sizes(of_end("token", "map") + ["vitamin", "vit-gap"]))
 def test_positions_are_those_that_timm_makes_for_a_size(name: str, size: tuple[int, int]) -> None:
     tower, images = make_tower(name), images_of(size)
@@ -194,7 +202,10 @@ def test_the_other_variants_run_and_differ(name: str) -> None:
     for index, one in enumerate(found):
         assert one.isfinite().all() and all((one - other).abs().max() > 1e-3 for other in found[:index])
     for variant in VARIANTS.keys() - set(known):
-        with pytest.raises(ValueError, match="elf and sc-clip read all blocks of a ViT, known for open_clip's own"):
+        with pytest.raises(
+            ValueError,
+            match=f"'{variant}' reads all blocks of open_clip's own ViT, this .* is timm's",
+        ):
             dense_features(tower, images, variant)
 
 

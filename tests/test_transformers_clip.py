@@ -12,8 +12,10 @@ import pytest
 import scipy.special
 import torch
 from fuzzing import check_one_line, refusing_network
+from loopback_hub import loopback_hub
 from safetensors.torch import load_file, save_file
 from test_configs import edit
+from test_weights import fetch_elsewhere, hub_copy
 from transformers import AutoTokenizer
 from transformers_clip_folder import CLASSES, TOWER, save_transformers_clip
 
@@ -24,6 +26,7 @@ from ovseg.labels import label_masks
 from ovseg.model_files import form, missing
 from ovseg.scoring import Scoring
 from ovseg.transformers_config import read_transformers_config
+from ovseg.weights import find, identity
 
 CONFIG, WEIGHTS, IMAGES, TOKENS = (
     "config.json",
@@ -264,6 +267,27 @@ def test_wrong_settings_are_one_line_by_their_key(folders, tmp_path: Path, kind,
     check_one_line(caught.value, str(folder))
 
 
+def test_the_command_line_labels_with_them_and_says_what_a_tower_cannot(folders, tmp_path: Path, capsys) -> None:
+    from PIL import Image
+
+    from ovseg.cli import main
+
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 48, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "scene.png")
+
+    def label(kind: str, *others: str) -> int:
+        given = ["--clip", str(folders[kind]), "--by", "none", "--device", "cpu", "--classes", "cat,dog", *others]
+        return main(["label", str(tmp_path / "scene.png"), *given, "--out", str(tmp_path / kind)])
+
+    assert [label(kind) for kind in folders] == [0, 0, 0]
+    assert {path.name for path in (tmp_path / "siglip").glob("scene*")} >= {"scene.png", "scene.json"}
+    capsys.readouterr()
+    assert label("siglip", "--dense", "sclip", "--overwrite") == 2
+    said = [line for line in capsys.readouterr().err.splitlines() if "sclip" in line]
+    assert len(said) == 1 and "this tower ends in an attention pool, for which only maskclip and" in said[0]
+    assert label("siglip", "--regions", "head", "--by", "slic", "--overwrite") == 0
+
+
 def test_weights_that_are_pickles_are_not_read(folders: dict[str, Path], tmp_path: Path) -> None:
     folder = spoiled(folders["clip"], tmp_path / "clip")
     (folder / WEIGHTS).rename(folder / "pytorch_model.bin")
@@ -314,6 +338,35 @@ def test_configs_as_they_were_published_are_read(tmp_path: Path, content: dict[s
     with torch.device("meta"):
         sketch = _build(tmp_path, config, torch.float32)
     assert sum(parameter.numel() for parameter in sketch.parameters()) == parameters
+
+
+def test_a_repository_in_the_hub_s_cache_is_found(folders, tiny_clip: Path, tmp_path: Path, monkeypatch) -> None:
+    for name in ("huggingface_hub.constants", "huggingface_hub.file_download.constants"):
+        monkeypatch.setattr(f"{name}.HF_HUB_CACHE", str(tmp_path))
+    owned = hub_copy(tmp_path, "openai/clip-vit-base-patch16", folders["clip"])
+    in_both = shutil.copytree(tiny_clip, spoiled(folders["clip"], tmp_path / "both"), dirs_exist_ok=True)
+    both = hub_copy(tmp_path, "laion/both", Path(in_both))
+    with refusing_network() as asked:
+        assert find("clip", "openai/clip-vit-base-patch16") == owned and form("clip", owned) == "transformers-clip"
+        assert find("clip", "laion/both") == both and form("clip", both) == "clip"
+        assert identity("clip", "openai/clip-vit-base-patch16") == "openai/clip-vit-base-patch16@0123456789ab"
+    assert not asked
+
+
+@pytest.mark.slow
+def test_a_repository_is_fetched_json_first_and_its_weights_in_one_layout(folders, tiny_clip, tmp_path: Path) -> None:
+    owned, both = (spoiled(folders["siglip"], tmp_path / name) for name in ("owned", "both"))
+    shutil.copytree(tiny_clip, both, dirs_exist_ok=True)
+    for folder in (owned, both):
+        (folder / "pytorch_model.bin").write_bytes(b"never fetched")
+    with loopback_hub({"good/owned": owned, "good/both": both}) as hub:
+        for name, weights in (("owned", WEIGHTS), ("both", "open_clip_model.safetensors")):
+            run = fetch_elsewhere(hub, tmp_path / "home", {"clip": f"good/{name}"}, "load")
+            assert run.returncode == 0, run.stderr
+            asked = [path for path in hub.asked if path.startswith(f"good/{name}/resolve/")]
+            first = next(n for n, path in enumerate(asked) if path.endswith(".safetensors"))
+            assert first > 1 and all(path.endswith(f"/{weights}") for path in asked[first:])
+    assert not [path for path in hub.asked if path.endswith(".bin")]
 
 
 @pytest.mark.slow
