@@ -20,7 +20,7 @@ from ovseg.app.session import Session
 from ovseg.setup import Setup
 
 TOKEN = "only-the-tests-know-this"
-POCKET = {"by": "slic", "masks": 6, "device": "cpu"}
+POCKET = {"by": "naive", "masks": 6, "device": "cpu"}
 
 
 class Server:

@@ -27,7 +27,7 @@ def page(session: Session, rows: Rows, nonce: str) -> bytes:
         data = legend_data(session, rows) | {
             "images": [rows.row(id) for id in ids[:FIRST]],
             "later": [[id, session.state_of(id)] for id in ids[FIRST:]],
-            "app": state(session, len(session.changes)) | constants(session),
+            "app": state(session, session.revision) | constants(session),
         }
     additions = Additions(
         lead=_part("lead.html"),
@@ -65,8 +65,8 @@ def constants(session: Session) -> dict[str, Any]:
     }
 
 
-def state(session: Session, seen: int) -> dict[str, Any]:
-    """What changes: the run, what is asked, how far the work is. seen: changes that the page knows of."""
+def state(session: Session, revision: int) -> dict[str, Any]:
+    """What changes: the run, what is asked, how far the work is. revision: the changes that the page knows of."""
     setup, progress = session.setup, session.progress
     try:
         asked = read_asked(session)
@@ -80,7 +80,7 @@ def state(session: Session, seen: int) -> dict[str, Any]:
         "by": setup.by,
         "masks": setup.options(None).masks,
         "speed": setup.options(None).speed,
-        "revision": seen,
+        "revision": revision,
         "progress": {
             "state": progress.state,
             "text": progress.text,

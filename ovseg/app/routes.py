@@ -52,18 +52,15 @@ class Application:
         """What changed since the page asked last."""
         seen = _whole(request, "seen", 0)
         session = self.session
-        if session.read_only():
-            session.refresh()
-        with session.lock:
-            changed = list(dict.fromkeys(session.changes[seen:]))
-            part = changed[:MOST_ROWS]
-            upto = len(session.changes) if len(part) == len(changed) else seen
-        answer = page.state(session, upto)
+        session.refresh()
+        changed, revision = session.changed_since(seen)
+        part = changed[:MOST_ROWS]
+        answer = page.state(session, revision)
         answer["rows"] = [self.rows.row(id) for id in part]
         if part:
             answer["legend"] = page.legend_data(session, self.rows)
         if len(part) < len(changed):  # too many: the page asks for all of them again
-            answer["all"], answer["revision"] = True, len(session.changes)
+            answer["all"] = True
         return JSONResponse(answer)
 
     def rows_of(self, request: Request) -> Response:

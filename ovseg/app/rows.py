@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from ovseg.run.folder import RunFolder
 from ovseg.run.images import ANALYSIS, LABELS, MASKS, MOST_SUMMARY, SUMMARY, RunImage, read_legend
 from ovseg.run.schema import check_summary
 
+MOST_DECODED = 4  # pictures at a time; of 100 megapixels each takes 300 MB
 MOST_ROWS = 20_000  # that are remembered; some 2 KB each
 PICTURES = {"photo": ".jpg", "thumb": ".thumb.jpg", "tint": ".png"}
 EMPTY: dict[str, Any] = {
@@ -45,6 +47,7 @@ class Rows:
 
     def __init__(self, session: Session) -> None:
         self.session = session
+        self._decoding = threading.BoundedSemaphore(MOST_DECODED)
         self._known: OrderedDict[str, tuple[tuple[Any, ...], dict[str, Any]]] = OrderedDict()
 
     def row(self, id: str) -> dict[str, Any]:
@@ -71,7 +74,9 @@ class Rows:
     def known(self) -> list[dict[str, Any]]:
         """The rows that were asked for so far, of images that are done."""
         with self.session.lock:
-            return [row for _, row in self._known.values() if row["state"] == "done"]
+            return [
+                row for id, (_, row) in self._known.items() if row["classes"] and self.session.state_of(id) == "done"
+            ]
 
     def bare(self, id: str) -> dict[str, Any]:
         """What the record alone says of an image."""
@@ -142,6 +147,10 @@ class Rows:
 
         Raises ValueError where there is none.
         """
+        with self._decoding:
+            return self._picture(id, kind)
+
+    def _picture(self, id: str, kind: str) -> bytes:
         run = self.session.run
         if kind == "tint":
             if run is None or run.ids.get(id, {}).get("state") != "done":

@@ -16,7 +16,7 @@ from typing import Any
 
 from ovseg import locks
 from ovseg.app.worker import Worker
-from ovseg.run.folder import RunFolder, is_record, read_run, record_files
+from ovseg.run.folder import RUN_FILE, RunFolder, read_run, record_files
 from ovseg.run.images import Legend, read_legend
 from ovseg.run.inputs import Item, collect
 from ovseg.run.pictures import picture_file
@@ -56,9 +56,11 @@ class Session:
     lock: threading.RLock = field(default_factory=threading.RLock)
     progress: Progress = field(default_factory=Progress)
     order: list[str] = field(default_factory=list)  # ids, by the number that the page gives them
-    changes: list[str] = field(default_factory=list)  # ids, as they changed
+    changes: dict[str, int] = field(default_factory=dict)  # id -> the revision that changed it last
+    revision: int = 0
     writing: bool = False  # whether this process writes the run at present
-    _read: tuple[int, ...] = ()  # when the records were written that were read last
+    _records: tuple[Path, ...] = ()  # the files of the run's record
+    _read: tuple[int, ...] = ()  # when they were written, as they were read last
     epoch: str = field(default_factory=lambda: secrets.token_hex(8))  # another one: the page must be loaded anew
 
     @classmethod
@@ -97,7 +99,8 @@ class Session:
                     raise ValueError(
                         f"out: {run.path}: {id!r} there is {file}, not {given.path}; choose another --out for this"
                     )
-            self.run, self._read = run, _stamps(run.path)
+            self.run, self._records = run, tuple(record_files(run.path))
+            self._read = _stamps(self._records)
             self.count()
 
     def count(self) -> None:
@@ -122,7 +125,13 @@ class Session:
     def changed(self, *ids: str) -> None:
         """Note that these images are other than the pages have them."""
         with self.lock:
-            self.changes += ids
+            self.revision += 1
+            self.changes |= dict.fromkeys(ids, self.revision)
+
+    def changed_since(self, seen: int) -> tuple[list[str], int]:
+        """The ids that changed after a revision, and the present one."""
+        with self.lock:
+            return [id for id, revision in self.changes.items() if revision > seen], self.revision
 
     @property
     def legend(self) -> Legend | None:
@@ -135,12 +144,9 @@ class Session:
 
     def read_only(self) -> str:
         """Why nothing may be changed now: another process writes the run; "" where it may."""
-        if self.writing or not self.out.is_dir():
-            return ""
-        for lock in self.out.glob(".run*.lock"):
-            record = lock.name.removeprefix(".").removesuffix(".lock")
-            if is_record(record) and locks.is_held(lock):
-                return f"another process is writing {self.out / record}: read only until it has ended"
+        for record in () if self.writing else {self.out / RUN_FILE, *self._records}:
+            if locks.is_held(record.with_name(f".{record.name}.lock")):
+                return f"another process is writing {record}: read only until it has ended"
         return ""
 
     def check_writable(self) -> None:
@@ -151,7 +157,7 @@ class Session:
     def refresh(self) -> None:
         """Read the record anew where another process wrote it."""
         with self.lock:
-            if self.run is None or self.writing or (stamps := _stamps(self.out)) == self._read:
+            if self.run is None or self.writing or (stamps := _stamps(self._records)) == self._read:
                 return
             self._read = stamps
             try:
@@ -171,12 +177,9 @@ class ReadOnly(ValueError):
     """Another process writes the run."""
 
 
-def _stamps(folder: Path) -> tuple[int, ...]:
-    """When the records of a folder were written."""
-    try:
-        return tuple(path.stat().st_mtime_ns for path in record_files(folder))
-    except (OSError, ValueError):
-        return ()
+def _stamps(records: Sequence[Path]) -> tuple[int, ...]:
+    """When these files were written; 0 where one is not there just now."""
+    return tuple(path.stat().st_mtime_ns if path.is_file() else 0 for path in records)
 
 
 def _folders(run: RunFolder) -> Sequence[str | Path]:
