@@ -253,7 +253,7 @@ def serve_in_process(folder: Path, log: Path) -> tuple[object, int]:
     process = start(
         ["app", str(folder), "--no-browser", "--token", TOKEN, "--port", str(port), "--preset", "pocket"], log
     )
-    for _ in range(300):
+    for _ in range(1200):
         try:
             socket.create_connection(("127.0.0.1", port), timeout=1).close()
             return process, port

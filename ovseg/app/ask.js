@@ -60,6 +60,7 @@ async function ask() {
 function showProgress({ state: now, text, done: count, total, share, left, image, notes }) {
   const busy = ["loading", "working"].includes(now);
   $("progress").hidden = now === "idle";
+  $("progress").classList.toggle("failed", now === "failed");
   $("cancel").hidden = !busy;
   $("start").disabled = busy || Boolean(app.readOnly);
   const percentDone = now === "done" ? 100 : Math.round(100 * (share || 0));
