@@ -45,9 +45,11 @@ def segmenter(model: EmerDiff, masks: int | None) -> Segment:
         height, width = (round(side * SMALL_SIDE / min(size)) for side in size)
         small = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
         clusters = Image.fromarray(colour_clusters(np.asarray(small), count).astype(np.uint16))
+        quick = {by: model.segment(image, replace(options, upsampling=by)).labels for by in ("attention", "diffcut")}
         return {
             "EmerDiff": found.labels,
             "naive": naive_segments(found.low_resolution_masks, size),
+            **quick,
             "SLIC": superpixels(image, count),
             "k-means": np.asarray(clusters.resize(size[::-1], Image.Resampling.NEAREST)),
         }

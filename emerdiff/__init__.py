@@ -12,20 +12,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from emerdiff.cost import Cost as Cost
     from emerdiff.diffusion import LatentDiffusion as LatentDiffusion
     from emerdiff.options import Options as Options
-    from emerdiff.segment import Cost as Cost
     from emerdiff.segment import EmerDiff as EmerDiff
-    from emerdiff.segment import Segments as Segments
-    from emerdiff.segment import naive_segments as naive_segments
+    from emerdiff.segments import Segments as Segments
+    from emerdiff.segments import naive_segments as naive_segments
 
 _HOMES = {
-    "Cost": "emerdiff.segment",
+    "Cost": "emerdiff.cost",
     "EmerDiff": "emerdiff.segment",
     "LatentDiffusion": "emerdiff.diffusion",
     "Options": "emerdiff.options",
-    "Segments": "emerdiff.segment",
-    "naive_segments": "emerdiff.segment",
+    "Segments": "emerdiff.segments",
+    "naive_segments": "emerdiff.segments",
 }
 __all__ = sorted(_HOMES)
 

@@ -14,6 +14,8 @@ from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 
 RESTARTS = 10
+MANY = 100  # masks, from which on one start is enough
+FITTED = 2**14  # vectors at most that centres are found from; of more, evenly chosen ones
 
 
 def cluster_queries(queries: np.ndarray, masks: int, seed: int) -> np.ndarray:
@@ -23,25 +25,32 @@ def cluster_queries(queries: np.ndarray, masks: int, seed: int) -> np.ndarray:
     hold fewer distinct vectors than `masks`. Raises ValueError where masks > N.
     """
     check_masks(masks, len(queries))
-    kmeans = KMeans(n_clusters=masks, n_init=RESTARTS, random_state=seed)
+    kmeans = KMeans(n_clusters=masks, n_init=RESTARTS if masks < MANY else 1, random_state=seed)
+    some = queries[:: -(-len(queries) // FITTED)]
     with warnings.catch_warnings(), threadpool_limits(limits=1):
         # Fewer distinct vectors than clusters is a flat image, not a fault.
         warnings.simplefilter("ignore", ConvergenceWarning)
         # One thread: sklearn adds up the threads' partial sums in the order they finish, so results would vary.
-        labels = kmeans.fit_predict(queries)
+        labels = kmeans.fit_predict(some) if len(some) == len(queries) else kmeans.fit(some).predict(queries)
     return np.unique(labels, return_inverse=True)[1].astype(np.int32)
 
 
 def with_place(queries: np.ndarray, grid: tuple[int, int], weight: float) -> np.ndarray:
-    """Queries (N, C) of a grid's N = h * w cells, row by row, with the cells' places joined: (N, C + 2) float32.
+    """Queries (N, C) of a grid's N = h * w cells, row by row, with the cells' places joined, see `join_places`."""
+    return join_places(queries, np.indices(grid).reshape(2, -1).T, weight)
+
+
+def join_places(queries: np.ndarray, places: np.ndarray, weight: float, unit: float | None = None) -> np.ndarray:
+    """Queries (N, C) with their places (N, 2) joined: (N, C + 2) float32.
 
     Queries and places are each centred and scaled to a total variance of 1, and places then by sqrt(weight): with
-    weight 1, distance in the image counts as much as distance between queries. Weight 0 returns the queries as given.
+    weight 1, distance in the image counts as much as distance between queries. unit: of the places, their standard
+    deviation where it is not to be their own. Weight 0 returns the queries as given.
     """
     if weight == 0:
         return queries
-    places = np.indices(grid).reshape(2, -1).T
-    return np.concatenate([_standard(queries), weight**0.5 * _standard(places)], axis=1).astype(np.float32)
+    placed = _standard(places) if unit is None else (places - places.mean(axis=0)) / max(unit, 1e-12)
+    return np.concatenate([_standard(queries), weight**0.5 * placed], axis=1).astype(np.float32)
 
 
 def _standard(vectors: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ Difference maps are brought to the image's size before the largest is taken, so 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from math import floor
 
 import numpy as np
@@ -24,7 +25,10 @@ def network_size(image_size: tuple[int, int], base_size: int, multiple: int) -> 
     short, long = sorted(image_size)
     if short < 1 or long > MAX_ASPECT * short:
         height, width = image_size
-        raise ValueError(f"image: expected an aspect of at most {MAX_ASPECT}:1, got {width}x{height} (width x height)")
+        raise ValueError(
+            f"image: expected an aspect of at most {MAX_ASPECT}:1, got {width}x{height} (width x height); "
+            "tiles (--tile) take longer ones"
+        )
     height, width = (multiple * max(1, floor(side * base_size / short / multiple + 0.5)) for side in image_size)
     return height, width
 
@@ -43,21 +47,46 @@ def to_tensor(image: np.ndarray, height: int, width: int) -> Tensor:
     return torch.from_numpy(np.array(resized, dtype=np.float32) / 127.5 - 1).permute(2, 0, 1)[None]
 
 
-def largest(maps: Tensor, size: tuple[int, int]) -> np.ndarray:
+def fitted_photo(image: np.ndarray, height: int, width: int) -> Tensor:
+    """(H, W, 3) uint8 -> (3, H', W') float32 in [0, 1]."""
+    resized = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.array(resized, dtype=np.float32) / 255).permute(2, 0, 1)
+
+
+def largest(maps: Tensor, size: tuple[int, int], image: np.ndarray | None = None) -> np.ndarray:
     """Return (H, W) int32: at every pixel the map that is largest there; of equal ones the first.
 
     maps: (K, h, w) float32 on the CPU, upsampled bilinearly (align_corners=False) to `size`, band by band, so that
-    memory does not grow with the image.
+    memory does not grow with the image. With an image (H, W, 3) uint8 they are fits (4, K, h, w) of `edges`.
     """
-    above, below, share = _between(maps.shape[1], size[0])
-    left, right, shift = _between(maps.shape[2], size[1])
-    rows = max(1, BAND_VALUES // (len(maps) * size[1]))
-    bands = []
-    for top in range(0, size[0], rows):
-        band = slice(top, top + rows)
-        lines = torch.lerp(maps[:, above[band]], maps[:, below[band]], share[band, None])
-        bands.append(torch.lerp(lines[:, :, left], lines[:, :, right], shift).argmax(dim=0).int())
-    return torch.cat(bands).numpy()
+    labels = np.empty(size, np.int32)
+    for band in bands(size[0], maps[..., 0, 0].numel() * size[1]):
+        values = enlarged(maps, size, band)
+        labels[band] = (values if image is None else coloured(values, image[band])).argmax(dim=0).int().numpy()
+    return labels
+
+
+def bands(rows: int, values: int) -> Iterator[slice]:
+    """All rows, some at a time: as many as have `BAND_VALUES` values, of which a row has `values`."""
+    some = max(1, BAND_VALUES // values)
+    return (slice(top, min(rows, top + some)) for top in range(0, rows, some))
+
+
+def enlarged(maps: Tensor, size: tuple[int, int], rows: slice = slice(None), columns: slice = slice(None)) -> Tensor:
+    """A part of maps (..., h, w) upsampled bilinearly (align_corners=False) to a size (H, W)."""
+    above, below, share = (part[rows] for part in _between(maps.shape[-2], size[0]))
+    left, right, shift = (part[columns] for part in _between(maps.shape[-1], size[1]))
+    lines = torch.lerp(maps[..., above, :], maps[..., below, :], share[:, None])
+    return torch.lerp(lines[..., left], lines[..., right], shift)
+
+
+def coloured(fits: Tensor, image: np.ndarray) -> Tensor:
+    """Slopes and offsets (4, K, H, W) at an image's (H, W, 3) uint8 own colours: maps (K, H, W)."""
+    colours = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1) / 255
+    values = fits[3]
+    for slope, colour in zip(fits[:3], colours, strict=True):
+        values = torch.addcmul(values, slope, colour)
+    return values
 
 
 def _between(cells: int, pixels: int) -> tuple[Tensor, Tensor, Tensor]:

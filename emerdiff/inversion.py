@@ -50,6 +50,19 @@ def noisy_latent(x_0: Tensor, noise: Tensor, alpha: float) -> Tensor:
     return sqrt(alpha) * x_0 + sqrt(1 - alpha) * noise
 
 
+def noisy_latents(x_0: Tensor, grid: Sequence[Step], seed: int) -> dict[int, Tensor]:
+    """Return x_t for every timestep of a grid, which goes from the largest down.
+
+    Every timestep has its own draw, numbered from the grid's lowest timestep up, so a timestep's noise does not depend
+    on where the path begins.
+    """
+    noises = draw_noise(x_0.shape, len(grid), seed)
+    return {
+        step.timestep: noisy_latent(x_0, noise.to(x_0.device), step.alpha)
+        for noise, step in zip(noises, reversed(grid), strict=True)
+    }
+
+
 def posterior_mean(x_t: Tensor, predicted_noise: Tensor, step: Step) -> Tensor:
     """Return mu_t, the mean of the DDPM step from x_t to x_t', computed in float32.
 

@@ -22,7 +22,10 @@ from emerdiff.diffusion import LatentDiffusion
 from emerdiff.hooks import Recording, add_to_input, add_to_output, record_input, record_output
 from emerdiff.inversion import Step, follow
 from emerdiff.memory import in_chunks
-from emerdiff.pack import pack, unpack
+from emerdiff.pack import Fit, pack, unpack
+
+# How responses are packed after the first step and, ever more local, after the others.
+FIRST, LATER = Fit(core=0.7, margin=2, apart=False), Fit(core=0.8, margin=2, apart=True)
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ def difference_maps(
     return torch.cat(in_chunks(len(down), diffusion.decodes_at_once(down), compare)), rms[0]
 
 
-def packed_difference_maps(
+def packed_response_maps(
     diffusion: LatentDiffusion,
     steps: Sequence[Step],
     path: Sequence[Tensor],
@@ -97,31 +100,32 @@ def packed_difference_maps(
     modulation: Modulation,
     count_rows: Callable[[int], None],
 ) -> tuple[Tensor, float]:
-    """As `difference_maps`, with the masks' responses packed into few latents after the first step (see `pack`).
+    """How masks' last latents differ from the image's, without a decode: maps (K, h, w) float32 on the CPU.
 
-    A response is half the difference of a mask's two rows; a map is ||I - I^packed||_2, doubled, to be of the same size
-    as theirs, and 0 outside its mask's window.
+    As `difference_maps`, but that a mask is nudged upwards alone, and that masks share latents after every step (see
+    `pack`): a map is ||x_0^+ - x_0||_2 over the latents' channels, and 0 outside its mask's windows.
     """
 
     def respond(chunk: slice) -> tuple[Tensor, float]:
-        rows, rms = nudge(diffusion, steps[0], path, masks[chunk], modulation)
+        rows, rms = nudge(diffusion, steps[0], path, masks[chunk], modulation, signs=(1,))
         count_rows(len(rows))
-        down, up = rows[1:].chunk(2)
-        return (up - down) / 2, rms
+        return rows[1:] - rows[:1], rms
 
-    def denoise(chunk: slice) -> Tensor:
-        rows = path[1] + torch.cat([torch.zeros_like(path[1]), packed.latents[chunk]])
-        return carry(diffusion, steps[1:], path[1:], rows, modulation, count_rows)[1:]
+    most = max(1, modulation.rows - 1)
+    found, rms = zip(*in_chunks(len(masks), most, respond), strict=True)
+    responses, fit = torch.cat(found), FIRST
+    for index, step in enumerate(steps[1:], start=1):
+        packed, fit = pack(responses, fit), LATER
+        start, ends = path[index], path[index : index + 2]
 
-    def compare(chunk: slice) -> Tensor:
-        return finite(2 * distance(diffusion.decode(latents[chunk]), image), diffusion.dtype)
+        def denoise(chunk: slice) -> Tensor:
+            rows = torch.cat([start, start + packed.latents[chunk]])  # noqa: B023 - called at once
+            rows = carry(diffusion, [step], ends, rows, modulation, count_rows)  # noqa: B023
+            return rows[1:] - rows[:1]
 
-    responses, rms = zip(*in_chunks(len(masks), _pairs(modulation.rows), respond), strict=True)
-    packed = pack(torch.cat(responses))
-    latents = torch.cat(in_chunks(len(packed.latents), max(1, modulation.rows - 1), denoise))
-    image = diffusion.decode(path[-1])
-    maps = torch.cat(in_chunks(len(latents), diffusion.decodes_at_once(latents), compare))
-    return unpack(maps, packed.owners, len(masks)), rms[0]
+        carried = torch.cat(in_chunks(len(packed.latents), most, denoise))
+        responses = unpack(carried, packed.owners, len(masks))
+    return finite(torch.linalg.vector_norm(responses, dim=1), diffusion.dtype).cpu(), rms[0]
 
 
 def distance(images: Tensor, others: Tensor) -> Tensor:
@@ -142,7 +146,8 @@ def finite(tensor: Tensor, dtype: torch.dtype | None = None, step: Step | None =
             "(zero terminal SNR); expected an earlier timestep"
         )
     cause = {torch.float16: "use bfloat16 or float32 instead of float16, or less strength", None: "try dtype float32"}
-    raise ValueError(f"the diffusion model overflowed: {cause.get(dtype, 'use less strength')}")
+    where = "" if dtype is None else f" in {str(dtype).removeprefix('torch.')}"
+    raise ValueError(f"the diffusion model overflowed{where}: {cause.get(dtype, 'use less strength')}")
 
 
 def _pairs(rows: int) -> int:
@@ -151,17 +156,22 @@ def _pairs(rows: int) -> int:
 
 
 def nudge(
-    diffusion: LatentDiffusion, step: Step, path: Sequence[Tensor], masks: Tensor, modulation: Modulation
+    diffusion: LatentDiffusion,
+    step: Step,
+    path: Sequence[Tensor],
+    masks: Tensor,
+    modulation: Modulation,
+    signs: tuple[int, ...] = (-1, 1),
 ) -> tuple[Tensor, float]:
     """One denoising step from path[0] with every mask nudged down and up: (1 + 2K, C, h, w) latents.
 
-    Row 0 is the unmodulated run, which lands on path[1]; then K rows for -lambda and K for +lambda. What comes before
-    the modulated layer is evaluated once for all of them. The root mean square of the layer's output in row 0, before
-    anything is added, is returned too.
+    Row 0 is the unmodulated run, which lands on path[1]; then K rows for -lambda and K for +lambda, or K for each sign
+    that is asked for. What comes before the modulated layer is evaluated once for all of them. The root mean square of
+    the layer's output in row 0, before anything is added, is returned too.
     """
     attention = diffusion.attention(modulation.layer)
     constants = modulation.strength * masks[..., None].float()  # (K, N, 1): one value for all channels
-    deltas = torch.cat([torch.zeros_like(constants[:1]), -constants, constants])
+    deltas = torch.cat([torch.zeros_like(constants[:1]), *(sign * constants for sign in signs)])
     placement = PLACEMENTS[modulation.placement]
     with modulation.attention_of(diffusion), placement.record(attention) as output, placement.add(attention, deltas):
         predicted = diffusion.predict_noise(path[0], step, widen_at=modulation.layer, rows=len(deltas))

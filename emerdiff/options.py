@@ -14,8 +14,10 @@ from typing import Any
 
 MODULATIONS = ("after-projection", "before-projection")
 SPEEDS = ("fast", "exact")
-UPSAMPLINGS = ("modulated", "naive")
+UPSAMPLINGS = ("modulated", "naive", "attention", "diffcut")
 OWN_LAYER = "default"  # the text that stands for the model's own layer
+NO_TILE = "none"  # the text that stands for a whole image
+TILE_SIDE = 1024  # where none is said
 CROSS_ATTENTION = "{}.attentions.{}.transformer_blocks.0.attn2"  # of a block such as up_blocks.1, and an index in it
 
 
@@ -57,6 +59,11 @@ def read_speed(text: str) -> str:
     return text
 
 
+def read_tile(text: str) -> int | None:
+    """A whole number, or None from "none"; ValueError for anything else."""
+    return None if text == NO_TILE else int(text)
+
+
 def _nothing(_value: Any) -> str:
     return ""
 
@@ -72,6 +79,7 @@ class Setting:
     expected: str  # what it reads
     show: Callable[[Any], str] = str  # the other way round
     footer: Callable[[Any], str] = _nothing  # what a figure's footer says of a value
+    alone: Any = None  # the value where the flag has none beside it; None: it needs one
     field: str = ""  # of Options
     default: Any = None
 
@@ -93,6 +101,8 @@ def settings() -> tuple[Setting, ...]:
 WHOLE: dict[str, Any] = {"read": int, "expected": "a whole number"}
 NUMBER: dict[str, Any] = {"read": float, "expected": "a number", "show": "{:g}".format}
 LAYER: dict[str, Any] = {"read": read_layer, "expected": "a layer", "show": show_layer}
+TILE: dict[str, Any] = {"read": read_tile, "expected": "a whole number or none", "alone": TILE_SIDE}
+TILE["show"] = lambda side: NO_TILE if side is None else str(side)
 SPEED: dict[str, Any] = {"read": read_speed, "expected": " or ".join(SPEEDS)}
 SWITCH: dict[str, Any] = {"read": read_switch, "expected": "on or off", "show": lambda on: "on" if on else "off"}
 
@@ -110,6 +120,7 @@ TYPES: dict[str, tuple[Any, str]] = {  # of the fields of `Options`, by their an
     "float": (Real, "a number"),
     "bool": (bool, "True or False"),
     "str": (str, "text"),
+    "int | None": ((Integral, type(None)), "a whole number or None"),
     "str | None": ((str, type(None)), "text or None"),
 }
 
@@ -130,9 +141,13 @@ class Options:
     seed: of the noise and of k-means.
     speed: "fast", or "exact", the paper's own procedure, at 3 to 10 times the cost.
     attention_injection: whether the modulated rows use the attention maps of the unmodulated pass.
+    edges: whether contours follow the photo's edges: a guided filter over the maps, see `edges`.
+    tile: side in the image's pixels of the tiles that it is taken apart into, see `tiled`; None: whole.
+    detail: whether the image goes through the network at twice base_size.
     modulation: "after-projection" or "before-projection", of the modulated layer's output.
     batch: rows per UNet call at base_size x base_size pixels, 3 at least; fewer for longer images and small GPUs.
-    upsampling: "modulated", or "naive": bilinear upsampling of the low-resolution masks, the baseline.
+    upsampling: "modulated", or of one evaluation of the UNet: "naive", the low-resolution masks upsampled bilinearly,
+        the baseline; "attention", carried by its self-attention; "diffcut", cells grouped by normalised cuts instead.
     base_size: shorter side of the image in the network, pixels.
     keep_difference_maps: whether to return them, K times the network's input size in float32.
 
@@ -170,6 +185,25 @@ class Options:
         lambda on: "" if on else "no attention injection",
         **SWITCH,
     )
+    edges: bool = _option(
+        False, "--edges", "", "let contours follow the photo's edges", lambda on: "edges" if on else "", **SWITCH
+    )
+    tile: int | None = _option(
+        None,
+        "--tile",
+        "SIDE",
+        "overlapping tiles of so many pixels (1024) for a large or long image, each with --masks",
+        lambda side: f"tiles of {side} px" if side else "",
+        **TILE,
+    )
+    detail: bool = _option(
+        False,
+        "--detail",
+        "",
+        "for small things: twice the size in the network, 4 times the cost and more",
+        lambda on: "detail" if on else "",
+        **SWITCH,
+    )
     modulation: str = "after-projection"
     batch: int = 16
     upsampling: str = "modulated"
@@ -181,8 +215,8 @@ class Options:
             value, (kinds, expected) = getattr(self, field.name), TYPES[str(field.type)]
             if not isinstance(value, kinds) or (isinstance(value, bool) and kinds is not bool):
                 raise ValueError(f"{field.name}: expected {expected}, got {value!r}")
-        for name, least in (("masks", 1), ("steps", 1), ("batch", 1), ("base_size", 1), ("seed", 0)):
-            if getattr(self, name) < least:
+        for name, least in (("masks", 1), ("steps", 1), ("batch", 1), ("base_size", 1), ("seed", 0), ("tile", 32)):
+            if getattr(self, name) is not None and getattr(self, name) < least:
                 raise ValueError(f"{name}: expected at least {least}, got {getattr(self, name)}")
         if self.seed >= 2**32:
             raise ValueError(f"seed: expected less than 2**32, got {self.seed}")
@@ -196,5 +230,12 @@ class Options:
         for name, choices in (("modulation", MODULATIONS), ("upsampling", UPSAMPLINGS), ("speed", SPEEDS)):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {getattr(self, name)!r}")
-        if self.keep_difference_maps and self.upsampling == "naive":
-            raise ValueError("keep_difference_maps: naive upsampling has none; it needs upsampling='modulated'")
+        if self.tile is not None and self.upsampling == "diffcut":
+            raise ValueError("tile: not by diffcut, whose cuts compare every two cells of an image")
+        if self.keep_difference_maps and self.upsampling != "modulated":
+            raise ValueError(f"keep_difference_maps: {self.upsampling} has none; it needs upsampling='modulated'")
+
+    @property
+    def side(self) -> int:
+        """Shorter side of an image, or of a tile, in the network, pixels."""
+        return self.base_size * (2 if self.detail else 1)

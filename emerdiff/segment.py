@@ -2,15 +2,14 @@
 
 EmerDiff (Namekata, Sabour, Fidler, Kim; ICLR 2024, arXiv 2401.11739), complete: no training, no labels, no text.
 `speed="exact"` is the paper's procedure; `speed="fast"` takes a few coarse steps, packs many masks into one row, and
-compares difference maps at the image's own size.
-Images keep their aspect; there is no tiling, so sides beyond 4:1 are refused.
+compares latents along the photo's edges in place of decoded images.
+Images keep their aspect; sides beyond 4:1 go in tiles (`Options.tile`, see `tiled`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from math import ceil
 from pathlib import Path
 
 import numpy as np
@@ -18,42 +17,22 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from emerdiff.clusters import check_masks, cluster_queries, with_place
+from emerdiff.clusters import check_masks
+from emerdiff.cost import Cost, counter, work
 from emerdiff.diffusion import LatentDiffusion
-from emerdiff.hooks import record_output
-from emerdiff.image import checked_size, largest, nearest, network_size, to_tensor
-from emerdiff.inversion import Step, draw_noise, noisy_latent, thin
+from emerdiff.edges import sharpen
+from emerdiff.image import checked_size, enlarged, network_size, to_tensor
+from emerdiff.inversion import Step, noisy_latents, thin
 from emerdiff.memory import measured, rows_that_fit
-from emerdiff.modulate import Modulation, difference_maps, finite, packed_difference_maps
+from emerdiff.modulate import Modulation, difference_maps, finite, packed_response_maps
+from emerdiff.one_pass import Reading, Spreading, carry_at_once, finest_self_attentions, group, read_outputs
 from emerdiff.options import Options, read_layer, show_layer
+from emerdiff.segments import Segments, labels_of
+from emerdiff.tiled import segment_tiles
+from emerdiff.tiles import Tiling
 
 FAST_STEPS = 4  # of the grid's steps from t_m down, evenly spaced
-PACKED = 12  # estimated number of latents that the responses of many masks are packed into
-
-
-@dataclass(frozen=True, eq=False)
-class Segments:
-    """The masks of one image, and what led to them."""
-
-    labels: np.ndarray  # (H, W) int32 at the image's own size; ids are those of low_resolution_masks
-    low_resolution_masks: np.ndarray  # (h, w) int32, ids 0..K-1, each in use; K < options.masks on flat images
-    queries: np.ndarray  # (h*w, C) float32, row by row
-    difference_maps: np.ndarray | None  # (K, H', W') float32 at the network's input size, after smoothing
-    feature_timestep: int  # t_f as snapped to the grid
-    modulation_timestep: int  # t_m as snapped to the grid
-    network_size: tuple[int, int]  # (H', W'), pixels
-    layer_rms: float | None  # RMS of the modulated tensor, unmodulated, at t_m; None with naive upsampling
-    options: Options  # as snapped
-
-
-@dataclass(frozen=True)
-class Cost:
-    """The work for one image; an estimate with speed="fast", where the number of latents shows during the run."""
-
-    unet_rows: int  # UNet evaluations of one latent each
-    decodes: int  # images decoded by the autoencoder
-    height: int  # H', the image's height in the network, pixels
-    width: int  # W'
+EDGE_CELLS = 2  # positions of the latent: the radius in which its changes are brought to the photo's edges
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,37 +65,109 @@ class EmerDiff:
         """
         size, options = checked_size(image), self.snap(options or Options())
         cost = self.cost(size, options)
-        count_rows = _counter(cost.unet_rows, progress)
-        feature_step, steps = self._steps(options)
-
-        x_0 = self.diffusion.encode(to_tensor(image, cost.height, cost.width))
-        feature_latent, path = self._noisy_path(x_0, feature_step, steps, options)
-        with measured(self.diffusion.device) as row:
-            queries = self._queries(feature_latent, feature_step, self.layers(options)[0])
-        count_rows(1)
-        grid = self._grid((cost.height, cost.width), options)
-        ids = cluster_queries(with_place(queries.numpy(), grid, options.place), options.masks, options.seed)
-        masks = torch.from_numpy(ids == np.arange(ids.max() + 1)[:, None])  # (K, N)
-
-        maps, layer_rms = None, None
-        if options.upsampling == "naive":
-            labels = largest(masks.unflatten(1, grid).float(), size)
-        else:
-            rows = rows_that_fit(self._rows_per_call((cost.height, cost.width), options), row, self.diffusion.device)
-            maps, layer_rms = self._difference_maps(steps, path, masks, options, rows, count_rows)
-            exact = options.speed == "exact"  # as the paper: masks of the network's size, enlarged
-            labels = nearest(maps.argmax(0).astype(np.int32), size) if exact else largest(torch.from_numpy(maps), size)
+        network, count_rows = (cost.height, cost.width), counter(cost.unet_rows, progress)
+        if options.tile is not None:
+            return self._segment_tiles(image, Tiling.of(size, options.tile), options, network, count_rows)
+        reading = self._read(image, network, options, count_rows)
+        ids = group(reading.queries, reading.grid, options)
+        maps, layer_rms = self._carry(image, reading, ids, options, count_rows)
         return Segments(
-            labels=labels,
-            low_resolution_masks=ids.reshape(grid),
-            queries=queries.numpy(),
+            labels=labels_of(torch.from_numpy(maps), image, options),
+            low_resolution_masks=ids.reshape(reading.grid),
+            queries=reading.queries,
             difference_maps=maps if options.keep_difference_maps else None,
-            feature_timestep=feature_step.timestep,
-            modulation_timestep=steps[0].timestep,
-            network_size=(cost.height, cost.width),
+            feature_timestep=options.feature_timestep,  # snapped
+            modulation_timestep=options.modulation_timestep,
+            network_size=network,
             layer_rms=layer_rms,
             options=options,
         )
+
+    def _segment_tiles(
+        self,
+        image: np.ndarray,
+        tiling: Tiling,
+        options: Options,
+        network: tuple[int, int],
+        count_rows: Callable[[int], None],
+    ) -> Segments:
+        """As `segment`, in tiles that each go through the network at (H', W')."""
+        found = segment_tiles(
+            image,
+            tiling,
+            options,
+            lambda tile: self._read(tile, network, options, count_rows),
+            lambda tile, reading, ids: self._carry(tile, reading, ids, options, count_rows),
+        )
+        return Segments(
+            labels=found.labels,
+            low_resolution_masks=found.low_resolution_masks,
+            queries=found.queries,
+            difference_maps=None,
+            feature_timestep=options.feature_timestep,
+            modulation_timestep=options.modulation_timestep,
+            network_size=network,
+            layer_rms=found.layer_rms,
+            options=options,
+        )
+
+    def _read(
+        self, image: np.ndarray, network: tuple[int, int], options: Options, count_rows: Callable[[int], None]
+    ) -> Reading:
+        """What one evaluation of the UNet tells of an image (H, W, 3) that goes through it at (H', W')."""
+        feature_step, steps = self._steps(options)
+        encoded = self.diffusion.encode(to_tensor(image, *network))
+        feature_latent, path = self._noisy_path(encoded, feature_step, steps, options)
+        attention = self.diffusion.attention
+        names = finest_self_attentions(self.diffusion) if options.upsampling == "attention" else []
+        modules = [attention(self.layers(options)[0]).to_q]
+        modules += [module for name in names for module in (attention(name).to_q, attention(name).to_k)]
+        with measured(self.diffusion.device) as row:
+            queries, *others = read_outputs(self.diffusion, feature_latent, feature_step, modules)
+        count_rows(1)
+        heads = [attention(name).heads for name in names]
+        return Reading(
+            network_size=network,
+            grid=self._grid(network, options),
+            queries=finite(queries[0].float(), self.diffusion.dtype).cpu().numpy(),
+            steps=steps,
+            path=path,
+            spreading=Spreading(others[::2], others[1::2], heads, self._positions(network, names[0]))
+            if names
+            else None,
+            row=row,
+        )
+
+    def _carry(
+        self,
+        image: np.ndarray,
+        reading: Reading,
+        ids: np.ndarray,
+        options: Options,
+        count_rows: Callable[[int], None],
+    ) -> tuple[np.ndarray, float | None]:
+        """Maps (K, h, w) float32 of the groups (N,), whose largest is a pixel's mask, and the modulated layer's RMS.
+
+        Difference maps are (K, H', W'), smoothed; with speed="fast" those of latents, along the image's edges.
+        """
+        if options.upsampling != "modulated":
+            return carry_at_once(reading, ids, options), None
+        modulation = Modulation(
+            layer=self.layers(options)[1],
+            strength=options.strength,
+            placement=options.modulation,
+            attention_injection=options.attention_injection,
+            rows=rows_that_fit(self._rows_per_call(reading.network_size, options), reading.row, self.diffusion.device),
+        )
+        masks = torch.from_numpy(ids == np.arange(ids.max() + 1)[:, None]).to(reading.path[0].device)  # (K, N)
+        exact = options.speed == "exact"
+        compare = difference_maps if exact else packed_response_maps
+        maps, layer_rms = compare(self.diffusion, reading.steps, reading.path, masks, modulation, count_rows)
+        smooth = gaussian_filter(enlarged(maps, reading.network_size).numpy(), sigma=(0, options.sigma, options.sigma))
+        if exact:
+            return smooth, layer_rms
+        sharp = sharpen(torch.from_numpy(smooth), image, EDGE_CELLS * self.diffusion.latent_factor)
+        return sharp.clamp(min=0).numpy(), layer_rms
 
     def snap(self, options: Options) -> Options:
         """Return the options as this model uses them.
@@ -146,19 +197,15 @@ class EmerDiff:
     def cost(self, image_size: tuple[int, int], options: Options | None = None) -> Cost:
         """Return the work that `segment` will do for an image of (H, W); ValueError as `segment` raises."""
         options = self.snap(options or Options())  # refuses bad options before any work is done
-        height, width = network_size(image_size, options.base_size, self.diffusion.size_multiple)
+        tiling = None if options.tile is None else Tiling.of(image_size, options.tile)
+        images = len(tiling) if tiling else 1
+        height, width = network_size(tiling.tile if tiling else image_size, options.side, self.diffusion.size_multiple)
         rows, columns = self._grid((height, width), options)
-        check_masks(options.masks, rows * columns)
-        if options.upsampling == "naive":
-            return Cost(unet_rows=1, decodes=0, height=height, width=width)
-        steps, masks = len(self._steps(options)[1]), options.masks
+        check_masks(tiling.masks(options) if tiling else options.masks, images * rows * columns)
         most = self._rows_per_call((height, width), options)
-        pairs = 2 * masks + ceil(masks / max(1, (most - 1) // 2))  # each call has the unmodulated row as well
-        if options.speed == "exact":
-            return Cost(unet_rows=1 + steps * pairs, decodes=2 * masks, height=height, width=width)
-        packed = min(masks, PACKED)
-        rows = packed + ceil(packed / max(1, most - 1))
-        return Cost(unet_rows=1 + pairs + (steps - 1) * rows, decodes=1 + packed, height=height, width=width)
+        unet_rows, decodes = work(options, len(self._steps(options)[1]), most)
+        twice = images if tiling and options.upsampling == "attention" else 0  # tiles that are read twice
+        return Cost(images * unet_rows + twice, images * decodes, height, width, images)
 
     def layers(self, options: Options) -> tuple[str, str]:
         """Full names of the attention whose queries are read, and of the one that is nudged."""
@@ -177,73 +224,19 @@ class EmerDiff:
     def _noisy_path(
         self, x_0: Tensor, feature_step: Step, steps: list[Step], options: Options
     ) -> tuple[Tensor, list[Tensor]]:
-        """Return x_{t_f} and the latents x_{t_m}, ..., x_0 of the edit-friendly inversion.
-
-        Every timestep has its own draw, numbered from the grid's lowest timestep up, so a timestep's noise does not
-        depend on where the path begins.
-        """
-        grid = self.diffusion.grid(options.steps)[::-1]
-        noises = draw_noise(x_0.shape, len(grid), options.seed)
-        latents = {
-            step.timestep: noisy_latent(x_0, noise.to(x_0.device), step.alpha)
-            for noise, step in zip(noises, grid, strict=True)
-        }
+        """Return x_{t_f} and the latents x_{t_m}, ..., x_0 of the edit-friendly inversion."""
+        latents = noisy_latents(x_0, self.diffusion.grid(options.steps), options.seed)
         return latents[feature_step.timestep], [*(latents[step.timestep] for step in steps), x_0]
-
-    def _queries(self, latent: Tensor, step: Step, layer: str) -> Tensor:
-        """Return the layer's query vectors (N, C) float32 on the CPU, all heads concatenated."""
-        with record_output(self.diffusion.attention(layer).to_q) as recording:
-            self.diffusion.predict_noise(latent, step)
-        return finite(recording.read()[0].float(), self.diffusion.dtype).cpu()
-
-    def _difference_maps(
-        self,
-        steps: list[Step],
-        path: list[Tensor],
-        masks: Tensor,
-        options: Options,
-        rows: int,
-        count_rows: Callable[[int], None],
-    ) -> tuple[np.ndarray, float]:
-        """Return the smoothed difference maps (K, H', W') of masks (K, N), and the RMS of the modulated tensor."""
-        modulation = Modulation(
-            layer=self.layers(options)[1],
-            strength=options.strength,
-            placement=options.modulation,
-            attention_injection=options.attention_injection,
-            rows=rows,
-        )
-        compare = difference_maps if options.speed == "exact" else packed_difference_maps
-        maps, layer_rms = compare(self.diffusion, steps, path, masks.to(path[0].device), modulation, count_rows)
-        return gaussian_filter(maps.numpy(), sigma=(0, options.sigma, options.sigma)), layer_rms
 
     def _grid(self, size: tuple[int, int], options: Options) -> tuple[int, int]:
         """Rows and columns of the feature layer's grid for images of (H', W')."""
-        cell = self.diffusion.latent_factor << self.diffusion.level(self.layers(options)[0])
+        return self._positions(size, self.layers(options)[0])
+
+    def _positions(self, size: tuple[int, int], layer: str) -> tuple[int, int]:
+        """Rows and columns that an attention sees of images of (H', W')."""
+        cell = self.diffusion.latent_factor << self.diffusion.level(layer)
         return size[0] // cell, size[1] // cell
 
     def _rows_per_call(self, size: Sequence[int], options: Options) -> int:
         """Most rows for images of (H', W') in one UNet call."""
-        return max(1, options.batch * options.base_size**2 // (size[0] * size[1]))
-
-
-def naive_segments(low_resolution_masks: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
-    """Return what `segment` gives with upsampling="naive", from kept low-resolution masks: no model is run.
-
-    low_resolution_masks: (h, w) int, ids 0..K-1; image_size: (H, W), pixels. Returns (H, W) int32.
-    """
-    ids = torch.from_numpy(low_resolution_masks)
-    masks = ids == torch.arange(int(ids.max()) + 1)[:, None, None]
-    return largest(masks.float(), image_size)
-
-
-def _counter(total: int, progress: Callable[[int, int], None] | None) -> Callable[[int], None]:
-    done = 0
-
-    def count_rows(rows: int) -> None:
-        nonlocal done
-        done = min(done + rows, total)
-        if progress is not None:
-            progress(done, total)
-
-    return count_rows
+        return max(1, options.batch * options.side**2 // (size[0] * size[1]))

@@ -41,7 +41,7 @@ def expected_seconds(model: EmerDiff, size: tuple[int, int], options: Options) -
         seconds = cost.unet_rows * _seconds_a_row(predict, cost.unet_rows)
         if cost.decodes:  # beside which the one image that is encoded does not count
             return seconds + cost.decodes * _seconds_a_row(decode, cost.decodes)
-        return seconds + _seconds_a_row(encode, 1)
+        return seconds + cost.images * _seconds_a_row(encode, 1)
 
 
 def _seconds_a_row(call: Callable[[int], None], together: int) -> float:

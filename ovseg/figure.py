@@ -155,8 +155,10 @@ def _draw_maps(
     black = max(float(np.percentile(maps[largest], SATURATION)), 1e-6)
     which = f"the {len(largest)} largest masks" if len(largest) < len(maps) else "all masks"
     sheet.heading(MARGIN, top + 0.2, f"Difference maps of {which}")
-    remark = "How far each pixel moves when the outlined low-resolution mask is nudged down and up"
-    windows = "" if segments.options.speed == "exact" else "; inside the mask's window alone"
+    remark, windows = "How far each pixel moves when the outlined low-resolution mask is nudged down and up", ""
+    if segments.options.speed != "exact":
+        remark = "How far each place of the latent moves when the outlined low-resolution mask is nudged up"
+        windows = "; along the photo's edges"
     sheet.text(MARGIN, top + 0.38, f"{remark}, at t_m = {segments.modulation_timestep}{windows}")
     _draw_scale(sheet, top + 0.31, black)
     for index, mask in enumerate(largest):

@@ -1,7 +1,8 @@
 """Where masks come from: what a mask source is, and the sources of `ovseg.sources`.
 
 EmerDiff's masks are clusters of a diffusion model's queries, carried to the pixels by modulated denoising (arXiv
-2401.11739), or upsampled bilinearly, its baseline; superpixels are SLIC's (Achanta et al., 2012).
+2401.11739), or upsampled bilinearly, its baseline; of one evaluation as well are those carried by self-attention and
+those by normalised cuts (`emerdiff.one_pass`); superpixels are SLIC's (Achanta et al., 2012).
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 SLIC_COMPACTNESS = 10.0  # scikit-image's default balance of colour and place
 SLIC_TRIES = 6  # SLIC gives fewer superpixels than asked for; it is asked again until the number fits
+
+# t_f where neither the preset nor the user says it: what CLIPer reads its self-attention at, and DiffCut its features.
+PUBLISHED_TIMESTEPS = {"attention": 101, "diffcut": 50}
 
 Progress = Callable[[int, int], None]  # steps done, steps in all
 
@@ -108,7 +112,7 @@ class PlainSource:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class DiffusionSource:
-    """EmerDiff's masks, modulated or naively upsampled. The model is loaded when the first image asks for it."""
+    """EmerDiff's masks, modulated or of one evaluation of the UNet. The model is loaded for the first image."""
 
     diffusion: str  # which weights, see `weights.identity`
     options: Options  # as the model uses them, see `EmerDiff.snap`
@@ -125,7 +129,7 @@ class DiffusionSource:
     @property
     def by(self) -> str:
         """Its name among `SOURCES`."""
-        return "naive" if self.options.upsampling == "naive" else "emerdiff"
+        return "emerdiff" if self.options.upsampling == "modulated" else self.options.upsampling
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -142,7 +146,7 @@ class DiffusionSource:
         return expected_seconds(self.model, size, self.options)
 
     def segment(self, image: np.ndarray, id: str = "", progress: Progress | None = None) -> Masks:
-        options = replace(self.options, keep_difference_maps=self.options.upsampling != "naive")
+        options = replace(self.options, keep_difference_maps=self.options.upsampling == "modulated")
         segments = self.model.segment(image, options, progress=progress)
         queries = segments.queries.astype(np.float16)
         evidence = {"low_resolution_masks": segments.low_resolution_masks, "queries": queries}
@@ -155,7 +159,11 @@ class DiffusionSource:
         _ = self.model
 
     def differences(self, identity: Mapping[str, Any]) -> list[str]:
+        from emerdiff.options import Options
+
         theirs = dict(identity)
+        if isinstance(theirs.get("options"), Mapping):  # before a setting was there, its default was meant
+            theirs["options"] = {**asdict(Options()), **theirs["options"]}
         if self.by == "naive" and theirs.get("by") == "emerdiff":  # the same clusters
             theirs |= {"by": "naive", "options": {**(theirs.get("options") or {}), "upsampling": "naive"}}
         return differences(theirs, self.identity)
@@ -203,11 +211,16 @@ def by_diffusion(setup: Setup, upsampling: str) -> DiffusionSource:
         return DiffusionSource(diffusion, Options(**setup.recorded_options(), upsampling=upsampling), load)
     diffusion = weights.identity("diffusion", model)
     sketch = EmerDiff.sketch(weights.folder("diffusion", model))
-    return DiffusionSource(diffusion, sketch.snap(replace(setup.options(sketch), upsampling=upsampling)), load)
+    options = replace(setup.options(sketch), upsampling=upsampling)
+    if upsampling in PUBLISHED_TIMESTEPS and "feature_timestep" not in {*setup.preset.method, *setup.settings}:
+        options = replace(options, feature_timestep=PUBLISHED_TIMESTEPS[upsampling])
+    return DiffusionSource(diffusion, sketch.snap(options), load)
 
 
 by_emerdiff = partial(by_diffusion, upsampling="modulated")
 by_naive = partial(by_diffusion, upsampling="naive")
+by_attention = partial(by_diffusion, upsampling="attention")
+by_diffcut = partial(by_diffusion, upsampling="diffcut")
 
 
 def by_superpixels(setup: Setup) -> PlainSource:

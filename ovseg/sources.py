@@ -44,6 +44,16 @@ SOURCES: dict[str, Source] = {
     "naive": Source(
         "ovseg.masks:by_naive", "the same clusters, upsampled bilinearly: quick and blocky", needs=("diffusion",)
     ),
+    "attention": Source(
+        "ovseg.masks:by_attention",
+        "the same clusters, carried by the UNet's finest self-attention: one evaluation, for large models",
+        needs=("diffusion",),
+    ),
+    "diffcut": Source(
+        "ovseg.masks:by_diffcut",
+        "normalised cuts on the UNet's queries, at most --masks: one evaluation",
+        needs=("diffusion",),
+    ),
     "slic": Source("ovseg.masks:by_superpixels", "SLIC superpixels, as many as --masks"),
     "none": Source("ovseg.masks:by_pixels", "no masks: every pixel by itself", masks=False),
     "files": Source(

@@ -36,8 +36,11 @@ def calls_take(monkeypatch: pytest.MonkeyPatch, seconds: Callable[[int], float])
 def test_a_large_networks_calls_take_as_long_as_their_rows(model: EmerDiff, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = calls_take(monkeypatch, lambda rows: 3.0 * rows)
     cost = model.cost((32, 32), OPTIONS)
-    assert cost.unet_rows > 10 and cost.decodes == 4  # the image, and a packed latent for each mask
-    assert estimate.expected_seconds(model, (32, 32), OPTIONS) == 3 * cost.unet_rows + 3 * 4
+    assert cost.unet_rows == 9 and cost.decodes == 0  # queries; 3 and 1; 3 packed and 1
+    assert estimate.expected_seconds(model, (32, 32), OPTIONS) == 3 * cost.unet_rows + 3  # the image is encoded
+    exact = replace(OPTIONS, speed="exact")
+    cost = model.cost((32, 32), exact)
+    assert estimate.expected_seconds(model, (32, 32), exact) == 3 * cost.unet_rows + 3 * 6
     assert set(rows) == {1}
 
 
@@ -46,7 +49,7 @@ def test_a_small_networks_calls_hardly_take_longer_with_more_rows(
 ) -> None:
     rows = calls_take(monkeypatch, lambda rows: 0.1 + 0.025 * rows)  # 4 rows: 0.2 s, 0.05 s each
     cost = model.cost((32, 32), OPTIONS)
-    expected = pytest.approx(0.05 * cost.unet_rows + 0.05 * 4)
+    expected = pytest.approx(0.05 * cost.unet_rows + 0.125)  # one image is encoded
     assert estimate.expected_seconds(model, (32, 32), OPTIONS) == expected
     assert max(rows) == 4
 

@@ -22,8 +22,7 @@ from test_configs import edit
 from timm_trunks import save_timm_clip
 from transformers_clip_folder import save_transformers_clip
 
-from emerdiff import LatentDiffusion
-from emerdiff.segment import naive_segments
+from emerdiff import LatentDiffusion, naive_segments
 from ovseg.analysis import FORMAT, Analysis
 from ovseg.clip import Clip
 from ovseg.dense import View

@@ -13,7 +13,7 @@ from torch import Tensor
 import emerdiff.diffusion
 from emerdiff import LatentDiffusion
 from emerdiff.inversion import Step, draw_noise, noisy_latent
-from emerdiff.modulate import PLACEMENTS, Modulation, carry, difference_maps, finite, nudge, packed_difference_maps
+from emerdiff.modulate import PLACEMENTS, Modulation, carry, difference_maps, finite, nudge, packed_response_maps
 
 LAYER = "up_blocks.1.attentions.2.transformer_blocks.0.attn2"
 MODULATION = Modulation(layer=LAYER, strength=10.0, placement="after-projection", attention_injection=True, rows=16)
@@ -94,7 +94,7 @@ def test_the_pair_is_minus_then_plus(diffusion, steps, path, masks):
     torch.testing.assert_close(latents.flip(1), swapped, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("compare", [difference_maps, packed_difference_maps])
+@pytest.mark.parametrize("compare", [difference_maps, packed_response_maps])
 @pytest.mark.parametrize("rows", [1, 4, 5])
 def test_chunks_do_not_matter(diffusion, steps, path, masks, rows: int, compare):
     whole = maps_of(diffusion, steps, path, masks, MODULATION, compare)
@@ -102,21 +102,33 @@ def test_chunks_do_not_matter(diffusion, steps, path, masks, rows: int, compare)
     torch.testing.assert_close(whole, chunked, atol=1e-4, rtol=1e-4)
 
 
-def test_packed_maps_of_a_single_mask_are_those_of_its_response(diffusion, steps, path, masks):
-    """One mask has the whole latent for its window: the packed map is that of half the difference of its two rows."""
-    packed = maps_of(diffusion, steps, path, masks[:1], MODULATION, packed_difference_maps)
+def test_packed_maps_of_a_single_mask_are_its_latents_change(diffusion, steps, path, masks):
+    """One mask has the whole latent for its window: the map is how far its row, nudged upwards, ends from the image."""
+    packed = maps_of(diffusion, steps, path, masks[:1], MODULATION, packed_response_maps)
     with torch.inference_mode():
         rows, _ = nudge(diffusion, steps[0], path, masks[:1], MODULATION)
-        rows = torch.cat([path[1], path[1] + (rows[2:] - rows[1:2]) / 2])
-        rows = carry(diffusion, steps[1:], path[1:], rows, MODULATION, lambda rows: None)
-        still, moved = diffusion.decode(rows)
-    expected = 2 * ((moved - still) ** 2).sum(dim=0) ** 0.5
-    torch.testing.assert_close(packed[0], expected, atol=1e-5, rtol=1e-4)
+        rows = torch.cat([rows[:1], rows[2:]])
+        still, moved = carry(diffusion, steps[1:], path[1:], rows, MODULATION, lambda rows: None)
+    expected = ((moved - still) ** 2).sum(dim=0) ** 0.5
+    torch.testing.assert_close(packed[0], expected, atol=1e-4, rtol=1e-3)
+
+
+def test_packed_maps_need_no_decode(diffusion, steps, path, masks, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(diffusion.vae, "decode", lambda *_: pytest.fail("an image was decoded"))
+    assert maps_of(diffusion, steps, path, masks, MODULATION, packed_response_maps).shape == (3, 16, 24)
+
+
+def test_one_sign_is_half_of_both(diffusion, steps, path, masks):
+    with torch.inference_mode():
+        both, rms = nudge(diffusion, steps[0], path, masks, MODULATION)
+        up, same = nudge(diffusion, steps[0], path, masks, MODULATION, signs=(1,))
+    torch.testing.assert_close(up, torch.cat([both[:1], both[4:]]), atol=1e-4, rtol=1e-4)
+    assert rms == same
 
 
 def test_numbers_that_overflow_are_an_error(diffusion, steps, path, masks):
-    for compare in (difference_maps, packed_difference_maps):
-        with pytest.raises(ValueError, match="overflowed: use less strength$"):
+    for compare in (difference_maps, packed_response_maps):
+        with pytest.raises(ValueError, match="overflowed in float32: use less strength$"):
             maps_of(diffusion, steps, path, masks, replace(MODULATION, strength=1e38), compare)
 
 
@@ -133,14 +145,13 @@ def test_what_helps_against_numbers_that_are_not_finite_is_said_as_it_is(diffusi
     assert "float16" not in str(caught.value)
 
 
-@pytest.mark.parametrize("compare", [difference_maps, packed_difference_maps])
-def test_decodes_go_in_chunks(diffusion, steps, path, masks, compare, monkeypatch: pytest.MonkeyPatch):
-    whole = maps_of(diffusion, steps, path, masks, MODULATION, compare)
+def test_decodes_go_in_chunks(diffusion, steps, path, masks, monkeypatch: pytest.MonkeyPatch):
+    whole = maps_of(diffusion, steps, path, masks, MODULATION)
     monkeypatch.setattr(emerdiff.diffusion, "PIXELS_PER_DECODE", 2 * 32 * 48)
     decoded, decode = [], diffusion.vae.decode
     monkeypatch.setattr(diffusion.vae, "decode", lambda latents: decoded.append(len(latents)) or decode(latents))
-    torch.testing.assert_close(maps_of(diffusion, steps, path, masks, MODULATION, compare), whole, atol=1e-4, rtol=1e-4)
-    assert max(decoded) <= 2 and (decoded == [2, 2, 1, 1] or compare is packed_difference_maps)
+    torch.testing.assert_close(maps_of(diffusion, steps, path, masks, MODULATION), whole, atol=1e-4, rtol=1e-4)
+    assert decoded == [2, 2, 1, 1]
 
 
 def test_injection_changes_the_result(diffusion, steps, path, masks):

@@ -10,7 +10,7 @@ from dataclasses import asdict, fields, replace
 import pytest
 
 from emerdiff.modulate import PLACEMENTS
-from emerdiff.options import MODULATIONS, Options, read_layer, settings, show_layer
+from emerdiff.options import MODULATIONS, TILE_SIDE, Options, read_layer, settings, show_layer
 from ovseg.cli.flags import add_method
 
 OTHERS = {  # a value of each setting that is not the default, as text and as it is
@@ -26,6 +26,9 @@ OTHERS = {  # a value of each setting that is not the default, as text and as it
     "seed": ("3", 3),
     "speed": ("exact", "exact"),
     "injection": ("off", False),
+    "edges": ("on", True),
+    "tile": ("640", 640),
+    "detail": ("on", True),
 }
 
 
@@ -113,9 +116,9 @@ def test_every_setting_is_a_flag_named_after_its_field():
     assert parse() == {}
     for setting in settings():
         text, value = OTHERS[setting.name]
-        given = ["--no-injection"] if setting.name == "injection" else [setting.flag, text]
-        assert parse(*given) == {setting.field: value}
-    assert parse("--injection") == {"attention_injection": True}
+        switch = setting.flag if value is True else setting.flag.replace("--", "--no-", 1)
+        assert parse(*([switch] if isinstance(value, bool) else [setting.flag, text])) == {setting.field: value}
+    assert parse("--injection") == {"attention_injection": True} and parse("--tile") == {"tile": TILE_SIDE}
     assert {field.name for field in fields(Options)} - {setting.field for setting in settings()} == {
         "modulation",
         "batch",

@@ -6,7 +6,7 @@ from argparse import ArgumentParser, ArgumentTypeError, BooleanOptionalAction
 from collections.abc import Callable
 from typing import Any
 
-from emerdiff.options import Setting, settings
+from emerdiff.options import OWN_LAYER, Setting, settings
 from ovseg.presets import DTYPES
 from ovseg.region_kinds import REGIONS
 from ovseg.scope import NO_SCOPE, SCOPES
@@ -30,6 +30,14 @@ def add_run(parser: ArgumentParser, out: str | None) -> None:
     parser.add_argument("--shard", metavar="I/N", help="only every N-th image from the I-th on, to share the work")
 
 
+def add_engine(parser: ArgumentParser) -> None:
+    """Who runs it: this process, or Ray."""
+    engine = parser.add_argument_group("many machines")
+    engine.add_argument("--engine", choices=("here", "ray"), default="here", help="ray: workers of Ray Data (here)")
+    engine.add_argument("--workers", metavar="N|MIN:MAX", help="of Ray (default one for each GPU, else each CPU)")
+    engine.add_argument("--ray-address", metavar="A", help="of a Ray that runs, such as auto (default: start one)")
+
+
 def add_analyses(parser: ArgumentParser) -> None:
     """Keeping analyses, and using an earlier run's."""
     parser.add_argument(
@@ -42,9 +50,14 @@ def add_models(parser: ArgumentParser, *, clip: bool = True) -> None:
     """Which weights, device and dtype."""
     models = parser.add_argument_group("models")
     models.add_argument("--preset", metavar="P", help="sd14-vitb16 (default), pocket, ...; see `ovseg models`")
-    models.add_argument("--diffusion", metavar="D", help="instead: diffusers folder or hub id, of SD 1.x/2.x's shape")
+    models.add_argument(
+        "--diffusion",
+        metavar="D",
+        help="instead: diffusers folder, hub id or .safetensors checkpoint of SD 1.x, 2.x, SDXL or their kin; see "
+        "`ovseg models diffusion`",
+    )
     if clip:
-        models.add_argument("--clip", metavar="C", help="with --diffusion: open_clip folder or hub id")
+        models.add_argument("--clip", metavar="C", help="with --diffusion: hub id or folder, see `ovseg models towers`")
     else:
         parser.set_defaults(clip=None)
     models.add_argument("--device", default="auto", help="auto (a CUDA GPU, else the CPU), cpu, cuda, cuda:1, mps")
@@ -101,11 +114,13 @@ def add_method(parser: ArgumentParser) -> None:
     """The settings of EmerDiff, as `emerdiff.options` states them; None where a flag is not given."""
     method = parser.add_argument_group("method (defaults: the preset's, and those of the EmerDiff paper)")
     for setting in settings():
-        default = "the model's own" if setting.default is None else setting.show(setting.default)
+        default = setting.show(setting.default).replace(OWN_LAYER, "the model's own")
         shared: dict[str, Any] = {"dest": setting.field, "default": None, "help": f"{setting.help} ({default})"}
         if isinstance(setting.default, bool):
             method.add_argument(setting.flag, action=BooleanOptionalAction, **shared)
         else:
+            if setting.alone is not None:
+                shared |= {"nargs": "?", "const": setting.alone}
             method.add_argument(setting.flag, type=_reader(setting), metavar=setting.metavar, **shared)
 
 
