@@ -81,7 +81,7 @@ class Browser:
         return self.js("document.querySelector(arguments[0]).textContent", selector)
 
     def wait(self, code: str, *arguments: object) -> None:
-        WebDriverWait(self.driver, 20).until(lambda driver: driver.execute_script(f"return {code}", *arguments), code)
+        WebDriverWait(self.driver, 60).until(lambda driver: driver.execute_script(f"return {code}", *arguments), code)
 
     def ids(self) -> list[str]:
         return [card.text for card in self.all(".card .id")]

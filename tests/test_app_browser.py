@@ -24,6 +24,7 @@ from ovseg.run.images import RunImage
 NAMES = ("background", "cat", "<b>dog</b>")
 COLOURS = class_colours((*NAMES, "hedge"))
 HEIGHT, WIDTH = 40, 60
+SCENES = {"one": "world3/evaluation/0/1", "two": "world3/evaluation/0/2"}
 IMAGES = ("a/first", "b <i>second</i>", "c third")
 
 
@@ -40,10 +41,10 @@ def server(tmp_path: Path) -> Iterator[Server]:
     served.close()
 
 
-@pytest.fixture(scope="module")
-def asked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Two scenes by the pocket models, from an empty folder."""
-    served = Server(None, tmp_path_factory.mktemp("asked") / "out")
+@pytest.fixture
+def empty(tmp_path: Path) -> Iterator[Server]:
+    """Nothing yet, and the pocket models."""
+    served = Server(None, tmp_path / "out")
     yield served
     served.close()
 
@@ -74,10 +75,10 @@ def saved(browser: Browser, text: str = "Saved.") -> None:
     browser.wait("document.getElementById('tool-note').textContent === arguments[0]", text)
 
 
-def test_from_an_empty_folder_to_labels_by_dropping_and_typing(browser, asked, tmp_path):
-    browser.open(asked.address)
+def test_from_an_empty_folder_to_labels_by_dropping_and_typing(browser, empty, tmp_path):
+    browser.open(empty.address)
     files = []
-    for name, scene in (("one", "world3/evaluation/0/1"), ("two", "world3/evaluation/0/2")):
+    for name, scene in SCENES.items():
         files.append(tmp_path / f"{name}.png")
         Image.fromarray(picture(scene)).save(files[-1])
     (tmp_path / "bad.png").write_bytes(b"no image")
@@ -102,10 +103,13 @@ def test_from_an_empty_folder_to_labels_by_dropping_and_typing(browser, asked, t
     assert best == sorted(best, reverse=True) and "Mask" in browser.text("#selection-heading")
 
 
-def test_point_mode_shows_which_pixels_answer_and_keeps_them_under_a_new_name(browser, asked):
-    if not asked.session.run:
-        pytest.skip("needs the test before")
-    open_image(browser, asked, "one")
+def test_point_mode_shows_which_pixels_answer_and_keeps_them_under_a_new_name(browser, empty):
+    for name, scene in SCENES.items():
+        buffer = io.BytesIO()
+        Image.fromarray(picture(scene)).save(buffer, "PNG")
+        empty.raw("POST", f"/api/upload?name={name}.png", buffer.getvalue())
+    empty.ask("cat, dog")
+    open_image(browser, empty, "one")
     tool(browser, "point")
     click_at(browser, 0.3, 0.6)
     browser.wait("tools.answer !== null")
@@ -121,8 +125,8 @@ def test_point_mode_shows_which_pixels_answer_and_keeps_them_under_a_new_name(br
     assert more == sum(value >= min(255, cut + 32) for value in answers)
     browser.one("#name").send_keys("hedge", Keys.ENTER)
     saved(browser)
-    labels = labels_of(asked, "one")
-    names = read_run(asked.session.out).facts["names"]
+    labels = labels_of(empty, "one")
+    names = read_run(empty.session.out).facts["names"]
     assert names[-1] == "hedge" and (labels == len(names) - 1).sum() == more
     assert browser.chip("hedge") and browser.complaints() == []
 

@@ -24,6 +24,7 @@ from ovseg.run.folder import RunFolder, differing, read_run
 from ovseg.run.inputs import Item, prepare
 from ovseg.run.kept import Kept
 from ovseg.run.record import Run
+from ovseg.run.terminal import one_line
 from ovseg.run.work import LabelJob, LabelWorker
 from ovseg.run.writers import writing
 from ovseg.setup import Setup
@@ -91,8 +92,8 @@ def label_images(session: Session, models: Models, ask: Ask) -> None:
         _label(session, models, ask, progress)
     except Cancelled:
         progress.state, progress.text = "done", "cancelled; what is done is kept"
-    except (ValueError, OSError, MemoryError, RuntimeError) as error:
-        progress.state, progress.text = "failed", str(error)
+    except BaseException as error:
+        progress.state, progress.text = "failed", one_line(str(error)) or type(error).__name__
         raise
     finally:
         session.writing = False

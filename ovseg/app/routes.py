@@ -21,7 +21,7 @@ from ovseg.app.models import Models
 from ovseg.app.pointing import Answers, point
 from ovseg.app.rows import PICTURES, Rows
 from ovseg.app.scores import scores
-from ovseg.app.session import ReadOnly, Session, known
+from ovseg.app.session import Progress, ReadOnly, Session, known
 from ovseg.app.uploads import MOST_UPLOAD, TooLarge, Uploads
 from ovseg.app.worker import Busy, Cancelled
 
@@ -104,8 +104,12 @@ class Application:
         if self.session.progress.state in ("loading", "working"):
             raise ValueError("the models are at work: cancel that first, or wait")
         ask = Ask.read(body, self.session.setup)
-        self.session.progress.state = "loading"
-        future = self._submit(lambda: label_images(self.session, self.models, ask))
+        before, self.session.progress = self.session.progress, Progress(state="loading", text="waiting for its turn")
+        try:
+            future = self._submit(lambda: label_images(self.session, self.models, ask))
+        except Busy:
+            self.session.progress = before
+            raise
         self.started.add(future)
         future.add_done_callback(self._ended)
         return JSONResponse({"started": True})
