@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ovseg.cli import flags
+from ovseg.sources import help_lines
 
 if TYPE_CHECKING:
     from ovseg.setup import Setup
@@ -24,7 +25,10 @@ examples:
 
 The page is served to this machine alone, at an address with a random token. --host 0.0.0.0 serves it to a network,
 unencrypted, and needs --token. Results, corrections and photos that are dropped on the page go to --out; a run that is
-opened is corrected in place, and its own labels are kept beside the corrections. Ctrl-C ends it."""
+opened is corrected in place, and its own labels are kept beside the corrections. Ctrl-C ends it.
+
+--by says where masks come from:
+"""
 
 
 def add_app(commands: Any) -> None:
@@ -32,7 +36,7 @@ def add_app(commands: Any) -> None:
     parser: ArgumentParser = commands.add_parser(
         "app",
         help="a page to ask, click, correct and export in",
-        epilog=EXAMPLES,
+        epilog=EXAMPLES + help_lines(),
         formatter_class=RawDescriptionHelpFormatter,
     )
     parser.set_defaults(run="ovseg.cli.app:run")
