@@ -74,3 +74,10 @@ def test_what_takes_long_is_said(
 ) -> None:
     batch.announce_seconds(each, images)
     assert capsys.readouterr().err == said
+
+
+def test_detail_and_tiles_say_their_cost_always(capsys: pytest.CaptureFixture[str]) -> None:
+    batch.announce_seconds(1.0, 1, always=True)
+    assert "this takes about 1.0 s an image on this CPU" in capsys.readouterr().err
+    batch.announce_seconds(None, 1, always=True)  # not on a CPU
+    assert capsys.readouterr().err == ""

@@ -150,15 +150,17 @@ def announce(worker: Worker, items: Sequence[Item]) -> None:
             if not str(error).startswith("image: "):  # its shape is its own failure, not the settings'
                 refused = refused or error
             continue
-        announce_seconds(worker.source.seconds(size), len(items))
+        asked = worker.job.setup.settings
+        costly = bool(asked.get("detail") or asked.get("tile"))  # then it is said of any number of images
+        announce_seconds(worker.source.seconds(size), len(items), always=costly)
         return
     if refused:
         raise refused
 
 
-def announce_seconds(each: float | None, images: int) -> None:
-    """Say how long so many images will take, where that is long."""
-    if each is not None and each > LONG_IMAGE_SECONDS and each * images > LONG_RUN_SECONDS:
+def announce_seconds(each: float | None, images: int, *, always: bool = False) -> None:
+    """Say how long so many images will take, where that is long, or always."""
+    if each is not None and (always or each > LONG_IMAGE_SECONDS and each * images > LONG_RUN_SECONDS):
         say(f"this takes about {duration(each)} an image on this CPU, {duration(each * images)} in all")
 
 
