@@ -76,7 +76,7 @@ def test_the_text_tower_knows_its_names_apart(clip):
 
 
 def test_the_shipped_cells_name_their_object_under_true_masks(clip):
-    """Of 20 scenes never trained on: the mean of a mask's cells, as `MaskCLIP` reads them, against one prompt a name."""
+    """Of 20 scenes never trained on: the mean of a mask's cells, as MaskCLIP reads them, against one prompt a name."""
     tokenize = open_clip.get_tokenizer(f"local-dir:{CLIP}")
     with torch.inference_mode():
         text = clip.encode_text(tokenize([f"a photo of a {name}" for name in NAMES]), normalize=True)

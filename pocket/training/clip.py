@@ -38,7 +38,7 @@ from ovseg.pocket.weights import CLIP, replacing
 from ovseg.pocket.world import NAMES, OBJECTS, caption
 from ovseg.prompts import templates
 
-SCENES = 40_000
+SCENES = 100_000
 STRIDE = 32  # pixels of the tower's cells
 CELLS = 5  # of a training picture's side; a whole scene has 16
 FRAMED, NEAR = 0.4, 0.4  # shares of windows that frame an object, and that are laid round a pixel of one
@@ -236,7 +236,7 @@ def halved(tensor: Tensor) -> Tensor:
 
 
 def main() -> None:
-    plan = read_plan("clip", "Train the pocket CLIP.", steps=3500, batch=192, learning_rate=2.5e-3)
+    plan = read_plan("clip", "Train the pocket CLIP.", steps=1200, batch=2048, learning_rate=3e-3)
     carry_out(plan, train, save)
 
 
