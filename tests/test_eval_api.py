@@ -108,7 +108,10 @@ def test_an_image_that_fails_is_in_the_run_and_the_run_is_not_scored(tmp_path: P
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        ({"by": "sam"}, "by: no mask source 'sam', expected one of emerdiff, naive, slic, none, files, truth"),
+        (
+            {"by": "sam"},
+            "by: no mask source 'sam', expected one of emerdiff, naive, attention, diffcut, slic, none, files, truth",
+        ),
         ({"limit": 0}, "limit: expected at least 1 image, got 0"),
         ({"dtype": "float8"}, "dtype: expected one of float32"),
         ({"masks": 0}, "masks: expected at least 1, got 0"),

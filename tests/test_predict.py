@@ -236,8 +236,8 @@ def test_processes_launched_together_share_the_images_and_print_one_table(
         (("--vocabulary", "voc20"), "--vocabulary: voc20 has 20 classes, pocket has 58"),
         (("--method", "maskclip", "--by", "none"), "--by: given with --method, which is its former spelling"),
         (
-            ("--by", "attention"),
-            "--by: no mask source 'attention', expected one of emerdiff, naive, slic, none, files, t",
+            ("--by", "watershed"),
+            "--by: no mask source 'watershed', expected one of emerdiff, naive, attention, diffcut, slic, none, files",
         ),
         (("--by", "files"), "--masks-from: missing; by files needs the folder"),
         (("--by", "files", "--masks-from", "/nowhere"), "--masks-from: /nowhere: no such folder"),

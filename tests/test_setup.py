@@ -22,7 +22,10 @@ OWN = Preset(name="", diffusion="a/b", clip="c/d")
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"by": "watershed"}, "by: no mask source 'watershed', expected one of emerdiff, naive, slic, none, files"),
+        (
+            {"by": "watershed"},
+            "by: no mask source 'watershed', expected one of emerdiff, naive, attention, diffcut, slic, none, files",
+        ),
         ({"by": "files"}, "masks_from: missing"),
         ({"by": "slic", "masks_from": "masks"}, "masks_from: is for by files, got by slic"),
         ({"dense": "maskclip2"}, "dense: no variant 'maskclip2', expected one of maskclip"),
