@@ -11,7 +11,7 @@ from timm.models.eva import EvaBlockPostNorm
 from torch import Tensor
 from torch.nn import functional as F
 
-from ovseg.variants import VARIANTS
+from ovseg.variants import Variant
 
 Grid = tuple[int, int]
 
@@ -57,9 +57,9 @@ def run_block(block: Any, tokens: Tensor, rope: Tensor | None) -> Tensor:
     return block(tokens) if rope is None else block(tokens, rope=rope)
 
 
-def last_block(trunk: Any, tokens: Tensor, rope: Tensor | None, grid: Grid, variant: str) -> Tensor:
-    """The last block as a dense variant has it; see `ovseg.variants`."""
-    block, chosen = trunk.blocks[-1], VARIANTS[variant]
+def last_block(trunk: Any, tokens: Tensor, rope: Tensor | None, grid: Grid, chosen: Variant) -> Tensor:
+    """The last block as a dense variant, or attention within masks, has it; see `ovseg.variants`."""
+    block = trunk.blocks[-1]
     post = isinstance(block, EvaBlockPostNorm)
     query, key, value = _projections(block.attn, tokens if post else block.norm1(tokens), rope, trunk.num_prefix_tokens)
     mixed = chosen.mix(query, key, value, grid).transpose(1, 2).flatten(2)

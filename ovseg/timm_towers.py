@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ovseg.timm_blocks import before_last_block, last_block, run_block
-from ovseg.variants import VARIANTS, own_value
+from ovseg.variants import VARIANTS, Variant, own_value
 
 
 class OwnTrunk(TimmModel):
@@ -77,12 +77,10 @@ def trunk_readout(trunk: nn.Module, images: Tensor, variant: str) -> Tensor:
 def _(trunk: Any, images: Tensor, variant: str) -> Tensor:
     check_trunk(trunk, variant)
     pooling, prefix = _pooling(trunk), trunk.num_prefix_tokens
-    tokens, rope, grid = before_last_block(trunk, images)
     if pooling == "token":
-        tokens = last_block(trunk, tokens, rope, grid, variant)
-    else:
-        tokens = run_block(trunk.blocks[-1], tokens, rope)
-    tokens = trunk.norm(tokens)
+        return trunk_tokens(trunk, images, VARIANTS[variant])
+    tokens, rope, grid = before_last_block(trunk, images)
+    tokens = trunk.norm(run_block(trunk.blocks[-1], tokens, rope))
     if pooling == "map":
         tokens = _alone_in_pool(trunk.attn_pool, tokens, VARIANTS[variant].residual)
     return trunk.head(trunk.fc_norm(tokens[:, prefix:])).unflatten(1, grid)
@@ -93,6 +91,21 @@ def _(trunk: Any, images: Tensor, variant: str) -> Tensor:
 def _(trunk: Any, images: Tensor, variant: str) -> Tensor:
     check_trunk(trunk, variant)
     return _convolutional_head(trunk, _feature_map(trunk, images).permute(0, 2, 3, 1))
+
+
+def trunk_tokens(trunk: Any, images: Tensor, block: Variant) -> Tensor:
+    """As `trunk_readout`, with any last block, such as one that attends within masks.
+
+    Raises ValueError for a trunk that does not end in a block that a class token reads.
+    """
+    if not isinstance(trunk, VisionTransformer | Eva) or _pooling(trunk) != "token":
+        raise ValueError(
+            "scope: attention within masks is known for image towers that end in a transformer block, "
+            f"not for timm's {type(trunk).__name__} with an attention pool or an average"
+        )
+    tokens, rope, grid = before_last_block(trunk, images)
+    tokens = trunk.norm(last_block(trunk, tokens, rope, grid, block))
+    return trunk.head(trunk.fc_norm(tokens[:, trunk.num_prefix_tokens :])).unflatten(1, grid)
 
 
 @singledispatch

@@ -14,7 +14,7 @@ from open_clip.timm_model import TimmModel
 from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
-from ovseg.timm_towers import check_trunk, trunk_cell, trunk_pool, trunk_readout
+from ovseg.timm_towers import check_trunk, trunk_cell, trunk_pool, trunk_readout, trunk_tokens
 from ovseg.variants import VARIANTS, Variant, own_value
 from ovseg.vit import pool_values, to_text_space, token_levels
 
@@ -88,11 +88,14 @@ def _(tower: VisionTransformer, images: Tensor, variant: str) -> Tensor:
 def scoped_readout(tower: nn.Module, images: Tensor, block: Variant) -> Tensor:
     """As `readout`, with any last block (see `variants.Variant`), such as one that attends within masks.
 
-    Raises ValueError for a tower other than open_clip's own ViT that reads its class token or an average.
+    Raises ValueError for a tower other than a ViT that ends in a transformer block.
     """
+    if isinstance(tower, TimmModel):
+        features: Tensor = tower.head(trunk_tokens(tower.trunk, images, block))
+        return features.permute(0, 3, 1, 2)
     if not isinstance(tower, VisionTransformer) or tower.attn_pool is not None:
         raise ValueError(
-            "scope: attention within masks is known for open_clip's own ViT that ends in a transformer block, "
+            "scope: attention within masks is known for ViTs that end in a transformer block, "
             f"got {type(tower).__name__}{' with an attention pool' if isinstance(tower, VisionTransformer) else ''}"
         )
     levels, grid = token_levels(tower, images, block)

@@ -15,10 +15,11 @@ from timm_trunks import CELLS, ENDS, TRUNKS, make_tower
 from torch import Tensor, nn
 
 from ovseg.dense import View, dense_features, native_view, view_features
+from ovseg.scope import SCOPES
 from ovseg.timm_towers import OwnTrunk
 from ovseg.tower_families import FAMILIES, is_known_to_timm
-from ovseg.towers import cell_size, pool_regions
-from ovseg.variants import VARIANTS, own_value
+from ovseg.towers import cell_size, pool_regions, scoped_readout
+from ovseg.variants import VARIANTS, Variant, own_value
 
 SIZES = {8: [(32, 32), (40, 24), (8, 72)], 16: [(32, 32), (64, 32)], 32: [(64, 64), (32, 96)]}
 ALONE = [name for name, one in VARIANTS.items() if one.mix is own_value]
@@ -207,6 +208,24 @@ def test_the_other_variants_run_and_differ(name: str) -> None:
             match=f"'{variant}' reads all blocks of open_clip's own ViT, this .* is timm's",
         ):
             dense_features(tower, images, variant)
+
+
+@pytest.mark.parametrize("name", of_end("token"))
+@pytest.mark.parametrize("scope", SCOPES)
+def test_attention_within_masks_of_one_cell_is_the_paper_s_maskclip(name: str, scope: str) -> None:
+    tower, images, cell = make_tower(name), images_of((48, 32)), CELLS.get(name, 8)
+    cells = torch.arange(48 * 32 // cell**2).expand(2, -1)
+    alone = scoped_readout(tower, images, Variant(SCOPES[scope](cells), residual=False))
+    close(alone, dense_features(tower, images, "maskclip-plain"))
+    joined = scoped_readout(tower, images, Variant(SCOPES[scope](cells // 4), residual=False))
+    assert (joined - alone).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("name", of_end("map", "avg"))
+def test_attention_within_masks_is_refused_where_no_class_token_reads_it(name: str) -> None:
+    block = Variant(SCOPES["uniform"](torch.zeros(1, 4, dtype=torch.int64)), residual=False)
+    with pytest.raises(ValueError, match="scope: attention within masks is known for image towers that end in a tr"):
+        scoped_readout(make_tower(name), images_of((64, 64), 1), block)
 
 
 @pytest.mark.parametrize("name", of_end("map"))
