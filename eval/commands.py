@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ovseg.classes import read_classes
+from ovseg.cli.engine import run_by
 from ovseg.cli.setup import read_setup
 from ovseg.eval.oracle import TRUTH, check_source
-from ovseg.run.batch import make_ready, run_job
+from ovseg.run.batch import make_ready
 from ovseg.run.folder import FORMER_METHODS
 from ovseg.run.inputs import batch_of
 from ovseg.run.launch import launched
@@ -30,7 +31,7 @@ def predict(given: Namespace) -> int:
     if given.score and given.shard:
         raise ValueError("score: a shard alone cannot be scored; when all are done, `ovseg eval score`")
     batch = batch_of(job.items, job.out, job.files, given.shard, overwrite=given.overwrite)
-    code = run_job(job, batch)
+    code = run_by(given, job, batch)
     if given.score and code:
         say(f"not scored, because images failed: when all are done, `ovseg eval score {job.name}`")
     elif given.score and (batch.shard is None or batch.shard.number == 1):

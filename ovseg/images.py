@@ -6,6 +6,7 @@ without an agreed white (32-bit integer, floating-point files) are refused, and 
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 import warnings
@@ -88,8 +89,8 @@ def as_image(image: object) -> np.ndarray:
     raise ImageError(f"{TAKEN}; got {type(image).__name__}")
 
 
-def read_image(path: str | Path) -> np.ndarray:
-    """Read an image file as upright RGB.
+def read_image(path: str | Path, data: bytes | None = None) -> np.ndarray:
+    """Read an image file as upright RGB. data: its content, if it is none on this disk; `path` then names it.
 
     Handles the formats of `SUFFIXES`; EXIF orientation is applied; transparent pixels are laid over white;
     palette, greyscale and CMYK are converted; 16-bit samples are scaled so that 65535 becomes 255.
@@ -97,13 +98,13 @@ def read_image(path: str | Path) -> np.ndarray:
     Returns: (H, W, 3) uint8, rows from the top.
     Raises: `ImageError` naming the file if it is missing, empty, truncated, no image, or over 100 megapixels.
     """
-    with _opened(Path(path)) as picture:
+    with _opened(path, data) as picture:
         return _to_rgb(picture)
 
 
 def read_size(path: str | Path) -> tuple[int, int]:
     """(H, W) in pixels from the file's header, upright by its EXIF. Raises `ImageError` as `read_image`."""
-    with _opened(Path(path)) as picture:
+    with _opened(path) as picture:
         columns, rows = picture.size
         if isinstance(picture, TiffImageFile):  # whose size newer Pillows have turned already
             columns, rows = (int(picture.tag_v2[tag]) for tag in (IMAGEWIDTH, IMAGELENGTH))
@@ -113,19 +114,20 @@ def read_size(path: str | Path) -> tuple[int, int]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def _opened(path: str | Path, data: bytes | None = None) -> Iterator[Image.Image]:
     """The file, opened but not decoded; whatever fails while it is open becomes an `ImageError` with its name."""
+    file, suffix = Path(path), Path(path).suffix.lower()
     try:
-        if path.is_dir():
+        if data is None and file.is_dir():
             raise ImageError("is a folder, not an image")
-        if path.stat().st_size == 0:
+        if not (file.stat().st_size if data is None else data):
             raise ImageError("the file is empty")
         with warnings.catch_warnings():
             # Pillow warns from 89 megapixels on, but the limit that counts is ours; and of damaged EXIF, which is
             # no reason to refuse the pixels.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
-            with Image.open(path, formats=_formats(path)) as picture:
+            with Image.open(file if data is None else io.BytesIO(data), formats=_formats(suffix)) as picture:
                 if picture.width * picture.height > MAX_PIXELS:
                     raise ImageError(f"{picture.width} x {picture.height} pixels; {TOO_LARGE}")
                 yield picture
@@ -138,14 +140,14 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     except Image.DecompressionBombError as error:
         raise ImageError(f"{path}: {TOO_LARGE}") from error
     except UnidentifiedImageError as error:
-        raise ImageError(f"{path}: {UNREAD.get(path.suffix.lower(), f'not a {KINDS} image')}") from error
+        raise ImageError(f"{path}: {UNREAD.get(suffix, f'not a {KINDS} image')}") from error
     except _BROKEN as error:
         raise ImageError(f"{path}: damaged or truncated image ({error})") from error
 
 
-def _formats(path: Path) -> tuple[str, ...]:
-    """The formats that a file may have. HEIC is looked for where the ending says so, as its reader takes a while."""
-    if "HEIF" not in FORMATS or path.suffix.lower() not in SUFFIXES["HEIF"]:
+def _formats(suffix: str) -> tuple[str, ...]:
+    """The formats that a file of this ending may have: HEIC where it says so, as its reader takes a while to load."""
+    if "HEIF" not in FORMATS or suffix not in SUFFIXES["HEIF"]:
         return tuple(name for name in FORMATS if name != "HEIF")
     import_module("pillow_heif").register_heif_opener()
     return FORMATS

@@ -98,6 +98,7 @@ def add_eval(commands: Any) -> None:
     _add_limit(predict)
     _add_approach(predict)
     flags.add_run(predict, "ovseg-eval")
+    flags.add_engine(predict)
     flags.add_analyses(predict)
     flags.add_models(predict)
     flags.add_method(predict)

@@ -1,4 +1,4 @@
-"""The grammar of what travels between ovseg and other tools: `ovseg export`.
+"""The grammar of what travels between ovseg and other tools: `ovseg export`, `ovseg import`.
 
 The code of a command is loaded when it is called; importing this file loads neither torch nor NumPy.
 """
@@ -34,6 +34,19 @@ png, npz, coco, coco-panoptic, voc, fiftyone, imagefolder and parquet tell pixel
 the other formats nothing is drawn on either. Labels that were corrected by hand are exported as corrected. Each format
 goes into a folder of its own, OUT/FORMAT. Images that failed or are not finished are left out."""
 
+IMPORT_EXAMPLES = """\
+examples:
+  ovseg import ovseg-labels --from task_1.zip --who ada           (CVAT's export "Segmentation mask 1.1")
+  ovseg import ovseg-labels --from project-1.json                 (Label Studio's JSON, or COCO's)
+  ovseg import ovseg-labels --from labelme/                       (a folder of labelme's JSON files)
+  ovseg import ovseg-labels --from masks/ --format png            (index PNGs; with legend.json by its names)
+
+formats, told by the files unless --format is given: png, voc, cvat, coco, labelme, label-studio.
+The labels are kept beside the run's own as corrections (ID.corrected-1.png, ID.corrected.json): who made them, and each
+step before. `ovseg export`, `report` and `eval score` use them from then on; the run's own stay as they were. Labels
+that stand already change nothing. In cvat, labelme, label-studio, and coco without a background, what is not drawn on
+becomes background, but for pixels that had no label. Images are found by their ids, or by their last parts."""
+
 
 def add_export(commands: Any) -> None:
     """Add `export` to the command line's subparsers."""
@@ -53,3 +66,16 @@ def add_export(commands: Any) -> None:
     export.add_argument("--uncorrected", action="store_true", help="the run's own labels, where corrected by hand, too")
     export.add_argument("--overwrite", action="store_true", help="replace an earlier export of the format in --out")
     export.set_defaults(run="ovseg.cli.export:run")
+
+
+def add_import(commands: Any) -> None:
+    """Add `import` to the command line's subparsers."""
+    plain = argparse.RawDescriptionHelpFormatter
+    back = commands.add_parser(
+        "import", help="labels that were corrected in other tools", epilog=IMPORT_EXAMPLES, formatter_class=plain
+    )
+    back.add_argument("folder", metavar="RUN", help="run folder, as `ovseg label` wrote it")
+    back.add_argument("--from", dest="source", required=True, metavar="PATH", help="the tool's file or folder")
+    back.add_argument("--format", metavar="F", help="see below (default: told by the files)")
+    back.add_argument("--who", metavar="NAME", help="who corrected them, where the file does not say (your login)")
+    back.set_defaults(run="ovseg.cli.back:run")

@@ -1,4 +1,4 @@
-"""The command line: `ovseg label`, `masks`, `explain`, `export`, `report`, `models`, and `eval` (see `ovseg.cli.eval`).
+"""The command line: `ovseg label`, `masks`, `explain`, `export`, `import`, `report`, `models`, `app`, and `eval`.
 
 Exit codes: 0 all went well, 1 some images failed, 2 a mistake in the call, missing weights or models too large for the
 memory (one line says which).
@@ -15,7 +15,7 @@ from ovseg import __version__
 from ovseg.cli import flags
 from ovseg.cli.app import add_app
 from ovseg.cli.eval import add_eval
-from ovseg.cli.exchange import add_export
+from ovseg.cli.exchange import add_export, add_import
 from ovseg.region_kinds import help_lines as regions_help
 from ovseg.sources import help_lines
 
@@ -31,11 +31,13 @@ examples:
   ovseg label photos/ --classes cat,dog --by slic                    (other masks; see below)
   ovseg label photos/ --classes cat,dog --by files --masks-from sam  (masks of other tools: sam/ID.png, .npz or .json)
   ovseg label photos/ --classes cat --out run1 --shard 1/4           (and 2/4, 3/4, 4/4 on other machines)
+  ovseg label photos/ --classes cat --out run1 --engine ray --workers 2:16 --ray-address auto
   ovseg label photo.jpg --classes cat --diffusion /models/sd21 --clip timm/vit_base_patch16_clip_224.openai
 
 INPUT is an image file; a folder, with all images below it; a pattern in quotes, "photos/**/*.jpg"; a text file with a
-path a line; or - for such a list on standard input. Read are JPEG, PNG, WebP, TIFF, BMP, GIF, PPM, JPEG 2000, AVIF, and
-with `pip install 'ovseg[heif]'` HEIC; other files that look like images are named with the reason.
+path a line; or - for such a list on standard input; s3://bucket/folder, gs://... (`pip install 'ovseg[stores]'`) or
+https://host/a.jpg; a WebDataset's .tar, or a .parquet with image bytes. Read are JPEG, PNG, WebP, TIFF, BMP, GIF, PPM,
+JPEG 2000, AVIF, and with `pip install 'ovseg[heif]'` HEIC; other files that look like images are named with the reason.
 A semicolon separates a class's name from its aliases; a class file has one class a line, `name; alias`, # comments.
 Two names are the same if they differ in upper and lower case, white space or Unicode spelling alone.
 --by says where masks come from:
@@ -64,6 +66,7 @@ ID.overlay.png."""
 MODELS_EXAMPLES = """\
 examples:
   ovseg models                        which presets there are, and whether their weights are on this machine
+  ovseg models diffusion              which models --diffusion takes: size, memory, cost of an image, licence
   ovseg models towers                 which image towers a CLIP given by --clip may have, and what is known of each
   ovseg models fetch sd14-vitb16      download a preset's weights (once; they stay in the hub's cache)"""
 
@@ -149,6 +152,7 @@ def parser() -> argparse.ArgumentParser:
     flags.add_background_bias(label)
     flags.add_inputs(label)
     flags.add_run(label, "ovseg-labels")
+    flags.add_engine(label)
     flags.add_models(label)
     flags.add_masks(label)
     flags.add_dense(label)
@@ -165,6 +169,7 @@ def parser() -> argparse.ArgumentParser:
     )
     flags.add_inputs(masks)
     flags.add_run(masks, "ovseg-masks")
+    flags.add_engine(masks)
     flags.add_models(masks, clip=False)
     flags.add_masks(masks)
     flags.add_method(masks)
@@ -178,10 +183,13 @@ def parser() -> argparse.ArgumentParser:
     fetch = actions.add_parser("fetch", help="download a preset's weights into the hub's cache")
     fetch.add_argument("name", metavar="PRESET", help="a name that `ovseg models` lists")
     fetch.set_defaults(run="ovseg.cli.models:run_fetch")
+    diffusion = actions.add_parser("diffusion", help="list the diffusion models that load, with size, cost and licence")
+    diffusion.set_defaults(run="ovseg.cli.models:run_diffusion")
     towers = actions.add_parser("towers", help="list the image towers that a CLIP may have")
     towers.set_defaults(run="ovseg.cli.models:run_towers")
     _add_explain(commands)
     add_export(commands)
+    add_import(commands)
     _add_report(commands)
     add_app(commands)
     add_eval(commands)

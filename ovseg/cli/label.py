@@ -5,9 +5,9 @@ from __future__ import annotations
 from argparse import Namespace
 from pathlib import Path
 
+from ovseg.cli.engine import run_by
 from ovseg.cli.setup import read_class_flags, read_setup
 from ovseg.fonts import undrawn
-from ovseg.run.batch import run_job
 from ovseg.run.folder import read_run
 from ovseg.run.inputs import Batch, batch_of, collect
 from ovseg.run.launch import launched
@@ -34,7 +34,7 @@ def run(given: Namespace) -> int:
         say(f"note: no font here has the letters of {', '.join(boxes)}: boxes in overlays; install one, such as Noto")
     items = collect(given.inputs, given.out, tell=say)
     batch = batch_of(items, given.out, job.files, given.shard, overwrite=given.overwrite)
-    code = run_job(job, batch)
+    code = run_by(given, job, batch)
     return max(code, export_whole(job, batch)) if job.formats else code
 
 

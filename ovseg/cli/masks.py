@@ -5,8 +5,8 @@ from __future__ import annotations
 from argparse import Namespace
 from pathlib import Path
 
+from ovseg.cli.engine import run_by
 from ovseg.cli.setup import read_setup
-from ovseg.run.batch import run_job
 from ovseg.run.inputs import batch_of, collect
 from ovseg.run.terminal import say
 from ovseg.run.work import MaskJob
@@ -16,4 +16,4 @@ def run(given: Namespace) -> int:
     """`ovseg masks`; returns the exit code."""
     job = MaskJob(read_setup(given, by=given.by), Path(given.out))
     items = collect(given.inputs, given.out, tell=say)
-    return run_job(job, batch_of(items, given.out, job.files, given.shard, overwrite=given.overwrite))
+    return run_by(given, job, batch_of(items, given.out, job.files, given.shard, overwrite=given.overwrite))

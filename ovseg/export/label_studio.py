@@ -121,3 +121,34 @@ def _bits(codes: np.ndarray, widths: np.ndarray) -> np.ndarray:
     ends = np.cumsum(widths)
     shift = np.repeat(ends, widths) - np.arange(int(ends[-1])) - 1
     return ((np.repeat(codes, widths) >> shift) & 1).astype(np.uint8)
+
+
+def decode(code: Sequence[int], count: int) -> np.ndarray:
+    """(count,) uint8: the values that a run-length code of Label Studio's stands for; see `encode`. Beside runs of one
+    value there are runs of single values, a 0 in front.
+
+    Raises ValueError for a code of another number of values, or one that ends too early.
+    """
+    bits = "".join(f"{byte:08b}" for byte in bytes(code))
+    place = 0
+
+    def read(width: int) -> int:
+        nonlocal place
+        place += width
+        return int(bits[place - width : place], 2)
+
+    try:
+        total, word = read(32), read(5) + 1
+        sizes = [read(4) + 1 for _ in RUN_SIZES]
+        if total != count or word != WORD:
+            raise ValueError(f"of {total} values with {word} bits, expected {count} with {WORD}")
+        pieces, found = [], 0
+        while found < total:
+            repeated = read(1)
+            length = read(sizes[read(2)]) + 1
+            values = [read(word)] * length if repeated else [read(word) for _ in range(length)]
+            pieces.append(bytes(values))
+            found += length
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"its run-length code cannot be read ({error})") from error
+    return np.frombuffer(b"".join(pieces), np.uint8)[:count]

@@ -16,6 +16,7 @@ from pathlib import Path, PurePath
 
 from ovseg.images import IMAGE_SUFFIXES, UNREAD
 from ovseg.run.folder import RUN_FILE, record_files
+from ovseg.run.pictures import FAR, far_picture
 
 LISTS = (".txt", ".lst")  # endings of files that hold paths
 STDIN = "-"  # the input that is a list of paths on standard input
@@ -129,6 +130,10 @@ def listed(given: str) -> Iterator[tuple[PurePath, Path]]:
         raise ValueError(f"{where}: holds no path; expected one a line")
     base = Path() if given == STDIN else Path(given).parent
     for line in lines:
+        scheme, colon, rest = line.partition("://")
+        if colon and scheme in FAR:
+            yield PurePath(rest.partition("?")[0]), far_picture(scheme, rest)
+            continue
         path = Path(os.path.abspath(base / line))
         if path.is_dir():
             raise ValueError(f"{where}: {line}: is a folder; expected images, or give the folder itself")

@@ -21,7 +21,7 @@ from ovseg.run.corrections import labels as corrected_labels
 from ovseg.run.folder import RunFolder
 from ovseg.run.legend import Legend as Legend
 from ovseg.run.legend import read_legend as read_legend
-from ovseg.run.pictures import picture_file, read_picture
+from ovseg.run.pictures import FAR, picture_file, read_picture
 from ovseg.run.schema import check_summary
 
 if TYPE_CHECKING:
@@ -176,10 +176,12 @@ class RunImage:
 
     def photo(self, size: tuple[int, ...]) -> np.ndarray:
         """(H, W, 3) uint8: the image itself. A file is looked for where the run found it, below the data set's root and
-        below the run folder.
+        below the run folder. A record may be anyone's, so that nothing is fetched from a network that it names.
 
         size: (H, W) of the labels. Raises ValueError where it is gone, cannot be read, or has another size now.
         """
+        if (scheme := self.source.partition(":")[0]) in FAR:
+            raise ValueError(f"{self.source}: lies in a store ({scheme}), from where nothing is fetched for a record")
         try:
             photo = read_picture(self.source, self._folders)
         except (ValueError, OSError) as error:

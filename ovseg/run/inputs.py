@@ -14,6 +14,7 @@ from ovseg.run.finding import MOST_SHOWN, STDIN, LeftOut, images_below, is_list,
 from ovseg.run.folder import division, is_record, record_files
 from ovseg.run.launch import Shard, choose_shard, launched
 from ovseg.run.schema import outside
+from ovseg.run.stores import images_at, images_in, is_archive, is_url
 from ovseg.run.writers import check_free
 
 AGAIN = "choose another --out, or --overwrite to replace it"
@@ -24,7 +25,7 @@ class Item:
     """One image of a run. Its id is a path with "/" between its parts; see `collect`."""
 
     id: str
-    path: Path  # absolute, where it is a file
+    path: Path  # absolute, where it is a file; else a picture by its scheme, "s3:bucket/a.jpg" (see `pictures`)
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,8 @@ class Batch:
 
 
 def collect(inputs: Sequence[str | Path], out: str | Path, *, tell: Callable[[str], None] | None = None) -> list[Item]:
-    """The images of a run: files as they are, folders with all images below them, patterns, and lists of paths.
+    """The images of a run: files as they are, folders with all images below them, patterns, lists of paths, addresses
+    in stores, and archives (see `stores`).
 
     An id is the path below the folder, or below a pattern's fixed part, or as a list has it, without the ending; where
     two images would share one, as `a.jpg` and `a.png` would, theirs keep the ending, and the folder's name if need be.
@@ -67,6 +69,13 @@ class _Taken:
 
 def _images_of(given: str, skipped: str, out: str | Path, left_out: LeftOut) -> Iterator[_Taken]:
     """The images of one input."""
+    if is_url(given):
+        yield from (_taken(name, path, "") for name, path in images_at(given, left_out))
+        return
+    if is_archive(given):
+        place = Path(os.path.abspath(given))
+        yield from (_taken(name, path, place.stem) for name, path in images_in(place, left_out))
+        return
     if is_list(given):
         if given == STDIN and launched():
             raise ValueError(f"{STDIN}: standard input reaches one process alone; give a file of paths instead")

@@ -19,12 +19,12 @@ import numpy as np
 
 from ovseg.classes import ClassList, Vocabulary, biased, build_vocabulary
 from ovseg.draw import class_colours
-from ovseg.images import read_image, read_size
 from ovseg.masks import MaskSource, Progress
 from ovseg.result import no_label, save_masks
 from ovseg.run.images import ANALYSIS, LABELS, MASKS, OVERLAY, SUMMARY
 from ovseg.run.inputs import Item
 from ovseg.run.kept import Kept
+from ovseg.run.pictures import read_item, size_of_item
 from ovseg.setup import NO_REFINER, Setup
 from ovseg.sources import SOURCES
 
@@ -118,10 +118,10 @@ class LabelWorker:
         return self.segmenter.source
 
     def size(self, item: Item) -> tuple[int, int]:
-        return read_size(item.path)
+        return size_of_item(item.path)
 
     def __call__(self, item: Item, progress: Progress | None = None) -> str:
-        image, job = read_image(item.path), self.job
+        image, job = read_item(item.path), self.job
         analysis = analyzed(self.segmenter, item, image, job.kept, job.out if job.keep_analysis else None, progress)
         result = self.segmenter.label_analysis(analysis, self.text, image)
         result.save(job.out, item.id)
@@ -164,10 +164,10 @@ class MaskWorker:
     facts: dict[str, Any]
 
     def size(self, item: Item) -> tuple[int, int]:
-        return read_size(item.path)
+        return size_of_item(item.path)
 
     def __call__(self, item: Item, progress: Progress | None = None) -> str:
-        image = read_image(item.path)
+        image = read_item(item.path)
         labels = self.source.segment(image, item.id, progress).labels
         assert labels is not None  # `MaskJob` takes no source without masks
         return f"{save_masks(self.job.out, item.id, image, labels)} masks"

@@ -1,0 +1,276 @@
+"""`ovseg import`: labels that other tools bring back, against runs and exports whose labels are known."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from run_folders import blobs, write_run
+
+from ovseg.cli import main
+from ovseg.export import WRITERS, open_images
+from ovseg.export.back import READERS, find_source, import_labels
+from ovseg.export.label_studio import decode, encode
+from ovseg.run.corrections import corrections
+from ovseg.run.folder import read_run
+from ovseg.run.images import RunImage
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of pycocotools
+NAMES = ("background", "cat", '犬, of "all" kinds #1', "dog")
+IDS = ("a", "sub/b", "sub/a.v2")
+EXACT = ("png", "voc", "coco")  # formats that tell no label from background
+
+
+def standing(run: Path, id: str) -> np.ndarray:
+    return RunImage(read_run(run), id).index_map()
+
+
+def maps(seed: int, unlabelled: np.ndarray | None = None) -> dict[str, np.ndarray]:
+    """Labels of each id; with `unlabelled` pixels without a label there, and nowhere else."""
+    found = {id: blobs(seed + number, 41, 57, [0, 1, 2, 3, 255]) for number, id in enumerate(IDS)}
+    if unlabelled is None:
+        return found
+    return {id: np.where(unlabelled, 255, np.where(labels == 255, 0, labels)) for id, labels in found.items()}
+
+
+def as_annotated(folder: Path, who: object = 7) -> None:
+    """Label Studio's own export of tasks whose predictions were accepted."""
+    tasks = json.loads((folder / "tasks.json").read_text())
+    for task in tasks:
+        (prediction,) = task.pop("predictions")
+        done = {"completed_by": who, "updated_at": "2026-02-03T04:05:06Z", "result": prediction["result"]}
+        task["annotations"] = [{"result": [], "was_cancelled": False}, done, {"result": [], "was_cancelled": True}]
+    (folder / "tasks.json").write_text(json.dumps(tasks))
+
+
+def exported(run: Path, format: str, **options: object) -> Path:
+    target = run.with_name(f"{run.name}-{format}")
+    target.mkdir()
+    WRITERS[format](open_images(run, **options), target)
+    if format == "label-studio":
+        as_annotated(target)
+    return target
+
+
+@pytest.mark.parametrize("background", [True, False])
+@pytest.mark.parametrize("format", READERS)
+def test_what_was_exported_comes_back(tmp_path: Path, format: str, background: bool) -> None:
+    names = NAMES if background else ("wall", *NAMES[1:])
+    where = None if format in EXACT else blobs(99, 41, 57, [False, True])
+    run = write_run(tmp_path / "run", maps(0, where), names)
+    same = import_labels(run, exported(run, format), who="Ada")
+    assert (same.corrected, same.same, same.problems) == ([], sorted(IDS), {})  # nothing was touched
+    better = maps(10, where)
+    other = write_run(tmp_path / "other", better, names)
+    source = exported(other, format, components=format in ("coco", "cvat", "label-studio"))
+    assert find_source(source, None)[0] == format
+    found = import_labels(run, source, who="Ada")
+    assert found.corrected == sorted(IDS) and not found.problems
+    for id, labels in better.items():
+        assert (standing(run, id) == labels).all()
+        assert corrections(run, id).who == ("7" if format == "label-studio" else "Ada")
+        assert (RunImage(read_run(run), id, uncorrected=True).index_map() == maps(0, where)[id]).all()
+    if format == "label-studio":
+        assert corrections(run, "a").steps[0].when == "2026-02-03T04:05:06Z"
+
+
+@pytest.mark.parametrize("outlines", [False, True])
+@pytest.mark.parametrize("background", [False, True])
+def test_coco_comes_back_by_outlines_and_without_its_background(
+    tmp_path: Path, outlines: bool, background: bool
+) -> None:
+    where = blobs(99, 41, 57, [False, True])
+    run = write_run(tmp_path / "run", maps(0, where), NAMES)
+    better = maps(10, where)
+    source = exported(write_run(tmp_path / "x", better, NAMES), "coco", outlines=outlines, background=background)
+    assert import_labels(run, source, "coco", who="Ada").corrected == sorted(IDS)
+    assert all((standing(run, id) == labels).all() for id, labels in better.items())
+
+
+def test_smaller_regions_lie_over_larger_ones_in_coco(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", {"a": np.zeros((10, 12), int)}, NAMES)
+    square = [[2, 2, 10, 2, 10, 8, 2, 8]]
+    inner = {"size": [10, 12], "counts": [12 * 5 - 5, 2, 120 - 57]}
+    rows = [
+        {"id": n, "image_id": 5, "category_id": c, "segmentation": s} for n, c, s in ((1, 9, inner), (2, 3, square))
+    ]
+    content = {
+        "images": [{"id": 5, "file_name": "deep/in/a.jpg", "height": 10, "width": 12}],
+        "categories": [{"id": 3, "name": "cat"}, {"id": 9, "name": "dog"}],
+        "annotations": rows,
+    }
+    (tmp_path / "x.json").write_text(json.dumps(content))
+    assert main(["import", str(run), "--from", str(tmp_path / "x.json")]) == 0
+    expected = np.zeros((10, 12), int)
+    expected[2:8, 2:10] = 1
+    expected[5:7, 5] = 3
+    expected[5:7, 5] = 3
+    flat = np.zeros(120, int)
+    flat[55:57] = 1
+    inside = flat.reshape(12, 10).T.astype(bool)  # COCO counts down the columns
+    expected[(expected == 3)] = 1
+    expected[inside] = 3
+    assert (standing(run, "a") == expected).all()
+
+
+def labelme(folder: Path, shapes: list[dict[str, Any]], size: tuple[int, int] = (10, 12)) -> Path:
+    folder.mkdir(exist_ok=True)
+    content = {"shapes": shapes, "imagePath": "a.jpg", "imageHeight": size[0], "imageWidth": size[1]}
+    (folder / "a.json").write_text(json.dumps(content))
+    return folder
+
+
+def test_labelmes_shapes_lie_one_over_the_other(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", {"a": np.zeros((10, 12), int)}, NAMES)
+    part = io.BytesIO()
+    Image.fromarray(np.array([[255, 0], [255, 255]], np.uint8)).save(part, format="PNG")
+    shapes = [
+        {"label": "cat", "shape_type": "rectangle", "points": [[1, 2], [8, 6]]},
+        {
+            "label": "dog",
+            "shape_type": "mask",
+            "points": [[3, 4], [4, 5]],
+            "mask": base64.b64encode(part.getvalue()).decode(),
+        },
+        {"label": "background", "shape_type": "polygon", "points": [[1, 2], [1, 2], [1, 2.4]]},
+        {"label": "dog", "shape_type": "circle", "points": [[10, 8], [11, 8]]},
+    ]
+    assert import_labels(run, labelme(tmp_path / "lm", shapes), who="Ada").corrected == ["a"]
+    expected = np.zeros((10, 12), int)
+    expected[2:7, 1:9] = 1
+    expected[4, 3] = expected[5, 3] = expected[5, 4] = 3
+    expected[2, 1] = 0
+    expected[7:10, 10] = expected[8, 9:12] = 3
+    found = standing(run, "a")
+    found[7:, 9:] = np.where(found[7:, 9:] == 3, expected[7:, 9:], 0)  # Pillow's circle may have corners
+    assert (found == expected).all()
+
+
+@settings(max_examples=60)
+@given(seed=st.integers(0, 2**32 - 1), literal=st.booleans())
+def test_label_studios_code_is_decoded(seed: int, literal: bool) -> None:
+    mask = blobs(seed, 9, 11, [False, True], smoothness=seed % 3)
+    values = np.repeat(np.where(mask.ravel(), 255, 0), 4)
+    code = encode(mask)
+    if literal:  # as its own encoder has short runs
+        bits = f"{values.size:032b}{7:05b}" + "".join(f"{size - 1:04b}" for size in (3, 4, 8, 16))
+        for start in range(0, values.size, 8):
+            some = values[start : start + 8]
+            bits += f"0{0:02b}{len(some) - 1:03b}" + "".join(f"{value:08b}" for value in some)
+        bits += "0" * (-len(bits) % 8)
+        code = [int(bits[place : place + 8], 2) for place in range(0, len(bits), 8)]
+    assert decode(code, values.size).tolist() == values.tolist()
+    with pytest.raises(ValueError, match="run-length code cannot be read"):
+        decode(code[: len(code) // 2], values.size)
+
+
+def test_polygons_and_rectangles_of_label_studio_are_read(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", {"a": np.zeros((10, 20), int)}, NAMES)
+    common = {"original_width": 20, "original_height": 10}
+    box = {"x": 10, "y": 20, "width": 30, "height": 40, "rectanglelabels": ["cat"]}
+    triangle = {"points": [[50, 10], [95, 10], [95, 90]], "polygonlabels": ["dog"]}
+    results = [
+        {"type": "rectanglelabels", "value": box, **common},
+        {"type": "choices", "value": {"choices": ["good"]}},
+        {"type": "polygonlabels", "value": triangle, **common},
+    ]
+    done = {"completed_by": {"email": "ada@x.org"}, "created_at": None, "result": results}
+    tasks = [
+        {"data": {"image": "/data/upload/1/0123abcd-a.jpg"}, "annotations": [done]},
+        {"data": {"image": "http://x/other.jpg"}, "annotations": []},
+    ]
+    (tmp_path / "x.json").write_text(json.dumps(tasks))
+    assert import_labels(run, tmp_path / "x.json", who="?").corrected == ["a"]
+    labels = standing(run, "a")
+    assert (labels[2:6, 2:8] == 1).all() and (labels == 1).sum() == 24
+    assert labels[1, 10] == labels[1, 19] == labels[9, 19] == 3 and labels[8, 11] == 0
+    assert corrections(run, "a").who == "ada@x.org"
+
+
+def bad_zip(folder: Path) -> None:
+    with zipfile.ZipFile(folder / "ovseg.zip", "w") as archive:
+        archive.writestr("labelmap.txt", "background:0,0,0::\ncat:1,2,3::\n")
+        archive.writestr("SegmentationClass/a.png", b"no png")
+
+
+def test_what_cannot_be_imported_is_told_and_the_rest_goes_on(tmp_path: Path, capsys) -> None:
+    run = write_run(tmp_path / "run", maps(0), NAMES)
+    source = exported(write_run(tmp_path / "x", maps(10), NAMES), "png")
+    Image.new("L", (3, 2)).save(source / "a.png")
+    Image.fromarray(np.full((41, 57), 9, np.uint8)).save(source / "sub/b.png")
+    Image.new("L", (3, 2)).save(source / "stranger.png")
+    assert main(["import", str(run), "--from", str(source), "--who", "Ada"]) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        "left out: 1 that are none of the run's images, such as stranger",
+        "not imported: a: its labels are of 3x2 pixels, the image is 57x41",
+        "not imported: sub/b: holds index 9, which legend.json has not",
+        "labels of 1 corrected, 0 as they stood, 2 not imported",
+    ]
+    assert corrections(run, "sub/a.v2").who == "Ada" and not (run / "a.corrected.json").exists()
+    shutil.rmtree(source)
+    source.mkdir()
+    bad_zip(source)
+    assert main(["import", str(run), "--from", str(source)]) == 1
+    assert "not imported: a: cannot be read as a PNG" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (
+            {"shapes": [{"label": "sofa", "points": [[0, 0], [1, 1], [1, 0]]}]},
+            "its class 'sofa' is none of the run's: background,",
+        ),
+        (
+            {"shapes": [{"label": "cat", "points": [[0, 0]], "shape_type": "point"}]},
+            "its shape of type 'point' is no area",
+        ),
+        ({"shapes": [{"label": "cat", "points": [[0, 0], [1, 1]]}]}, "its polygon of 2 points is no area"),
+        ({"shapes": [{"label": "cat", "points": 5}]}, "its JSON is not as expected"),
+        ({"shapes": [{"points": []}]}, "its JSON is not as expected (KeyError: 'label')"),
+        ({"shapes": [], "imageWidth": 5}, "its labels are of 5x10 pixels, the image is 12x10"),
+    ],
+)
+def test_damaged_shapes_are_told_by_image(tmp_path: Path, content: dict[str, Any], said: str, capsys) -> None:
+    run = write_run(tmp_path / "run", {"a": np.zeros((10, 12), int)}, NAMES)
+    (tmp_path / "lm").mkdir()
+    (tmp_path / "lm/a.json").write_text(json.dumps({"imageHeight": 10, "imageWidth": 12} | content))
+    assert main(["import", str(run), "--from", str(tmp_path / "lm")]) == 1
+    assert f"not imported: a: {said}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("make", "format", "said"),
+    [
+        (lambda path: None, None, "x: no such file or folder"),
+        (lambda path: path.mkdir(), None, "x: of no format that is known by its files; give --format png, voc,"),
+        (lambda path: path.mkdir(), "pascal", "--format: pascal: no such format; choose from png, voc,"),
+        (lambda path: path.mkdir(), "coco", "x: expected one annotations/*.json in it, found 0; name the file"),
+        (lambda path: path.write_text("x"), "voc", "x: is a file, and voc is a folder"),
+        (lambda path: path.write_text("x"), "cvat", "x: not a zip to be read"),
+        (lambda path: path.write_text("[]"), "coco", "x: COCO's JSON is not as expected"),
+        (lambda path: path.write_text("{}"), "label-studio", "x: not Label Studio's JSON, expected a list of tasks"),
+        (lambda path: path.write_text("[[]]"), "label-studio", "x: Label Studio's JSON is not as expected"),
+        (lambda path: path.write_text("[]"), "label-studio", "x: holds labels of no image of"),
+    ],
+)
+def test_sources_that_cannot_be_cost_one_line(
+    tmp_path: Path, make: Callable[[Path], object], format: str | None, said: str, capsys
+) -> None:
+    run = write_run(tmp_path / "run", {"a": np.zeros((10, 12), int)}, NAMES)
+    make(tmp_path / "x")
+    flags = [] if format is None else ["--format", format]
+    assert main(["import", str(run), "--from", str(tmp_path / "x"), *flags]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line
