@@ -12,11 +12,11 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from emerdiff.checkpoint import Checkpoint
-from emerdiff.configs import check_configs
+from emerdiff.configs import check_configs, read_config
 from emerdiff.diffusers_config import read_text_encoder, read_unet, read_vae
 from emerdiff.empty_prompt import TextEncoders, tokenize_nothing
 from emerdiff.folder import Stored
-from emerdiff.layout import ENCODERS, check_kind, encoders, family, first_form, missing_files, shards
+from emerdiff.layout import ENCODERS, INDEX, check_kind, encoders, family, first_form, missing_files, shards
 from emerdiff.scheduler_config import read_scheduler
 
 
@@ -54,7 +54,9 @@ class Folder:
     def __post_init__(self) -> None:
         check_kind(self.path)
         names = ("unet", "vae", "scheduler", *(name for pair in ENCODERS for name in pair))
-        check_configs(self.path, *(self.path / name for name in names))
+        check_configs(*(self.path / name for name in names))
+        if (self.path / INDEX).is_file():
+            read_config(self.path / INDEX)
 
     @property
     def family(self) -> tuple[Any, Any]:

@@ -39,6 +39,11 @@ class StableDiffusionXL(StableDiffusion):
             expected = f"more than {SIZES} times addition_time_embed_dim, {unet.config.addition_time_embed_dim}"
             got = unet.config.projection_class_embeddings_input_dim
             raise refusal(parts.where("unet"), "projection_class_embeddings_input_dim", expected, got)
+        if encoders and encoders[-1].config.projection_dim != width:
+            expected = f"{width}, what the UNet's projection_class_embeddings_input_dim leaves for the pooled text"
+            raise refusal(
+                parts.where(parts.encoders[-1]), "projection_dim", expected, encoders[-1].config.projection_dim
+            )
         factor = 2 ** (len(parts.vae().get("block_out_channels", [64])) - 1)
         prompt = torch.empty(1, TOKENS, widths(unet)[-1], device="meta")
         return cls(unet, prompt, torch.empty(1, width, device="meta"), factor)

@@ -31,6 +31,10 @@ class WeightsMissing(OSError):
 class Unreachable(WeightsMissing):
     """The hub did not answer: without a network, say, or by a mirror that is slow."""
 
+    def __init__(self, source: str, reason: str) -> None:
+        super().__init__(f"{source}: the hub does not answer ({reason}); with a network, the same command goes on")
+        self.reason = reason
+
 
 class Busy(Exception):
     """The hub asks to be left alone for longer than anybody wants to wait."""
@@ -106,7 +110,7 @@ def _within(seconds: float, source: str, ask: Callable[[], Result]) -> Result:
         return answers[0]
     if errors:
         raise _failure(source, errors[0], "the hub cannot be asked") from errors[0]
-    raise Unreachable(f"no answer within {seconds:g} seconds; {LONGER}")
+    raise Unreachable(source, f"no answer within {seconds:g} seconds; {LONGER}")
 
 
 @contextmanager
@@ -155,7 +159,7 @@ def _failure(source: str, error: Exception, what: str) -> WeightsMissing:
     if status is not None and status >= 500:
         return WeightsMissing(f"{source}: the hub itself fails ({status}); try later, or set HF_ENDPOINT to a mirror")
     if status is None and _is_network(error):
-        return Unreachable(_reason(error))
+        return Unreachable(source, _reason(error))
     return WeightsMissing(f"{source}: {what} ({_reason(error)}); the same command goes on from there")
 
 

@@ -103,15 +103,11 @@ def require(sources: Mapping[str, str], preset: str = "") -> list[str]:
     absent = {kind: source for kind, source in sources.items() if find(kind, source) is None}
     for kind, source in absent.items():
         _check_local(kind, source)
-    unreachable: Unreachable | None = None
     for source in absent.values():
         try:
             files_of(source)
         except Unreachable as error:
-            unreachable = error
-            break
-    if unreachable is not None:
-        raise WeightsMissing(_without_hub(list(absent.values()), preset, str(unreachable))) from unreachable
+            raise WeightsMissing(_without_hub(list(absent.values()), preset, error.reason)) from error
     return list(absent.values())
 
 

@@ -10,8 +10,21 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from time import sleep
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """An answer that is an error, as the hub gives it."""
+
+    status: int
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+GATED = Fault(401, {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access to model is restricted."})
+UNKNOWN = Fault(404, {"X-Error-Code": "RepoNotFound", "X-Error-Message": "Repository not found"})
 
 
 @dataclass
@@ -19,12 +32,16 @@ class Hub:
     """repositories: "owner/name" -> folder. asked: the paths of all requests, in their order.
 
     Of safetensors files the SHA-256 is stated, as the hub does for large files; those in `spoiled`, by their path in a
-    repository, are served with another last byte.
+    repository, are served with another last byte, and of those in `cut` half before the connection ends. faults: what
+    is answered instead, by the beginning of a request's path. delay: seconds before each answer.
     """
 
     repositories: dict[str, Path]
     address: str = ""
     spoiled: set[str] = field(default_factory=set)
+    cut: set[str] = field(default_factory=set)
+    faults: dict[str, Fault] = field(default_factory=dict)
+    delay: float = 0
     asked: list[str] = field(default_factory=list)
 
     def environment(self, home: Path) -> dict[str, str]:
@@ -50,6 +67,10 @@ def loopback_hub(repositories: dict[str, Path]) -> Iterator[Hub]:
         def answer(self, *, body: bool) -> None:
             path = self.path.partition("?")[0].strip("/")
             hub.asked.append(path)
+            sleep(hub.delay)
+            for beginning, fault in hub.faults.items():
+                if path.startswith(beginning):
+                    return self.send(b"{}", body, fault.headers, fault.status)
             for name, folder in hub.repositories.items():
                 if path.startswith(f"api/models/{name}"):
                     return self.send(json.dumps(_facts(name, folder, path)).encode(), body, {})
@@ -64,16 +85,18 @@ def loopback_hub(repositories: dict[str, Path]) -> Iterator[Hub]:
                 headers |= {"X-Linked-Size": str(len(content))}
             if name in hub.spoiled:
                 content = content[:-1] + bytes([content[-1] ^ 1])
-            self.send(content, body, headers)
+            self.send(content, body, headers, most=len(content) // 2 if name in hub.cut else None)
 
-        def send(self, content: bytes, body: bool, headers: dict[str, str], status: int = 200) -> None:
+        def send(
+            self, content: bytes, body: bool, headers: dict[str, str], status: int = 200, most: int | None = None
+        ) -> None:
             self.send_response(status)
             etag = hashlib.sha1(content).hexdigest()
             for key, value in {"ETag": f'"{etag}"', "Content-Length": str(len(content)), **headers}.items():
                 self.send_header(key, value)
             self.end_headers()
             if body:
-                self.wfile.write(content)
+                self.wfile.write(content[:most])
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     hub.address = f"http://127.0.0.1:{server.server_port}"

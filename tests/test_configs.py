@@ -35,6 +35,7 @@ def edit(path: Path, **changes: Any) -> None:
         for part in outer:
             target = target.setdefault(part, {})
         target[last] = value
+    path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(content), encoding="utf-8")
 
 

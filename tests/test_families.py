@@ -164,6 +164,11 @@ def test_the_native_size_and_factor_are_the_models_own(families: dict[str, Path]
     ("file", "changes", "message"),
     [
         ("unet/config.json", {"addition_time_embed_dim": 5}, "projection_class_embeddings_input_dim: expected more"),
+        (
+            "text_encoder_2/config.json",
+            {"projection_dim": 7},
+            "projection_dim: expected 6, what the UNet's proj.* got 7",
+        ),
         ("unet/config.json", {"addition_time_embed_dim": None}, "addition_time_embed_dim: expected a whole number"),
         ("unet/config.json", {"up_block_types": ["UpBlock2D"] * 3}, "up_block_types: expected cross-attention on the"),
         ("unet/config.json", {"cross_attention_dim": 9}, "cross_attention_dim: expected 8, the width of the text enc"),
