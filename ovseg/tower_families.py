@@ -24,6 +24,13 @@ class Family:
             return "maskclip, maskclip-plain"
         return "all but elf, sc-clip" if self.timm else "all"
 
+    @property
+    def regions(self) -> str:
+        """Which features of masks it has, see `ovseg.region_kinds`."""
+        if self.timm:
+            return "mean, soft" if self.end == "class token" else "mean, soft, head"
+        return "mean, soft, values" if self.end == "attention pool" else "all but head"
+
 
 FAMILIES: tuple[Family, ...] = (
     Family("ViT (OpenAI, LAION, MetaCLIP, DFN)", "", "14, 16, 32", "224 to 378", "class token"),

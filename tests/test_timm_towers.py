@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import open_clip
@@ -290,6 +291,13 @@ def test_every_timm_tower_of_open_clip_s_list_is_known_or_left_out_on_purpose() 
     for wrong in ("hf-hub:owner/vit_base_patch16_siglip_224", "vit_base_patch16_siglip_224/x", "resnet50", "", "../x"):
         assert not is_known_to_timm(wrong)
     assert len({family.name for family in FAMILIES}) == len(FAMILIES)
+
+
+def test_the_documentation_says_of_each_family_what_the_command_line_says() -> None:
+    written = (Path(__file__).parent.parent / "docs/MODELS.md").read_text(encoding="utf-8")
+    for one in FAMILIES:
+        row = (one.name, one.cell, one.native, one.end, one.dense, one.regions, one.scoring)
+        assert f"| {' | '.join(row)} |" in written
 
 
 FULL = {  # open_clip's name -> pixels of a cell
