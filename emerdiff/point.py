@@ -15,6 +15,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch.nn import functional as F
 
+from emerdiff.cost import counter
 from emerdiff.image import checked_size, to_tensor
 from emerdiff.modulate import Modulation, difference_maps
 from emerdiff.options import Options
@@ -64,7 +65,7 @@ def answer_to_point(
     (column, row), (rows, columns) = point, size
     if not (0 <= column < columns and 0 <= row < rows):
         raise ValueError(f"point: expected x in 0..{columns - 1} and y in 0..{rows - 1}, got {column}, {row}")
-    options = model.snap(replace(options or Options(), masks=1, upsampling="modulated"))
+    options = model.snap(replace(options or Options(), masks=1, upsampling="modulated", tile=None))
     cost = model.cost(size, options)  # refuses elongated images
     feature_step, steps = model._steps(options)
     encoded = model.diffusion.encode(to_tensor(image, cost.height, cost.width))
@@ -80,21 +81,9 @@ def answer_to_point(
         attention_injection=options.attention_injection,
         rows=ROWS,
     )
-    counter = _counter(ROWS * len(steps), progress)
-    maps, _ = difference_maps(model.diffusion, steps, path, mask, modulation, counter)
+    count_rows = counter(ROWS * len(steps), progress)
+    maps, _ = difference_maps(model.diffusion, steps, path, mask, modulation, count_rows)
     smooth = torch.from_numpy(gaussian_filter(maps.numpy(), sigma=(0, options.sigma, options.sigma)))
     strength = F.interpolate(smooth[None], size=size, mode="bilinear", align_corners=False)[0, 0].numpy()
     largest = float(strength.max())
     return Answer(np.clip(strength / max(largest, 1e-12), 0, 1).astype(np.float32), cell, grid, largest)
-
-
-def _counter(total: int, progress: Callable[[int, int], None] | None) -> Callable[[int], None]:
-    done = 0
-
-    def count(rows: int) -> None:
-        nonlocal done
-        done += rows
-        if progress is not None:
-            progress(done, total)
-
-    return count

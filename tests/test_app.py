@@ -198,7 +198,7 @@ def test_edits_that_cannot_be_meant_change_nothing(small, body, message):
 def test_names_anew_leave_corrections_where_they_are(server):
     server.ask("cat, dog")
     out = server.session.out
-    server.post("/api/edit", id="a", kind="masks", masks=[0], to="dog")
+    server.post("/api/edit", id="a", kind="masks", masks=[0], to="unicorn")
     before = {path.name: path.read_bytes() for path in out.glob("*.png")}
     state = server.ask("cow, pig")
     assert state["out"] == str(out) + "-2" and "holds corrections and stays as it is" in " ".join(

@@ -269,14 +269,15 @@ def post(port: int, path: str, body: dict) -> dict:
         return json.load(answer)
 
 
-def test_kill_9_during_saves_loses_nothing_that_was_said_to_be_saved(tmp_path):
+@pytest.mark.parametrize("trials", [1, pytest.param(6, marks=pytest.mark.slow)])
+def test_kill_9_during_saves_loses_nothing_that_was_said_to_be_saved(tmp_path, trials):
     labels = np.random.default_rng(0).integers(0, 3, (300, 400))
     run = write_run(tmp_path / "run", {"a": labels}, ["background", "cat", "dog"])
-    for trial in range(3):
+    for trial in range(trials):
         process, port = serve_in_process(run, tmp_path / "log")
-        post(port, "/api/edit", {"id": "a", "kind": "stroke", "points": [[trial, 0]], "radius": 1, "to": trial})
+        post(port, "/api/edit", {"id": "a", "kind": "stroke", "points": [[trial, 0]], "radius": 1, "to": trial % 3})
         saved = corrections(run, "a").stands
-        killer = threading.Timer(0.1 + 0.13 * trial, lambda pid=process.pid: os.kill(pid, signal.SIGKILL))
+        killer = threading.Timer(0.2 + 0.13 * trial, lambda pid=process.pid: os.kill(pid, signal.SIGKILL))
         killer.start()
         try:
             for number in range(10_000):

@@ -214,6 +214,7 @@ def test_two_tabs_see_each_others_corrections(browser, server):
     assert labels_of(server)[0].tolist() == [3] * 30 + [1] * 30 and browser.complaints() == []
 
 
+@pytest.mark.slow
 def test_exports_and_the_command_from_the_page(browser, server):
     browser.open(server.address)
     browser.wait("!document.getElementById('out').hidden")
@@ -247,6 +248,7 @@ def test_on_a_phone_nothing_is_wider_than_the_screen_and_a_finger_selects(browse
     assert browser.js(wide, "#detail *") == 0 and browser.complaints() == []
 
 
+@pytest.mark.slow
 def test_every_control_has_a_name(browser, server):
     browser.open(server.address)
     browser.wait("document.querySelectorAll('.card').length === 3")
@@ -258,6 +260,7 @@ def test_every_control_has_a_name(browser, server):
         assert control.accessible_name.strip() or not control.is_displayed(), control.get_attribute("outerHTML")
 
 
+@pytest.mark.slow
 def test_a_script_in_a_name_is_never_run(browser, server):
     open_image(browser, server)
     click_at(browser, 0.2, 0.5)

@@ -35,7 +35,7 @@ def test_it_is_the_difference_map_of_a_mask_that_is_one_cell(model, image, monke
         ids[here] = 1
         return ids
 
-    monkeypatch.setattr("emerdiff.segment.cluster_queries", one_cell)
+    monkeypatch.setattr("emerdiff.segment.group", one_cell)
     maps = model.segment(image, replace(OPTIONS, masks=2, keep_difference_maps=True)).difference_maps
     expected = torch.nn.functional.interpolate(torch.from_numpy(maps[1])[None, None], (40, 64), mode="bilinear")
     np.testing.assert_allclose(answer.strength * answer.largest, expected[0, 0].numpy(), rtol=1e-3, atol=1e-5)

@@ -117,8 +117,11 @@ class Application:
     async def words(self, request: Request) -> Response:
         """Names that are being typed: their embeddings are made while the rest is."""
         body = await _body(request)
-        ask = Ask.read({**body, "classes": body.get("classes") or "thing"}, self.session.setup)
-        await self._work(lambda: embed(self.models, ask), quick=True)
+        try:
+            ask = Ask.read({**body, "classes": body.get("classes") or "thing"}, self.session.setup)
+            await self._work(lambda: embed(self.models, ask), quick=True)
+        except ValueError:  # half a name; what is wrong with it is told when it is asked
+            return JSONResponse({"known": False})
         return JSONResponse({"known": True})
 
     def _ended(self, future: asyncio.Future[Any]) -> None:
