@@ -82,7 +82,7 @@ def enlarged(maps: Tensor, size: tuple[int, int], rows: slice = slice(None), col
 
 def coloured(fits: Tensor, image: np.ndarray) -> Tensor:
     """Slopes and offsets (4, K, H, W) at an image's (H, W, 3) uint8 own colours: maps (K, H, W)."""
-    colours = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1) / 255
+    colours = torch.from_numpy(image.astype(np.float32) / 255).permute(2, 0, 1)
     values = fits[3]
     for slope, colour in zip(fits[:3], colours, strict=True):
         values = torch.addcmul(values, slope, colour)
