@@ -66,8 +66,9 @@ FAMILIES: dict[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
 
 LISTED = {  # a name in `ovseg.diffusion_families` -> the shape it has
     "Stable Diffusion 1.x": "sd-1",
-    "Stable Diffusion 2.x base, sd-turbo": "sd-2-base",
+    "Stable Diffusion 2.x base": "sd-2-base",
     "Stable Diffusion 2.x": "sd-2-v",
+    "sd-turbo": "sd-2-base",
     "BK-SDM base": "bk-sdm-base",
     "BK-SDM small": "bk-sdm-small",
     "BK-SDM tiny": "bk-sdm-tiny",
@@ -123,6 +124,15 @@ def count_parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
+def count_call(model: EmerDiff, side: int) -> int:
+    """FLOPs of one call of the UNet for one image of so many pixels a side."""
+    diffusion = model.diffusion
+    latent = torch.empty(1, diffusion.latent_channels, *[side // diffusion.latent_factor] * 2, device=META)
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        diffusion.predict_noise(latent, diffusion.grid(50)[-1])
+    return int(counter.get_total_flops())
+
+
 def estimate_flops(model: EmerDiff, options: Options) -> float:
     """FLOPs of a square image with speed="fast", the masks' responses packed into as many latents as `cost` expects.
 
@@ -157,13 +167,14 @@ def estimate_flops(model: EmerDiff, options: Options) -> float:
 
 
 def line(name: str) -> str:
-    """A model's entry in `ovseg.diffusion_families`, but for its licence."""
+    """A model's figures in `ovseg.diffusion_families`, and the estimate of an image at its own size, TFLOP."""
     model = shapes_of(LISTED[name])
     diffusion = model.diffusion
     size = diffusion.native_size
     unet, vae = (count_parameters(part) for part in (diffusion.predictor.unet, diffusion.vae))
-    tflop = estimate_flops(model, Options(base_size=size)) / 1e12
-    return f"{name}\t{size}\t{unet // 10**6}\t{(unet + vae) * 4 / 1e9:.1f}\t{tflop:.1f}\t{diffusion.default_layers}"
+    call, image = count_call(model, 512) / 1e12, estimate_flops(model, Options(base_size=size)) / 1e12
+    figures = (f"{size}", f"{unet / 1e6:.0f}", f"{(unet + vae) * 4 / 1e9:.2f}", f"{call:.3f}", f"{image:.1f}")
+    return "\t".join((name, *figures))
 
 
 def main() -> None:

@@ -118,7 +118,8 @@ def _no_long_waits() -> Iterator[None]:
     """A block in which answers that ask for a longer wait than the deadline are an error, and not slept through."""
     from huggingface_hub import get_session
 
-    most, client = deadline(), get_session()
+    most = deadline()
+    client: Any = get_session()
     hooks = client.event_hooks
 
     def look(response: Any) -> None:
@@ -137,10 +138,10 @@ def _failure(source: str, error: Exception, what: str) -> WeightsMissing:
     """The line for an error of the hub's client, with what helps."""
     from huggingface_hub import errors
 
-    answer = getattr(error, "response", None)
+    answer: Any = getattr(error, "response", None)
     status = getattr(answer, "status_code", None)
     if isinstance(error, Busy) or status == 429:
-        after = error.seconds if isinstance(error, Busy) else answer.headers.get("retry-after")  # type: ignore[union-attr]
+        after = error.seconds if isinstance(error, Busy) else answer.headers.get("retry-after")
         wait = f"for {after} seconds" if after else "for a while"
         return WeightsMissing(
             f"{source}: the hub asks to wait {wait}, too many requests; try later, or log in: {LOGIN}"

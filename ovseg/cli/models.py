@@ -1,4 +1,4 @@
-"""`ovseg models`, `ovseg models towers`, `ovseg models fetch`: presets, kinds of CLIP, and getting weights."""
+"""`ovseg models`, `models diffusion`, `models towers`, `models fetch`: presets, kinds of models, getting weights."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ovseg import weights
+from ovseg.diffusion_families import FAMILIES as GENERATORS
 from ovseg.presets import DEFAULT, PRESETS, get_preset
 from ovseg.run.terminal import is_terminal, show
 from ovseg.tower_families import FAMILIES
@@ -31,11 +32,29 @@ def run(given: Namespace) -> int:
 
 def run_towers(given: Namespace) -> int:
     """`ovseg models towers`; returns the exit code."""
-    rows = [(one.name, one.cell, one.native, one.end, one.dense, one.scoring) for one in FAMILIES]
+    rows = [(one.name, one.cell, one.native, one.end, one.dense, one.regions, one.scoring) for one in FAMILIES]
     if not is_terminal(sys.stdout):
         show("\n".join("\t".join(row) for row in rows))
         return 0
-    Console().print(_table(("image tower", "cell, pixels", "trained at", "ends in", "--dense", "scores"), rows))
+    heads = ("image tower", "cell, pixels", "trained at", "ends in", "--dense", "--regions", "scores")
+    Console().print(_table(heads, rows))
+    return 0
+
+
+def run_diffusion(given: Namespace) -> int:
+    """`ovseg models diffusion`; returns the exit code."""
+    rows = [
+        (
+            *(one.name, str(one.pixels), f"{one.unet} million", f"{one.gigabytes:g} GB", f"{one.tflop:.2f} TFLOP"),
+            *(one.layers, one.licence),
+        )
+        for one in GENERATORS
+    ]
+    if not is_terminal(sys.stdout):
+        show("\n".join("\t".join(row) for row in rows))
+        return 0
+    heads = ("diffusion model", "pixels", "UNet", "float32", "a call at 512 pixels", "default layers", "licence")
+    Console().print(_table(heads, rows))
     return 0
 
 
