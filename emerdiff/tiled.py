@@ -47,7 +47,7 @@ def segment_tiles(image: np.ndarray, tiling: Tiling, options: Options, read: Rea
     unit = float(_centres(tiling, (0, 0), grid).var(axis=0).sum()) ** 0.5
     grouped = cluster_queries(join_places(queries, places, options.place, unit), tiling.masks(options), options.seed)
     ids = dict(zip(tiling, grouped.reshape(len(tiling), -1), strict=True))
-    strengths = []
+    strengths: list[float | None] = []
 
     def maps_of(row: int, column: int) -> Maps:
         reading, window = readings.pop((row, column)), image[tiling.window(row, column)]
