@@ -1,4 +1,4 @@
-"""What CLIP's image towers cost: cell, parameters, time and memory of an image's dense features, with random weights.
+"""What CLIP's image towers cost: processor time and memory of an image's dense features, with random weights.
 
 `python -m bench.towers [NAME ...]` prints a row a tower of open_clip's list, each measured in a process of its own.
 """
@@ -22,7 +22,7 @@ RUNS = 2  # the quickest counts
 
 
 def measure(name: str) -> str:
-    """A row: name, cell, side of its own images, millions of parameters, seconds, peak memory."""
+    """A row: name, cell, side of its own images, millions of parameters, processor's seconds, peak memory."""
     import open_clip
     import torch
     from open_clip.model import _build_vision_tower
@@ -44,9 +44,9 @@ def measure(name: str) -> str:
     seconds = []
     with torch.inference_mode():
         for _ in range(RUNS):
-            start = time.perf_counter()
+            start = time.process_time()
             dense_features(tower, image)
-            seconds.append(time.perf_counter() - start)
+            seconds.append(time.process_time() - start)
     millions = sum(parameter.numel() for parameter in tower.parameters()) / 1e6
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # it counts kibibytes
     row = (name, cell, config["vision_cfg"].get("image_size", 224), f"{millions:.0f} M", f"{height}x{width}")
@@ -62,7 +62,10 @@ def main() -> int:
     if given.one:
         print(measure(given.names[0]), flush=True)
         return 0
-    print("| tower | cell | native | parameters | image | time | memory |\n|---|---|---|---|---|---|---|", flush=True)
+    print(
+        "| tower | cell | native | parameters | image | processor time | memory |\n|---|---|---|---|---|---|---|",
+        flush=True,
+    )
     codes = [
         subprocess.run([sys.executable, "-m", "bench.towers", "--one", name], check=False).returncode
         for name in given.names or TOWERS

@@ -468,8 +468,15 @@ def test_models_lists_the_presets(capsys: pytest.CaptureFixture[str]) -> None:
 def test_models_towers_lists_what_is_known_of_each(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models", "towers"]) == 0
     rows = {row[0]: row[1:] for row in (line.split("\t") for line in capsys.readouterr().out.splitlines())}
-    assert rows["SigLIP, SigLIP 2"][2:] == ["attention pool", "maskclip, maskclip-plain", "sigmoid"]
-    assert rows["EVA01, EVA02"] == ["14, 16", "224, 336", "class token", "all but elf, sc-clip", "softmax"]
+    assert rows["SigLIP, SigLIP 2"][2:] == ["attention pool", "maskclip, maskclip-plain", "mean, soft, head", "sigmoid"]
+    assert rows["EVA01, EVA02"] == [
+        "14, 16",
+        "224, 336",
+        "class token",
+        "all but elf, sc-clip",
+        "mean, soft",
+        "softmax",
+    ]
     assert rows["ViT (OpenAI, LAION, MetaCLIP, DFN)"][3] == "all" and len(rows) > 10
 
 
