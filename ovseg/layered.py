@@ -22,6 +22,7 @@ SHARPNESS = 3.0  # of SC-CLIP's attention by likeness
 CLASS_SHARE = 0.3  # of the class token that SC-CLIP adds to every patch
 NEIGHBOURS = 30  # of a patch, by which SC-CLIP tells outliers
 REGULAR = 0.95  # the share of patches that are no outliers
+LEAST_SUM = 1e-30  # that CLIPer's weights are divided by
 SMALL = 1e-6  # what SC-CLIP's code adds to the sums it divides by
 
 
@@ -77,11 +78,11 @@ def sc_clip(blocks: Sequence[Any], tokens: Tensor, grid: tuple[int, int]) -> Ten
 
 def _sharpened(weights: Tensor) -> Tensor:
     """CLIPer's mixing out of summed attention, (B, heads, T, T) both."""
-    weights = weights / weights.sum(dim=-2, keepdim=True)
-    weights = weights / weights.sum(dim=-1, keepdim=True)
+    for axis in (-2, -1):  # a token that nobody attends to has a sum of 0
+        weights = weights / weights.sum(dim=axis, keepdim=True).clamp_min(LEAST_SUM)
     weights = (weights + weights.transpose(-1, -2)) / 2
     weights = (weights - weights.mean(dim=-2, keepdim=True)).clamp_min(0)
-    return weights / weights.sum(dim=-1, keepdim=True).clamp_min(1e-12)
+    return weights / weights.sum(dim=-1, keepdim=True).clamp_min(LEAST_SUM)
 
 
 def _output(outputs: list[Tensor], number: int, depth: int) -> Tensor:

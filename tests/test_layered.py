@@ -195,6 +195,15 @@ def test_a_flat_image_has_finite_features() -> None:
         assert dense_features(tiny_vit(layers=3), torch.zeros(1, 3, 32, 32), variant).isfinite().all()
 
 
+def test_attention_so_sharp_that_nobody_sees_some_patches_is_finite() -> None:
+    tower = tiny_vit(layers=3)
+    for block in tower.transformer.resblocks:
+        block.attn.in_proj_weight[:48].mul_(300)
+    images = noise(2, 3, 48, 48)
+    for variant in ("elf", "sc-clip"):
+        assert dense_features(tower, images, variant).isfinite().all()
+
+
 def test_the_layered_refuse_to_be_a_last_block_alone() -> None:
     token = torch.zeros(1, 1, 2, 2)
     for variant in ("elf", "sc-clip"):
