@@ -55,5 +55,6 @@ def point(session: Session, models: Models, answers: Answers, id: str, x: int, y
     found = answer_to_point(source.model, image, (x, y), source.options, progress=lambda *_: session.worker.between())
     strength = np.round(found.strength * 255).astype(np.uint8)
     key = answers.keep(id, strength)
-    shown = sampled(strength, reduced_size(*strength.shape, LONGEST))
+    height, width = strength.shape
+    shown = sampled(strength, reduced_size(height, width, LONGEST))
     return {"key": key, "cell": list(found.cell), "grid": list(found.grid), "map": pack(shown)}

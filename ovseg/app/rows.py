@@ -164,7 +164,8 @@ class Rows:
             photo = RunImage(run, id).photo((row["height"], row["width"]))
         else:
             raise ValueError(f"{id}: the image is not here")
-        size = reduced_size(*photo.shape[:2], THUMBNAIL if kind == "thumb" else LONGEST)
+        height, width = photo.shape[:2]
+        size = reduced_size(height, width, THUMBNAIL if kind == "thumb" else LONGEST)
         return jpeg(Image.fromarray(photo), size)
 
 
