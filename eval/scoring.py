@@ -113,8 +113,11 @@ def read_all(
     dataset = dataset_of(list(runs.values()), name, root, ignore)
     if names is not None and len(runs) == len(folders):
         raise ValueError(f"names: are for predictions without a record; {folders[0]} is a run and has its own")
-    plain = (read_predictions(one, dataset, names) for place, one in enumerate(folders) if place not in runs)
-    return [runs[place] if place in runs else next(plain) for place in range(len(folders))], dataset
+    found = [
+        one if isinstance(one, RunFolder) else runs.get(place) or read_predictions(one, dataset, names)
+        for place, one in enumerate(folders)
+    ]
+    return found, dataset
 
 
 def dataset_of(runs: Sequence[RunFolder], name: str, root: str | Path | None, ignore: int | None = None) -> Dataset:

@@ -147,9 +147,9 @@ main(sys.argv[1:])
 
 
 @pytest.mark.slow
-def test_a_driver_that_is_killed_goes_on_where_it_stopped(ray: Any, scenes: Path, tmp_path: Path, capsys) -> None:
+def test_a_driver_that_is_killed_goes_on_where_it_stopped(scenes: Path, tmp_path: Path, capsys) -> None:
     arguments = command(scenes, tmp_path / "out", "--engine", "ray", "--workers", "1:2")
-    done = subprocess.run([sys.executable, "-c", DRIVER, *arguments], capture_output=True, timeout=300)
+    done = subprocess.run([sys.executable, "-c", DRIVER, *arguments], capture_output=True, timeout=600)
     assert done.returncode == -signal.SIGKILL, done.stderr
     states = [entry["state"] for entry in json.loads((tmp_path / "out/run.json").read_text())["ids"].values()]
     assert 13 <= states.count("done") <= 14

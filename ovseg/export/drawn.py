@@ -68,7 +68,7 @@ def _rectangle(shape: Mapping[str, Any], size: tuple[int, ...]) -> np.ndarray:
 def _circle(shape: Mapping[str, Any], size: tuple[int, ...]) -> np.ndarray:
     (x, y), edge = _points(shape)
     radius = float(np.hypot(edge[0] - x, edge[1] - y))
-    picture = Image.new("1", size[::-1])
+    picture = Image.new("1", (size[1], size[0]))
     ImageDraw.Draw(picture).ellipse((x - radius, y - radius, x + radius, y + radius), outline=1, fill=1)
     return np.array(picture)
 
@@ -83,7 +83,7 @@ def _mask(shape: Mapping[str, Any], size: tuple[int, ...]) -> np.ndarray:
             part = np.array(picture.convert("L")) > 0
     except (*BROKEN, binascii.Error) as error:
         raise ValueError(f"its mask cannot be read ({error})") from error
-    whole = Image.new("1", size[::-1])
+    whole = Image.new("1", (size[1], size[0]))
     whole.paste(Image.fromarray(part), (int(left), int(top)))
     return np.array(whole)
 
@@ -100,7 +100,7 @@ def filled(points: Points, size: tuple[int, ...]) -> np.ndarray:
     """(H, W) bool: a polygon of points (x, y) as labelme fills it, its border drawn. Raises ValueError for under 3."""
     if len(points) < 3:
         raise ValueError(f"its polygon of {len(points)} points is no area")
-    picture = Image.new("1", size[::-1])
+    picture = Image.new("1", (size[1], size[0]))
     ImageDraw.Draw(picture).polygon(points, outline=1, fill=1)
     return np.array(picture)
 

@@ -43,7 +43,7 @@ FILE: Table = {
     "reviewed": either(OBJECT, NOTHING),
 }
 STEP: Table = {"step": whole(1, 1 << 40), "who": text(), "when": text(most=40)}
-REVIEW: Table = STEP | {"step": whole(0, 1 << 40)}
+REVIEW: Table = {**STEP, "step": whole(0, 1 << 40)}
 
 
 @dataclass(frozen=True)
