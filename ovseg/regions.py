@@ -107,7 +107,7 @@ def keep_own(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     unit /= np.maximum(np.linalg.norm(unit, axis=0), 1e-12)
     flat = weights.reshape(len(weights), -1)
     likeness = flat @ unit.T @ unit  # (K, N)
-    present = flat.any(axis=1)[:, None]
+    present = np.any(flat > 0, axis=1, keepdims=True)
     own, others = flat > 0, (flat == 0) & present
     to_own = (likeness * own).sum(axis=0) / np.maximum(own.sum(axis=0), 1)
     to_others = (likeness * others).sum(axis=0) / np.maximum(others.sum(axis=0), 1)

@@ -128,11 +128,13 @@ class Segmenter:
         if masks is None:
             self.source.check(image.shape[:2])  # refuses sides beyond 4:1 and too many masks
         # CLIP first: it takes seconds, and refuses a bad view. Under a scope kept features are those of kept masks.
-        plain = kept.features if kept and self.view.scope == NO_SCOPE else None
+        regions: np.ndarray | None
         if masks is not None and kept is not None and masks.labels is kept.segments and kept.regions is not None:
             features, regions = kept.features, kept.regions
         else:
-            plain = plain_features(self.clip, image, self.view) if plain is None else plain
+            plain = (
+                kept.features if kept and self.view.scope == NO_SCOPE else plain_features(self.clip, image, self.view)
+            )
             masks = masks or self.source.segment(image, id, progress)
             features, regions = mask_features(self.clip, image, self.view, masks, plain)
         return Analysis(masks.labels, features, self.origin(image), masks.evidence, masks.facts, regions)
