@@ -86,7 +86,7 @@ def _projections(attention: Any, normed: Tensor, rope: Tensor | None, prefix: in
     if attention.qkv is None:
         parts = [projection(normed) for projection in (attention.q_proj, attention.k_proj, attention.v_proj)]
     else:
-        biases = [getattr(attention, f"{name}_bias", None) for name in "qkv"]
+        biases: Any = [getattr(attention, f"{name}_bias", None) for name in "qkv"]
         bias = attention.qkv.bias if biases[0] is None else torch.cat(biases)
         parts = list(F.linear(normed, attention.qkv.weight, bias).chunk(3, dim=-1))
     query, key, value = (part.unflatten(2, (attention.num_heads, -1)).transpose(1, 2) for part in parts)

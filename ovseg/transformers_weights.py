@@ -183,8 +183,8 @@ def _pool(own: str, stored: str) -> dict[str, Rule]:
     ):
         rules |= _both(own + name, stored + source)
     for kind in ("weight", "bias"):
-        source = (f"{stored}attention.in_proj_{kind}",)
-        rules[f"{own}q.{kind}"], rules[f"{own}kv.{kind}"] = (source, _first_third), (source, _last_thirds)
+        together = (f"{stored}attention.in_proj_{kind}",)
+        rules[f"{own}q.{kind}"], rules[f"{own}kv.{kind}"] = (together, _first_third), (together, _last_thirds)
     return rules
 
 
