@@ -30,7 +30,7 @@ def emerdiff(tiny_diffusion: Path) -> EmerDiff:
     return EmerDiff.from_pretrained(tiny_diffusion)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(height=st.integers(1, 400), width=st.integers(1, 400), side=st.integers(32, 200))
 def test_tiles_cover_the_image_and_overlap(height: int, width: int, side: int) -> None:
     tiling = Tiling.of((height, width), side)
@@ -50,7 +50,7 @@ def test_starts_are_even() -> None:
     assert starts(100, 40) == (0, 30, 60) and starts(40, 40) == (0,) and starts(41, 40) == (0, 1)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 2**31), band=st.sampled_from([50, 3000, 10**6]), guided=st.booleans())
 def test_stitched_labels_are_the_largest_mixed_map(seed: int, band: int, guided: bool) -> None:
     """Against whole maps of the whole image, all masks and all tiles at once."""
@@ -145,16 +145,14 @@ def test_place_counts_in_tiles_as_it_does_in_an_image(emerdiff: EmerDiff) -> Non
 
 
 def test_labels_do_not_need_the_memory_of_all_maps() -> None:
-    """40 masks on 4 megapixels are 640 MB of float32; what is held is a small part of that."""
-    tiling = Tiling.of((2000, 2000), 500)
+    """40 masks on a megapixel are 160 MB of float32; what NumPy holds is a small part of that."""
+    tiling = Tiling.of((1000, 1000), 500)
     maps = torch.rand(40, 8, 8)
     tracemalloc.start()
     labels = stitch(tiling, lambda row, column: (np.arange(40), maps))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert (
-        labels.shape == (2000, 2000) and peak < 60e6
-    )  # the labels are 16 MB; torch's bands are bounded by BAND_VALUES
+    assert labels.shape == (1000, 1000) and peak < 60e6  # the labels are 4 MB
 
 
 def test_cuts_refuse_tiles() -> None:
