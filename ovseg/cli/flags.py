@@ -92,7 +92,9 @@ def add_dense(parser: ArgumentParser) -> None:
 def add_reading(parser: ArgumentParser) -> None:
     """How masks are named: their features, attention within them, and what decides."""
     group = parser.add_argument_group("naming")
-    group.add_argument("--regions", choices=tuple(REGIONS), metavar="R", help="a mask's feature (mean), see below")
+    group.add_argument(
+        "--regions", choices=tuple(REGIONS), metavar="R", help="a mask's feature (mean): see `ovseg label --help`"
+    )
     group.add_argument(
         "--scope",
         choices=(NO_SCOPE, *SCOPES),

@@ -42,7 +42,7 @@ A semicolon separates a class's name from its aliases; a class file has one clas
 Two names are the same if they differ in upper and lower case, white space or Unicode spelling alone.
 --by says where masks come from:
 """
-REGION_RULES = "\n--regions, a mask's feature:\n"
+REGION_RULES = "\n\n--regions, a mask's feature:\n"
 LABEL_RULES = """
 --background says what happens to pixels that are none of your classes:
   words        a list of stuff words (sky, wall, ...) competes with your classes and wins as "background" (default;
@@ -142,7 +142,7 @@ def parser() -> argparse.ArgumentParser:
     label = commands.add_parser(
         "label",
         help="label images with your classes",
-        epilog=LABEL_EXAMPLES + help_lines() + REGION_RULES + regions_help() + LABEL_RULES,
+        epilog=LABEL_EXAMPLES + help_lines() + REGION_RULES + regions_help() + "\n" + LABEL_RULES,
         formatter_class=plain,
     )
     classes = label.add_mutually_exclusive_group(required=True)
