@@ -68,7 +68,10 @@ def test_every_source_answers_the_same_questions(preset: Preset, image: np.ndarr
         assert (masks.labels is not None) == entry.masks
         if masks.labels is not None:
             assert masks.labels.shape == (40, 60) and masks.labels.dtype == np.int32
-            assert np.array_equal(np.unique(masks.labels), np.arange(masks.labels.max() + 1))
+            if "diffusion" in entry.needs:  # numbers are the clusters', of which some may win no pixel
+                assert 0 <= masks.labels.min() <= masks.labels.max() < SETTINGS["masks"]
+            else:
+                assert np.array_equal(np.unique(masks.labels), np.arange(masks.labels.max() + 1))
         assert source.differences(source.identity) == []
 
 
