@@ -63,7 +63,7 @@ def at_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
         (Fault(403), r"the hub refuses the token \(403\); log in anew"),
         (
             Fault(429, {"Retry-After": "3600"}),
-            r"the hub asks to wait for 3600 seconds, for there were too",
+            r"the hub asks to wait for 3600 seconds, too many requests",
         ),
         (Fault(429), r"the hub asks to wait for a while"),
         (Fault(503), r"the hub itself fails \(503\); try later, or set HF_ENDPOINT to a mirror"),
