@@ -60,6 +60,22 @@ def test_unsure_pixels_have_no_label(run: Path) -> None:
     assert (next(iter(open_images(run, unsure=0.25))).labels == LABELS).all()  # under it, not at it
 
 
+def test_a_threshold_that_cannot_act_is_refused_or_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cats = np.zeros((2, 3), np.int64)
+    alone = write_run(tmp_path / "alone", {"a": cats, "b": cats}, ["cat"], scores={0: 1.0})  # a softmax over one name
+    arguments = ["export", str(alone), "--format", "png", "--format", "coco", "--unsure", "0.9"]
+    assert main([*arguments, "--out", str(tmp_path / "no")]) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "unsure: 0.9 can never act" in last and "--background words" in last
+    assert not [path for path in (tmp_path / "no").rglob("*") if path.suffix == ".png"]
+    sigmoid = write_run(tmp_path / "sigmoid", {"a": cats, "b": cats}, ["cat"], scores={0: 0.4})
+    assert main([*arguments[:1], str(sigmoid), *arguments[2:], "--out", str(tmp_path / "acts")]) == 0
+    assert "unsure" not in capsys.readouterr().err
+    assert (read_index_png(tmp_path / "acts/png/a.png") == 255).all()
+    assert main(["export", str(sigmoid), "--format", "png", "--unsure", "0.3", "--out", str(tmp_path / "kept")]) == 0
+    assert "unsure: no pixel has a score under 0.3, the lowest is 0.4" in capsys.readouterr().err
+
+
 def test_regions_of_an_image(run: Path) -> None:
     image = next(iter(open_images(run)))
     assert [(region.index, region.score, int(region.mask.sum())) for region in image.regions()] == [

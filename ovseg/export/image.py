@@ -98,8 +98,8 @@ class ImageSet:
         run-length masks. category_ids: name -> COCO's category id; None: as `ovseg.export.categories` numbers them.
     images: what to put where the format has a place for the original images: "none", "copy", or "link" (symbolic).
     uncorrected: the run's own labels, also where a person corrected them.
-    problems: id -> why it is left out, as damaged; not_copied: id -> why its original is not copied. All of them are
-        known when it was iterated.
+    problems: id -> why it is left out, as damaged; not_copied: id -> why its original is not copied; lowest: with
+        `unsure`, id -> the lowest score that a labelled pixel has, 0..1. All of them are known when it was iterated.
     """
 
     run: RunFolder
@@ -115,6 +115,7 @@ class ImageSet:
     uncorrected: bool = False
     problems: dict[str, str] = field(default_factory=dict)
     not_copied: dict[str, str] = field(default_factory=dict)
+    lowest: dict[str, float] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[LabelledImage]:
         some = False
@@ -131,12 +132,19 @@ class ImageSet:
         if not some:
             first = next(iter(self.problems.values()))
             raise ValueError(f"{self.run.path}: no image can be exported; the first: {first}")
+        if self.lowest and len(self.names) == 1 and min(self.lowest.values()) == 1:
+            raise ValueError(
+                f"unsure: {self.unsure:g} can never act: of one name alone every score is 1; label with more names of "
+                "what is in the pictures, or let background words compete (--background words)"
+            )
 
     def _sure(self, image: RunImage, labels: np.ndarray, confidence: np.ndarray | None) -> LabelledImage:
         if self.unsure is not None:
             if confidence is None:
                 missing = [path for path in map(image.file, (MASKS, SUMMARY)) if not path.exists()]
                 raise ValueError(f"unsure: needs {missing[0]}, which this run did not write")
+            if (scores := confidence[labels != self.no_label]).size:
+                self.lowest[image.id] = float(scores.min())
             labels = np.where(confidence < self.unsure, self.no_label, labels).astype(labels.dtype)
             confidence = np.where(labels == self.no_label, np.float32(0), confidence)
         return LabelledImage(image.id, image.source, labels, confidence, self.names, self.colours, self.no_label)

@@ -52,10 +52,9 @@ def export(
 
     tell: gets a line where images of the run are left out, one for each image that is damaged or whose original is not
     copied, and one for each format when it is written. Returns how many images these are.
-    Raises ValueError, before anything is written, for class names that a format cannot hold, options
-    that none of them knows, where an earlier export
-    would be replaced without `overwrite`, and where another process exports into `out`; and for images that a format
-    cannot hold, or where none can be read.
+    Raises ValueError, before anything is written, for class names that a format cannot hold, options that none of them
+    knows, where an earlier export would be replaced without `overwrite`, and where another process exports into `out`;
+    and for images that a format cannot hold, an `unsure` that cannot act, or where no image can be read.
     """
     tell = tell or (lambda line: None)
     check_names(formats, images.names)
@@ -81,6 +80,10 @@ def export(
             count = sum(id not in images.problems for id in images.run.done)
             _note(out, name, _facts(images, count))
             tell(f"{name}: {count} image{'s' * (count != 1)} in {out / name}")
+        if images.unsure is not None and (lowest := min(images.lowest.values(), default=1.0)) >= images.unsure:
+            tell(
+                f"unsure: no pixel has a score under {images.unsure:g}, the lowest is {lowest:.3g}; all labels are kept"
+            )
     return len(images.problems) + len(images.not_copied)
 
 
