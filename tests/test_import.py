@@ -6,7 +6,9 @@ import base64
 import io
 import json
 import shutil
+import struct
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -225,6 +227,16 @@ def test_what_cannot_be_imported_is_told_and_the_rest_goes_on(tmp_path: Path, ca
     assert "not imported: a: cannot be read as a PNG" in capsys.readouterr().err
 
 
+def png_of_size(width: int, height: int) -> str:
+    """A PNG's first bytes in base64."""
+    head = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    png = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + head + struct.pack(">I", zlib.crc32(head))
+    return base64.b64encode(png + struct.pack(">I", 0) + b"IDAT" + struct.pack(">I", zlib.crc32(b"IDAT"))).decode()
+
+
+BOMB = png_of_size(60000, 60000)
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
@@ -240,6 +252,18 @@ def test_what_cannot_be_imported_is_told_and_the_rest_goes_on(tmp_path: Path, ca
         ({"shapes": [{"label": "cat", "points": 5}]}, "its JSON is not as expected"),
         ({"shapes": [{"points": []}]}, "its JSON is not as expected (KeyError: 'label')"),
         ({"shapes": [], "imageWidth": 5}, "its labels are of 5x10 pixels, the image is 12x10"),
+        (
+            {"shapes": [{"label": "cat", "points": [[0, 0], [1e300, 5], [5, 1]]}]},
+            "its point at 1e+300 lies over 100000",
+        ),
+        (
+            {"shapes": [{"label": "cat", "points": [[0, 0], [9e4, 0]], "shape_type": "circle"}]},  # Pillow: for minutes
+            "its circle has a radius of 90000 pixels, over 44",
+        ),
+        (
+            {"shapes": [{"label": "cat", "points": [[0, 0], [1, 1]], "shape_type": "mask", "mask": BOMB}]},
+            "its mask cannot be read",
+        ),
     ],
 )
 def test_damaged_shapes_are_told_by_image(tmp_path: Path, content: dict[str, Any], said: str, capsys) -> None:
@@ -248,6 +272,71 @@ def test_damaged_shapes_are_told_by_image(tmp_path: Path, content: dict[str, Any
     (tmp_path / "lm/a.json").write_text(json.dumps({"imageHeight": 10, "imageWidth": 12} | content))
     assert main(["import", str(run), "--from", str(tmp_path / "lm")]) == 1
     assert f"not imported: a: {said}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "said"),
+    [
+        ([[0, 0, 1e9, 5, 5, 1e9]], "its point at 1e+09 lies over 100000"),  # which ends the process in pycocotools
+        ([[0, 0, "x", 5, 5, 5]], "its segmentation cannot be read"),
+        ({"size": [10, 12], "counts": [0, 10**8]}, "its segmentation cannot be read"),
+    ],
+)
+def test_cocos_segmentations_that_cannot_be_are_told(tmp_path: Path, segmentation: object, said: str, capsys) -> None:
+    run = write_run(tmp_path / "run", {"a": np.zeros((10, 12), int)}, NAMES)
+    content = {
+        "images": [{"id": 1, "file_name": "a.jpg", "height": 10, "width": 12}],
+        "categories": [{"id": 1, "name": "cat"}],
+        "annotations": [{"image_id": 1, "category_id": 1, "segmentation": segmentation}],
+    }
+    (tmp_path / "x.json").write_text(json.dumps(content))
+    assert main(["import", str(run), "--from", str(tmp_path / "x.json")]) == 1
+    assert "not imported: a: " in (line := capsys.readouterr().err) and said in line
+    content["annotations"][0]["image_id"] = 7
+    (tmp_path / "x.json").write_text(json.dumps(content))
+    assert main(["import", str(run), "--from", str(tmp_path / "x.json")]) == 2
+    assert "x.json: its annotations are of image 7, which it does not list" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "said"),
+    [
+        ("rectanglelabels", {"x": 1, "y": 1, "width": 5, "height": 5, "rotation": 30}, "its rectangle is rotated"),
+        ("ellipselabels", {"x": 1, "y": 1, "radiusX": 5, "radiusY": 5}, "its region of type 'ellipselabels' is not"),
+        ("brushlabels", {"format": "rle", "rle": 10**13}, "its run-length code is no list of bytes"),
+    ],
+)
+def test_regions_of_label_studio_that_are_not_read_are_told(
+    tmp_path: Path, kind: str, value: dict[str, Any], said: str, capsys
+) -> None:
+    run = write_run(tmp_path / "run", {"a": np.zeros((10, 20), int)}, NAMES)
+    region = {"type": kind, "value": value | {kind: ["cat"]}, "original_width": 20, "original_height": 10}
+    tasks = [{"data": {"image": "/data/upload/1/0123abcd-a.jpg"}, "annotations": [{"result": [region]}]}]
+    (tmp_path / "x.json").write_text(json.dumps(tasks))
+    assert main(["import", str(run), "--from", str(tmp_path / "x.json")]) == 1
+    assert f"not imported: a: {said}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["labelmap.txt", "SegmentationClass/a.png"])
+def test_damaged_and_encrypted_files_of_a_zip_are_told(tmp_path: Path, name: str, capsys) -> None:
+    run = write_run(tmp_path / "run", {"a": np.zeros((10, 12), int)}, NAMES)
+    packed, path = io.BytesIO(), tmp_path / "ovseg.zip"
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("labelmap.txt", "background:0,0,0::\n" + "".join(f"c{n}:{n},2,3::\n" for n in range(200)))
+        archive.writestr("SegmentationClass/a.png", bytes(1000))
+        entry = archive.getinfo(name)
+    data = bytearray(packed.getvalue())
+    start = entry.header_offset + 30 + len(name)
+    data[start : start + 4] = b"\xff" * 4  # no deflate begins so
+    path.write_bytes(data)
+    assert main(["import", str(run), "--from", str(path)]) in (1, 2)
+    assert "zip" in capsys.readouterr().err.splitlines()[0]
+    data = bytearray(packed.getvalue())
+    data[entry.header_offset + 6] |= 1  # "encrypted", in its own header and in the list at the end
+    data[data.rindex(name.encode()) - 46 + 8] |= 1
+    path.write_bytes(data)
+    assert main(["import", str(run), "--from", str(path)]) in (1, 2)
+    assert "encrypted" in capsys.readouterr().err.splitlines()[0]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import binascii
 import io
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from ovseg.export.returned import BROKEN, Canvas, Returned
 from ovseg.json_files import read_json
 
 UPLOADED = re.compile(r"^[0-9a-f]{8}-")  # what Label Studio puts in front of the name of an uploaded file
+FARTHEST = 100_000  # pixels from the image's corner that a point may lie: what draws beyond is slow, wrong, or crashes
 Points = list[tuple[float, float]]
 
 
@@ -68,6 +69,8 @@ def _rectangle(shape: Mapping[str, Any], size: tuple[int, ...]) -> np.ndarray:
 def _circle(shape: Mapping[str, Any], size: tuple[int, ...]) -> np.ndarray:
     (x, y), edge = _points(shape)
     radius = float(np.hypot(edge[0] - x, edge[1] - y))
+    if radius > 2 * sum(size):
+        raise ValueError(f"its circle has a radius of {radius:g} pixels, over {2 * sum(size)}")
     picture = Image.new("1", (size[1], size[0]))
     ImageDraw.Draw(picture).ellipse((x - radius, y - radius, x + radius, y + radius), outline=1, fill=1)
     return np.array(picture)
@@ -81,7 +84,7 @@ def _mask(shape: Mapping[str, Any], size: tuple[int, ...]) -> np.ndarray:
             if picture.width > size[1] or picture.height > size[0]:
                 raise ValueError("larger than the image")
             part = np.array(picture.convert("L")) > 0
-    except (*BROKEN, binascii.Error) as error:
+    except (*BROKEN, binascii.Error, Image.DecompressionBombError) as error:
         raise ValueError(f"its mask cannot be read ({error})") from error
     whole = Image.new("1", (size[1], size[0]))
     whole.paste(Image.fromarray(part), (int(left), int(top)))
@@ -100,13 +103,22 @@ def filled(points: Points, size: tuple[int, ...]) -> np.ndarray:
     """(H, W) bool: a polygon of points (x, y) as labelme fills it, its border drawn. Raises ValueError for under 3."""
     if len(points) < 3:
         raise ValueError(f"its polygon of {len(points)} points is no area")
+    _check_near([share for point in points for share in point])
     picture = Image.new("1", (size[1], size[0]))
     ImageDraw.Draw(picture).polygon(points, outline=1, fill=1)
     return np.array(picture)
 
 
 def _points(shape: Mapping[str, Any]) -> Points:
-    return [(float(x), float(y)) for x, y in shape["points"]]
+    points = [(float(x), float(y)) for x, y in shape["points"]]
+    _check_near([share for point in points for share in point])
+    return points
+
+
+def _check_near(numbers: Sequence[float]) -> None:
+    """Raise ValueError for a coordinate, in pixels, that no drawing on an image has."""
+    if far := [number for number in numbers if not abs(number) <= FARTHEST]:
+        raise ValueError(f"its point at {far[0]:g} lies over {FARTHEST} pixels outside of the image")
 
 
 def read_coco(path: Path) -> Iterator[Returned]:
@@ -118,6 +130,8 @@ def read_coco(path: Path) -> Iterator[Returned]:
         for row in content["annotations"]:
             annotations[row["image_id"]].append(row)
         images = [(row["id"], str(row["file_name"]), row["height"], row["width"]) for row in content["images"]]
+    if strange := annotations.keys() - {number for number, *_ in images}:
+        raise ValueError(f"{path}: its annotations are of image {min(strange, key=str)}, which it does not list")
     for number, name, height, width in images:
         yield Returned(name, partial(_draw_coco, annotations[number], names, (height, width)))
 
@@ -145,6 +159,7 @@ def _decoded(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
                 segmentation = coco_mask.frPyObjects(segmentation, *size)
             found = coco_mask.decode(segmentation)
         else:
+            _check_near([float(number) for polygon in segmentation for number in polygon])
             found = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(segmentation, *size)))
     except Exception as error:  # pycocotools raises bare ones
         raise ValueError(f"its segmentation cannot be read ({error})") from error
@@ -185,7 +200,9 @@ def _draw_tasks(annotation: Mapping[str, Any], canvas: Canvas) -> np.ndarray:
         for row in annotation["result"]:
             kind = row.get("type")
             if kind not in RESULTS:
-                continue  # choices, texts and relations, which are no areas
+                if str(kind).endswith("labels"):  # others are choices, texts and relations, which are no areas
+                    raise ValueError(f"its region of type {kind!r} is not read; expected {', '.join(RESULTS)}")
+                continue
             canvas.check_size(row["original_height"], row["original_width"])
             (name,) = row["value"][kind]
             labels[RESULTS[kind](row["value"], canvas.size)] = canvas.index(name)
@@ -193,6 +210,8 @@ def _draw_tasks(annotation: Mapping[str, Any], canvas: Canvas) -> np.ndarray:
 
 
 def _brush(value: Mapping[str, Any], size: tuple[int, ...]) -> np.ndarray:
+    if not isinstance(value["rle"], list):
+        raise ValueError("its run-length code is no list of bytes")
     values = decode(value["rle"], 4 * size[0] * size[1])
     return values.reshape(*size, 4)[:, :, 3] >= 128
 
@@ -203,6 +222,8 @@ def _shares(value: Mapping[str, Any], size: tuple[int, ...]) -> np.ndarray:
 
 
 def _box(value: Mapping[str, Any], size: tuple[int, ...]) -> np.ndarray:
+    if value.get("rotation"):
+        raise ValueError("its rectangle is rotated; draw it as a polygon")
     left, top, right, bottom = value["x"], value["y"], value["x"] + value["width"], value["y"] + value["height"]
     rows, columns = (np.arange(count) + 0.5 for count in size)
     inside_rows = (rows > top * size[0] / 100) & (rows < bottom * size[0] / 100)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -31,8 +32,8 @@ def read_png(folder: Path) -> Iterator[Returned]:
 
 
 def _is_legend(legend: Any) -> bool:
-    names = legend.get("names") if isinstance(legend, dict) else None
-    return isinstance(names, list) and all(isinstance(name, str) for name in names) and "no_label" in legend
+    names = legend.get("names") if isinstance(legend, dict) and "no_label" in legend else None
+    return isinstance(names, list) and all(isinstance(name, str) for name in names) and type(legend["no_label"]) is int
 
 
 def _draw_png(path: Path, legend: dict[str, Any] | None, canvas: Canvas) -> np.ndarray:
@@ -70,7 +71,7 @@ def read_cvat(path: Path) -> Iterator[Returned]:
                     read = partial(_member, archive, name)
                     id = name.removeprefix("SegmentationClass/").removesuffix(".png")
                     yield Returned(id, partial(_draw_colours, read, classes))
-    except (BadZipFile, UnicodeDecodeError, NotImplementedError) as error:
+    except (BadZipFile, UnicodeDecodeError, RuntimeError, EOFError, zlib.error) as error:  # the third: encrypted
         raise ValueError(f"{path}: not a zip to be read ({error})") from error
 
 
@@ -79,7 +80,7 @@ def _member(archive: ZipFile, name: str) -> bytes:
         raise ValueError(f"is of over {MOST_MASK} bytes")
     try:
         return archive.read(name)
-    except (BadZipFile, OSError, RuntimeError, NotImplementedError, EOFError) as error:
+    except (BadZipFile, OSError, RuntimeError, EOFError, zlib.error) as error:
         raise ValueError(f"cannot be read from the zip ({error})") from error
 
 
