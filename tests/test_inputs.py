@@ -148,6 +148,23 @@ def test_patterns_are_ids_below_their_fixed_part(tmp_path: Path, monkeypatch: py
         ids(Path("q*.png"))
 
 
+def test_patterns_pass_over_results_and_take_each_folder_once(tmp_path: Path) -> None:
+    photos, out = tmp_path / "photos", tmp_path / "photos/out"
+    touch(photos / "x.png", photos / "sub/y.png", out / "x.png", out / "run.json", photos / "z/old/run-1-of-2.json")
+    touch(photos / "z/old/w.png", photos / "z/old/deep/v.png")
+    (photos / "a-link").symlink_to(photos / "sub")
+    (photos / "sub/loop").symlink_to(photos)
+    lines: list[str] = []
+    items = collect([photos / "**/*.png"], out, tell=lines.append)
+    assert [item.id for item in items] == ["sub/y", "x"]
+    assert len(lines) == 2 and "as results of other runs" in (lines[0] + lines[1])
+    assert str(photos / "z/old") in lines[0] + lines[1] and str(out) not in lines[0] + lines[1]
+    assert [item.id for item in collect([photos / "*/y.png"], out)] == ["sub/y"]
+    assert [item.id for item in collect([photos / "*.png"], photos)] == ["x"]  # results beside the images
+    with pytest.raises(ValueError, match="matches no image"):
+        collect([photos / "[o]ut/*.png"], out)
+
+
 def test_lists_name_images_as_they_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     touch(tmp_path / "lists/sub/a.png", tmp_path / "b.jpg")
     given = tmp_path / "lists/today.txt"

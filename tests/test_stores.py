@@ -148,6 +148,11 @@ def test_a_tar_archive(files: Path, tmp_path: Path) -> None:
     (tmp_path / "files/notes.txt").write_text("no image")
     check_same(str(tmp_path / "shard.tar"), {"a": "a.png", "sub/b": "sub/b.jpg", "sub/c": "sub/c.png"}, files, tmp_path)
     assert RunImage(read_run(tmp_path / "out"), "sub/b").photo((32, 40)).shape == (32, 40, 3)  # reports show it
+    with tarfile.open(tmp_path / "MAC.TAR", "w") as archive:
+        archive.add(files / "a.png", "./a.png")
+        archive.add(files / "a.png", "./._a.png")  # what macOS puts beside each file; it is no image
+    (item,) = collect([tmp_path / "MAC.TAR"], tmp_path / "out")
+    assert item.id == "a" and (read_item(item.path) == read_image(files / "a.png")).all()
     (tmp_path / "x.tar").write_bytes(b"no archive")
     with pytest.raises(ValueError, match="x.tar: not a tar archive without compression"):
         collect([tmp_path / "x.tar"], tmp_path / "out")

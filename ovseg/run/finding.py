@@ -10,8 +10,10 @@ import glob
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from functools import cache
 from pathlib import Path, PurePath
 
 from ovseg.images import IMAGE_SUFFIXES, UNREAD
@@ -20,6 +22,8 @@ from ovseg.run.pictures import FAR, far_picture
 
 LISTS = (".txt", ".lst")  # endings of files that hold paths
 STDIN = "-"  # the input that is a list of paths on standard input
+RESULTS = f"as results of other runs (they hold a {RUN_FILE})"
+TAKEN = "as links to folders whose files are taken already"
 MOST_SHOWN = 12  # names in a line about what is left out
 
 
@@ -69,12 +73,12 @@ def files_below(folder: Path, skipped: set[str], left_out: LeftOut) -> Iterator[
         elif (real := os.path.realpath(here := links.pop(0))) in skipped:
             continue
         elif real in seen:
-            left_out.add("as links to folders whose files are taken already", here)
+            left_out.add(TAKEN, here)
             continue
         else:
             seen.add(real)
         if here != folder and record_files(here):
-            left_out.add(f"as results of other runs (they hold a {RUN_FILE})", here)
+            left_out.add(RESULTS, here)
             continue
         for entry in sorted(os.scandir(here), key=lambda entry: entry.name):
             path = here / entry.name
@@ -94,10 +98,11 @@ def is_pattern(given: str) -> bool:
     return bool(re.search(r"[*?[]", given)) and not os.path.lexists(given)
 
 
-def matching(pattern: str, left_out: LeftOut) -> tuple[Path, list[Path]]:
+def matching(pattern: str, out: str, left_out: LeftOut) -> tuple[Path, list[Path]]:
     """The folder above the pattern's first wildcard, and the images that match, sorted; both absolute.
 
-    Raises ValueError where no image does.
+    Without those in `out` (a real path) and in run folders below, and each folder once, as `files_below` has it. Raises
+    ValueError where no image is left.
     """
     fixed = []
     for part in Path(pattern).parts[:-1]:
@@ -105,10 +110,44 @@ def matching(pattern: str, left_out: LeftOut) -> tuple[Path, list[Path]]:
             break
         fixed.append(part)
     root = Path(os.path.abspath(os.path.join(*fixed) if fixed else ""))
-    files = (Path(os.path.abspath(name)) for name in glob.glob(pattern, recursive=True) if not os.path.isdir(name))
-    if not (found := sorted(path for path in set(files) if is_image(path, left_out))):
+    below = Path(pattern).parts[len(fixed) :]
+    if "**" in below:  # through links that lead in a circle glob's own way would be endless
+        files = files_below(root, {out}, left_out) if root.is_dir() else ()
+        matched = sorted(path for path in files if _matches(path.relative_to(root).parts, below))
+    else:
+        matched = sorted({Path(os.path.abspath(name)) for name in glob.glob(pattern) if not os.path.isdir(name)})
+    entered = _entered({path.parent for path in matched}, root, out, left_out)
+    if not (found := [path for path in matched if path.parent in entered and is_image(path, left_out)]):
         raise ValueError(f"{pattern}: matches no image")
     return root, found
+
+
+def _matches(names: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Whether the parts of a path match those of a pattern, in which "**" is any number of folders."""
+    if not pattern or not names:
+        return not names and all(part == "**" for part in pattern)
+    if pattern[0] == "**":
+        return _matches(names, pattern[1:]) or _matches(names[1:], pattern)
+    return fnmatch(names[0], pattern[0]) and _matches(names[1:], pattern[1:])
+
+
+def _entered(folders: Iterable[Path], root: Path, out: str, left_out: LeftOut) -> set[Path]:
+    """The folders at or below `root` whose files are taken: of two that are one, that which no link leads to."""
+    real_root, entered, runs, records = os.path.realpath(root), dict[str, Path](), set[Path](), cache(record_files)
+    places = [(os.path.realpath(folder), folder.relative_to(root)) for folder in folders]
+    for real, place in sorted(places, key=lambda one: (one[0] != os.path.normpath(real_root / one[1]), one[1])):
+        below = [root / part for part in (place, *place.parents) if part.parts]
+        if any(os.path.realpath(one) == out for one in below):
+            continue
+        if run := next(filter(records, below), None):
+            runs.add(run)
+        elif real in entered:
+            left_out.add(TAKEN, root / place)
+        else:
+            entered[real] = root / place
+    for run in runs:
+        left_out.add(RESULTS, run)
+    return set(entered.values())
 
 
 def is_list(given: str) -> bool:

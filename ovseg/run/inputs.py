@@ -83,7 +83,7 @@ def _images_of(given: str, skipped: str, out: str | Path, left_out: LeftOut) -> 
             yield _taken(written, path, "list")
         return
     if is_pattern(given):
-        root, paths = matching(given, left_out)
+        root, paths = matching(given, skipped, left_out)
         yield from (_taken(path.relative_to(root), path, root.name) for path in paths)
         return
     place = Path(os.path.abspath(given))

@@ -145,20 +145,22 @@ def images_in(path: Path, left_out: LeftOut) -> Iterator[Found]:
 
 def _in_tar(path: Path, left_out: LeftOut) -> Iterator[Found]:
     for name in _members(path):
-        if is_image(PurePosixPath(name), left_out):
+        hidden = any(part.startswith(".") for part in PurePosixPath(name).parts if part != "..")
+        if not hidden and is_image(PurePosixPath(name), left_out):
             yield PurePosixPath(name.lstrip("/")), Path(f"tar:{path}#{name}")
 
 
 def tar(name: str) -> np.ndarray:
     """(H, W, 3) uint8: the image PATH#MEMBER of a tar archive that is not compressed."""
-    path, _, member = name.partition(".tar#")
-    members = _members(Path(f"{path}.tar"))
+    match = re.fullmatch(r"(.*?\.tar)#(.*)", name, re.DOTALL | re.IGNORECASE)
+    path, member = match.groups() if match else (name, "")
+    members = _members(Path(path))
     if member not in members:
-        raise ValueError(f"{path}.tar: holds no {member}")
+        raise ValueError(f"{path}: holds no {member}")
     start, size = members[member]
-    with open(f"{path}.tar", "rb") as file:
+    with open(path, "rb") as file:
         file.seek(start)
-        return _decoded(f"{path}.tar#{member}", file.read(min(size, MOST_BYTES + 1)))
+        return _decoded(f"{path}#{member}", file.read(min(size, MOST_BYTES + 1)))
 
 
 @lru_cache(maxsize=16)
