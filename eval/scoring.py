@@ -26,7 +26,7 @@ from ovseg.eval.scored import Scored
 from ovseg.eval.spreadsheets import classes_csv, images_csv
 from ovseg.eval.tables import Sheet, run_sheet
 from ovseg.files import json_bytes, write_atomically
-from ovseg.run.corrections import is_corrected
+from ovseg.run.corrections import corrections
 from ovseg.run.folder import RunFolder, read_run, record_files
 from ovseg.run.images import MASKS, RunImage
 from ovseg.run.terminal import is_terminal
@@ -79,7 +79,7 @@ def score_run(
         confusion=confusion,
         image_counts=np.stack(image_counts),
         boundaries=boundaries,
-        corrected=0 if uncorrected or best_label else sum(is_corrected(folder, id) for id in folder.ids),
+        corrected=0 if uncorrected or best_label else sum(corrections(folder, id).stands > 0 for id in folder.ids),
         image_boundary_f=np.array(boundary_fs if best_label else [math.nan] * len(image_counts)),
     )
 

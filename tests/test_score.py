@@ -19,7 +19,7 @@ from ovseg.eval.confusion import confusion_matrix, scores
 from ovseg.eval.datasets import open_dataset
 from ovseg.eval.scored import Scored
 from ovseg.eval.scoring import score_and_show, score_run
-from ovseg.run.corrections import save
+from ovseg.run.corrections import mark_reviewed, save
 
 TRUTH = {"a": [[0, 0], [1, 1]], "b/c": [[0, 1], [255, 1]]}
 LABELS = {"a": [[0, 0], [1, 0]], "b/c": [[0, 1], [0, 1]]}  # one pixel of seven wrong
@@ -275,6 +275,7 @@ def test_corrected_labels_are_scored_and_said_unless_the_runs_own_are_asked_for(
     run = write_run(tmp_path / "run", LABELS)
     save(run, "a", np.array(TRUTH["a"]), "Ada")
     arguments = ["eval", "score", "custom", "--root", str(custom), "--predictions", str(run)]
+    mark_reviewed(run, next(id for id in LABELS if id != "a"), "Ada")  # is not corrected by that
     for flags, accuracy, corrected in (([], 100, 1), (["--uncorrected"], 600 / 7, 0)):
         assert main([*arguments, *flags]) == 0
         results = json.loads((run / "results.json").read_text())
