@@ -200,6 +200,16 @@ def test_polygons_and_rectangles_of_label_studio_are_read(tmp_path: Path) -> Non
     assert corrections(run, "a").who == "ada@x.org"
 
 
+def test_the_folder_of_exports_leads_to_one_of_them(tmp_path: Path, capsys) -> None:
+    run, out = write_run(tmp_path / "run", maps(0), NAMES), tmp_path / "out"
+    assert main(["export", str(run), "--format", "coco", "--format", "png", "--out", str(out)]) == 0
+    capsys.readouterr()
+    assert main(["import", str(run), "--from", str(out)]) == 2
+    assert f"holds exports; name one of them: {out / 'png'}, {out / 'coco'}" in capsys.readouterr().err
+    assert main(["import", str(run), "--from", str(out), "--format", "coco"]) == 0
+    assert "labels of 0 corrected, 3 as they stood" in capsys.readouterr().err
+
+
 def bad_zip(folder: Path) -> None:
     with zipfile.ZipFile(folder / "ovseg.zip", "w") as archive:
         archive.writestr("labelmap.txt", "background:0,0,0::\ncat:1,2,3::\n")

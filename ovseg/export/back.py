@@ -14,6 +14,7 @@ from pathlib import Path
 from ovseg.export.drawn import read_coco, read_label_studio, read_labelme
 from ovseg.export.maps import read_cvat, read_png, read_voc
 from ovseg.export.returned import Canvas, Returned
+from ovseg.export.write import RECORD
 from ovseg.json_files import read_json
 from ovseg.run.corrections import corrections, save
 from ovseg.run.folder import RunFolder, read_run
@@ -118,6 +119,11 @@ def find_source(source: Path, format: str | None) -> tuple[str, Path]:
         raise ValueError(f"format: {format}: no such format; choose from {', '.join(READERS)}")
     if not source.exists():
         raise ValueError(f"{source}: no such file or folder")
+    if (source / RECORD).is_file():  # what `ovseg export` wrote, a folder a format
+        folders = [f"{source / name}" for name in READERS if (source / name).is_dir()]
+        if format is None or not (source / format).is_dir():
+            raise ValueError(f"{source}: holds exports; name one of them: {', '.join(folders) or 'none can be read'}")
+        source = source / format
     format = format or _guess(source)
     if source.is_dir() and format in FILES:
         files = sorted(source.glob(FILES[format]))
