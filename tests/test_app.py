@@ -20,9 +20,14 @@ from run_folders import write_run
 from test_report import unpack
 
 from ovseg import locks
+from ovseg.app import commands
 from ovseg.app.edits import stroke_mask
+from ovseg.app.labelling import Ask, label_images
+from ovseg.app.models import Models
 from ovseg.app.naming import best_names, doubtful
+from ovseg.app.session import Session
 from ovseg.app.worker import Busy, Cancelled, Worker
+from ovseg.cli.app import _setup as make_setup
 from ovseg.cli.grammar import parser
 from ovseg.export import open_images
 from ovseg.files import read_index_png
@@ -30,6 +35,7 @@ from ovseg.pocket.world import picture
 from ovseg.run.attempt import attempt
 from ovseg.run.folder import read_run
 from ovseg.run.images import RunImage
+from ovseg.setup import Setup
 
 SCENES = ("world3/evaluation/0/1", "world3/evaluation/0/2", "world3/evaluation/0/3")
 
@@ -316,6 +322,51 @@ def test_mistakes_in_the_call_are_one_line(tmp_path, monkeypatch, flags, message
     monkeypatch.chdir(tmp_path)
     ended = run_here("app", *flags, "--no-browser", *(() if "--preset" in flags else ("--preset", "pocket")))
     assert ended.returncode == 2 and message in ended.stderr and len(ended.stderr.splitlines()) == 1
+
+
+def test_out_is_refused_where_a_run_is_opened_and_would_do_nothing(tmp_path):
+    run = write_run(tmp_path / "run", {"a": np.zeros((4, 5), int)}, ["cat"])
+    ended = run_here("app", str(run), "--out", str(tmp_path / "other"), "--no-browser", "--preset", "pocket")
+    assert (
+        ended.returncode == 2 and "--out: " in ended.stderr and "is a run, which is corrected in place" in ended.stderr
+    )
+
+
+def test_what_a_kill_left_of_an_upload_and_what_is_left_out_do_not_stop_it(photos, tmp_path):
+    (tmp_path / "out/uploads").mkdir(parents=True)
+    (tmp_path / "out/uploads/.0123456789abcdef.upload").write_bytes(b"half")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/a.png").write_bytes((photos / "a.png").read_bytes())
+    (tmp_path / "photos/raw.nef").write_bytes(b"raw")
+    lines: list[str] = []
+    opened = Session.open(Setup.of("pocket", {}), tmp_path / "photos", tmp_path / "out", "Ada", tell=lines.append)
+    assert list(opened.items) == ["a"] and opened.close()
+    assert len(lines) == 1 and "raw.nef" in lines[0]
+
+
+def test_a_run_is_asked_again_the_way_it_was_made(photos, tmp_path):
+    """Its votes, its refinement and its bias are neither lost in silence nor missing from the command."""
+    run, image = tmp_path / "run", str(photos / "a.png")
+    flags = ["--preset", "pocket", "--by", "naive", "--masks", "6", "--device", "cpu", "--keep-analysis", "--vote"]
+    flags += ["--refine", "pamr", "--background", "words", "--background-bias=-0.5"]
+    assert run_here("label", image, "--classes", "cat,dog", "--out", str(run), *flags).returncode == 0
+    before = {path.name: path.read_bytes() for path in run.glob("a.*")}, (run / "a.png").stat().st_mtime_ns
+    setup, note = make_setup(parser().parse_args(["app", str(run), "--device", "cpu"]))
+    assert (setup.vote, setup.refine, note) == (True, "pamr", "")
+    opened = Session.open(setup, run, tmp_path / "unused", "Ada")
+    try:
+        label_images(opened, Models(opened), Ask.read({"classes": "cat\ndog", "background": "words"}, setup))
+        assert opened.out == run and opened.progress.state == "done"
+        assert (
+            {path.name: path.read_bytes() for path in run.glob("a.*")},
+            (run / "a.png").stat().st_mtime_ns,
+        ) == before
+        shown = commands.shown(opened)
+    finally:
+        assert opened.close()
+    asked = parser().parse_args(shlex.split(shown["command"])[1:])
+    assert (asked.vote, asked.refine, asked.background_bias, asked.by) == (True, "pamr", -0.5, "naive")
+    assert "vote=True, refine='pamr'" in shown["python"] and "'words', -0.5)" in shown["python"]
 
 
 def test_the_space_starts_the_page_with_its_secret_and_its_name():

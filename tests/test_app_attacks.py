@@ -94,7 +94,7 @@ def test_another_name_of_the_host_is_refused_whoever_asks(server, host):
 
 
 def test_a_foreign_origin_is_refused_even_with_the_token(server):
-    for origin in ("http://evil.example", "null", f"http://localhost:{server.port}", "http://127.0.0.1"):
+    for origin in ("http://evil.example", "null", "http://[", f"http://localhost:{server.port}", "http://127.0.0.1"):
         for method, path in (("GET", "/api/state"), ("POST", "/api/edit")):
             assert server.raw(method, path, b"{}" if method == "POST" else None, {"Origin": origin})[0] == 403
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from emerdiff.options import settings
 from ovseg.app.models import read_asked
 from ovseg.app.session import Session
 from ovseg.run.inputs import Item, collect
-from ovseg.setup import Setup
+from ovseg.setup import OWN_FIELDS, Setup
 
 
 def shown(session: Session) -> dict[str, str]:
@@ -23,7 +24,9 @@ def shown(session: Session) -> dict[str, str]:
     line = ["ovseg", "label", *_inputs(session), "--classes", ",".join(asked["classes"])]
     if any("," in entry for entry in asked["classes"]):  # a name with a comma needs a file
         line = [*line[:-2], "--classes-file", "classes.txt"]
-    line += ["--background", asked["background"], "--out", str(session.out), *flags, "--keep-analysis"]
+    bias = _bias(session)
+    line += ["--background", asked["background"], *([f"--background-bias={bias!r}"] if bias else [])]
+    line += ["--out", str(session.out), *flags, "--keep-analysis"]
     return {"command": shlex.join(line), "python": _script(session, setup, asked)}
 
 
@@ -34,19 +37,28 @@ def _flags(setup: Setup) -> list[str]:
         flags += ["--preset", preset.name]
     else:
         flags += [*(["--diffusion", preset.diffusion] if preset.diffusion else []), "--clip", preset.clip]
-    named = {"--by": (setup.by, "emerdiff"), "--device": (setup.device, "auto"), "--dtype": (setup.dtype, "float32")}
-    flags += [text for flag, (value, default) in named.items() if value != default for text in (flag, value)]
-    for flag, value in (("--masks-from", setup.masks_from), ("--dense", setup.dense)):
-        flags += [flag, value] if value else []
+    for name, value in _own(setup).items():
+        flag = f"--{name.replace('_', '-')}"
+        flags += [flag] if value is True else [f"{flag}={value}"] if isinstance(value, float) else [flag, str(value)]
     for setting in settings():
-        if setting.field not in setup.settings:
+        usual = preset.method.get(setting.field, setting.default)
+        if (value := setup.settings.get(setting.field, usual)) == usual:
             continue
-        value = setup.settings[setting.field]
         if isinstance(setting.default, bool):
             flags.append(setting.flag if value else setting.flag.replace("--", "--no-", 1))
         else:
             flags += [setting.flag, setting.show(value)]
     return flags
+
+
+def _own(setup: Setup) -> dict[str, Any]:
+    """The fields of a set-up, beside models and the method's settings, that are not at their defaults."""
+    defaults = {one.name: one.default for one in fields(Setup)}
+    return {name: value for name in OWN_FIELDS if (value := getattr(setup, name)) != defaults[name]}
+
+
+def _bias(session: Session) -> float:
+    return float((session.run.facts.get("background_bias") if session.run else None) or 0.0)
 
 
 def _inputs(session: Session) -> list[str]:
@@ -69,21 +81,19 @@ def _root(item: Item) -> Path | None:
 
 def _script(session: Session, setup: Setup, asked: dict[str, Any]) -> str:
     items = list(session.items.values())
-    own = {"by": setup.by, "masks_from": setup.masks_from, "dense": setup.dense, "device": setup.device}
-    own |= {"dtype": setup.dtype, **setup.settings}
-    default = {"by": "emerdiff", "masks_from": None, "dense": None, "device": "auto", "dtype": "float32"}
-    options = "".join(f", {name}={value!r}" for name, value in own.items() if default.get(name, ...) != value)
+    options = "".join(f", {name}={value!r}" for name, value in {**_own(setup), **setup.settings}.items())
     if setup.preset.name:
         made = f"from_preset({setup.preset.name!r}{options})"
     else:
         made = f"from_pretrained({setup.preset.diffusion!r}, {setup.preset.clip!r}{options})"
+    rule = repr(asked["background"]) + (f", {bias!r}" if (bias := _bias(session)) else "")
     image, id = (str(items[0].path), items[0].id) if items else ("photo.jpg", "photo")
     return "\n".join(
         [
             "from ovseg import Segmenter",
             f"segmenter = Segmenter.{made}",
             f"analysis = segmenter.analyze({image!r})",
-            f"result = segmenter.label(analysis, {asked['classes']!r}, {asked['background']!r})",
+            f"result = segmenter.label(analysis, {asked['classes']!r}, {rule})",
             f"result.save({str(session.out)!r}, {id!r}, {image!r})",
         ]
     )

@@ -74,7 +74,7 @@ class Guard:
         if not self._is_ours(host):
             return 403, b"403: not the name of this server\n"
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        if origin is not None and origin.lower() not in (f"http://{host}".lower(), f"https://{host}".lower()):
             return 403, b"403: not from this server's own page\n"
         if origin is None and scope["method"] not in READING and "authorization" not in headers:
             return 403, b"403: expected an Origin, or the token as Authorization\n"

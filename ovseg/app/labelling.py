@@ -103,7 +103,8 @@ def _label(session: Session, models: Models, ask: Ask, progress: Progress) -> No
     segmenter = models.load(ask.setup)
     session.setup = ask.setup
     session.worker.between()
-    job = LabelJob(ask.setup, ask.classes, ask.background, session.out, keep_analysis=True)
+    bias = _bias(session, ask)
+    job = LabelJob(ask.setup, ask.classes, ask.background, session.out, keep_analysis=True, background_bias=bias)
     worker = job.start_with(segmenter)
     progress.notes = worker.text.vocabulary.notes
     out, overwrite, facts = _place(session, worker)
@@ -129,6 +130,12 @@ def _label(session: Session, models: Models, ask: Ask, progress: Progress) -> No
     failed = sum(entry["state"] == "failed" for entry in run.ids.values())
     progress.state = "done"
     progress.text = f"{len(items)} images" + (f", {failed} failed" if failed else "")
+
+
+def _bias(session: Session, ask: Ask) -> float:
+    """What is added to the background words' logits: as in the open run, where its rule is asked for again."""
+    facts = session.run.facts if session.run else {}
+    return float(facts.get("background_bias") or 0.0) if facts.get("background") == ask.background else 0.0
 
 
 def _each(session: Session, run: Run, worker: LabelWorker, todo: list[Item], progress: Progress) -> None:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 import secrets
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ovseg import locks
 from ovseg.app.worker import Worker
+from ovseg.run.finding import LeftOut, images_below
 from ovseg.run.folder import RUN_FILE, RunFolder, read_run, record_files
 from ovseg.run.images import Legend, read_legend
 from ovseg.run.inputs import Item, collect
@@ -64,8 +65,18 @@ class Session:
     epoch: str = field(default_factory=lambda: secrets.token_hex(8))  # another one: the page must be loaded anew
 
     @classmethod
-    def open(cls, setup: Setup, path: str | Path | None, out: Path, who: str, note: str = "") -> Session:
-        """Open a run folder, a folder of images, an image, or (None) what `out` holds.
+    def open(
+        cls,
+        setup: Setup,
+        path: str | Path | None,
+        out: Path,
+        who: str,
+        note: str = "",
+        *,
+        tell: Callable[[str], None] | None = None,
+    ) -> Session:
+        """Open a run folder, a folder of images, an image, or (None) what `out` holds. tell: gets a line for each
+        reason that files are left out.
 
         Raises ValueError as `collect` and `read_run`, and where `out` holds results of other files of these names.
         """
@@ -73,14 +84,14 @@ class Session:
             session = cls(setup, Path(path), who, (), note)
         else:
             session = cls(setup, out, who, () if path is None else (str(path),), note)
-            for item in collect(session.inputs, out) if session.inputs else ():
+            for item in collect(session.inputs, out, tell=tell) if session.inputs else ():
                 session.items[item.id] = item
         if session.out.exists() and not session.out.is_dir():
             raise ValueError(f"out: {session.out}: is a file, expected a folder for the results")
         if record_files(session.out):
             session.take_run(read_run(session.out))
         uploads = session.out / UPLOADS
-        if uploads.is_dir() and any(uploads.rglob("*.*")):
+        if uploads.is_dir() and images_below(uploads, "", LeftOut()):  # not what a kill left of one
             for item in collect([uploads], session.out / ".none"):
                 session.items.setdefault(item.id, item)
         session.count()

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 SHORTEST_TOKEN = 16
+OUT = "ovseg-app"  # the folder for results where none is given
 EXAMPLES = """\
 examples:
   ovseg app                                an empty page: drop photos on it, type names
@@ -41,7 +42,7 @@ def add_app(commands: Any) -> None:
     )
     parser.set_defaults(run="ovseg.cli.app:run")
     parser.add_argument("path", nargs="?", metavar="PATH", help="a run folder, a folder of images, or an image")
-    parser.add_argument("--out", default="ovseg-app", metavar="DIR", help="folder for results (default ovseg-app)")
+    parser.add_argument("--out", metavar="DIR", help=f"folder for results of images (default {OUT})")
     parser.add_argument("--who", metavar="NAME", help="who corrects, for the record (default your user name)")
     server = parser.add_argument_group("server")
     server.add_argument("--host", default="127.0.0.1", metavar="H", help="address to serve at (default 127.0.0.1)")
@@ -54,6 +55,7 @@ def add_app(commands: Any) -> None:
     flags.add_models(parser)
     flags.add_masks(parser)
     flags.add_dense(parser)
+    flags.add_reading(parser)
     flags.add_method(parser)
 
 
@@ -66,11 +68,15 @@ def run(given: Namespace) -> int:
         raise ValueError(f"ovseg app needs {error.name}: pip install 'ovseg[app]'") from error
     from ovseg.app.server import serve
     from ovseg.app.session import Session
+    from ovseg.run.folder import record_files
     from ovseg.run.terminal import say, show
 
     token = _token(given)
+    if given.out is not None and given.path is not None and record_files(Path(given.path)):
+        raise ValueError(f"out: {given.path} is a run, which is corrected in place; leave --out away")
+    given.out = given.out or OUT
     setup, note = _setup(given)
-    session = Session.open(setup, given.path, Path(given.out), given.who or _user(), note)
+    session = Session.open(setup, given.path, Path(given.out), given.who or _user(), note, tell=say)
     if note:
         say(f"note: {note}")
     names = (*given.allow_host, *((given.host,) if given.host not in ("0.0.0.0", "::") else ()))
@@ -93,13 +99,15 @@ def _token(given: Namespace) -> str:
 def _setup(given: Namespace) -> tuple[Setup, str]:
     """The set-up by the flags, or that of the run that is opened; and what to tell where that cannot be had."""
     from ovseg.cli.setup import MODELS, read_setup
-    from ovseg.run.folder import record_files
+    from ovseg.run.folder import record_files, recorded_facts
 
     place = Path(given.path) if given.path is not None else Path(given.out)
     given.analyses = None
     if any(getattr(given, name) for name in MODELS) or not record_files(place):
         return read_setup(given, "clip", by=given.by), ""
     given.analyses = str(place)
+    decided = recorded_facts(place)  # how its names were decided, which kept analyses leave open
+    given.vote, given.refine = (getattr(given, name) or decided.get(name) for name in ("vote", "refine"))
     try:
         return read_setup(given, "clip", by=given.by), ""
     except ValueError as error:
