@@ -116,11 +116,11 @@ def _label(
             present, maps = held[place]
             window = tiling.window(*place)
             found = enlarged(maps, tiling.tile, _within(rows, window[0]), _within(part[1], window[1]))
-            own = tuple(_within(_both(one, other), one) for one, other in zip((rows, part[1]), window, strict=True))
+            y, x = (_within(_both(one, other), one) for one, other in zip((rows, part[1]), window, strict=True))
             if image is not None:
                 found = coloured(found, image[_both(rows, window[0]), _both(part[1], window[1])])
             share = down[place[0], rows, None] * across[place[1], part[1]]
-            values[(torch.from_numpy(np.searchsorted(numbers, present)), *own)] += found * share[own]
+            values[torch.from_numpy(np.searchsorted(numbers, present)), y, x] += found * share[y, x]
         labels[rows, part[1]] = numbers[values.argmax(dim=0).numpy()]
 
 
