@@ -14,7 +14,7 @@ class Family:
 
     name: str
     pixels: int  # side of the images it was trained at, which is the default size in the network
-    unet: int  # parameters of its UNet, millions
+    millions: int  # of its UNet's parameters
     gigabytes: float  # weights of UNet and autoencoder in float32; float16 and bfloat16 take half
     tflop: float  # a call of its UNet for one image of 512 pixels
     layers: str  # whose queries are clustered and which is nudged, by default

@@ -23,7 +23,7 @@ def test_sizes_and_layers_are_those_of_the_shapes(family) -> None:
     model = shapes_of(LISTED[family.name])
     diffusion = model.diffusion
     unet, vae = count_parameters(diffusion.predictor.unet), count_parameters(diffusion.vae)
-    assert (family.pixels, family.unet) == (diffusion.native_size, round(unet / 1e6))
+    assert (family.pixels, family.millions) == (diffusion.native_size, round(unet / 1e6))
     assert family.gigabytes == pytest.approx((unet + vae) * 4 / 1e9, abs=0.06)
     assert family.tflop == pytest.approx(count_call(model, 512) / 1e12, abs=0.006)
     assert family.layers == ", ".join(map(short, diffusion.default_layers))

@@ -75,8 +75,8 @@ def test_models_that_are_not_named_are_refused() -> None:
 
 def test_views_are_the_presets_the_clips_own_or_the_records(tiny_clip: Path) -> None:
     clip = Clip.from_pretrained(tiny_clip)
-    assert Setup(PRESETS["pocket"]).view(clip) == View(128, 128, 64)
-    assert Setup(PRESETS["pocket"], dense="naclip").view(clip) == View(128, 128, 64, "naclip")
+    assert Setup(PRESETS["pocket"]).view(clip) == View(384)
+    assert Setup(PRESETS["pocket"], dense="naclip").view(clip) == View(384, variant="naclip")
     assert Setup(OWN).view(clip) == View(48, 32, 16)
     recorded = {"view": {"short_side": 40, "window": 0, "stride": 0, "variant": "sclip", "long_side": 0}}
     assert Setup(OWN, recorded=recorded).view(clip) == View(40, variant="sclip")

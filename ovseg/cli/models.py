@@ -45,7 +45,7 @@ def run_diffusion(given: Namespace) -> int:
     """`ovseg models diffusion`; returns the exit code."""
     rows = [
         (
-            *(one.name, str(one.pixels), f"{one.unet} million", f"{one.gigabytes:g} GB", f"{one.tflop:.2f} TFLOP"),
+            *(one.name, str(one.pixels), f"{one.millions} million", f"{one.gigabytes:g} GB", f"{one.tflop:.2f} TFLOP"),
             *(one.layers, one.licence),
         )
         for one in GENERATORS
