@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import http.server
 import io
+import socket
 import tarfile
 import threading
 from pathlib import Path
@@ -20,6 +21,7 @@ from pyarrow import parquet
 
 from ovseg.cli import main
 from ovseg.images import read_image
+from ovseg.run import stores
 from ovseg.run.folder import read_run
 from ovseg.run.images import RunImage
 from ovseg.run.inputs import collect
@@ -172,3 +174,22 @@ def test_parquet(files: Path, tmp_path: Path, form: str) -> None:
     (tmp_path / "z.parquet").write_bytes(b"no table")
     with pytest.raises(ValueError, match="z.parquet: not parquet"):
         collect([tmp_path / "z.parquet"], tmp_path / "out")
+
+
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\nhalf", b"what is this\r\n"])
+def test_a_broken_answer_of_a_server_is_that_images_failure(answer: bytes):
+    """A body that is cut short, and an answer that is none: http.client's own errors, which are no OSError."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def once() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(answer)
+
+        thread = threading.Thread(target=once)
+        thread.start()
+        name = f"127.0.0.1:{server.getsockname()[1]}/a.png"
+        with pytest.raises(ValueError, match=f"^http://{name}: cannot be fetched"):
+            stores.http(name)
+        thread.join()

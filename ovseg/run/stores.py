@@ -16,6 +16,7 @@ import tarfile
 import urllib.request
 from collections.abc import Iterator
 from functools import lru_cache
+from http.client import HTTPException
 from importlib import import_module
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -110,7 +111,9 @@ def _of_web(scheme: str, name: str) -> np.ndarray:
     try:
         with urllib.request.urlopen(url, timeout=PATIENCE) as answer:
             data = answer.read(MOST_BYTES + 1)
-    except (OSError, ValueError) as error:
+            if answer.length and len(data) <= MOST_BYTES:
+                raise OSError(f"cut short, {answer.length} bytes are missing")
+    except (OSError, ValueError, HTTPException) as error:
         raise ValueError(f"{url}: cannot be fetched ({_line(error)})") from error
     return _decoded(url, data)
 
