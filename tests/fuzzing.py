@@ -15,6 +15,7 @@ import resource
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 DEEP = "@nested deeply@"  # becomes a list in a list, 100,000 levels, which json.dumps would not write
@@ -62,6 +63,16 @@ def damaged_bytes(content: bytes, random: random.Random) -> bytes:
     if kind == 2:
         return content[:at] + content[at : at + length] + content[at:]
     return content[:at] + strange + content[at:]
+
+
+def damage_file(path: Path, random: random.Random) -> bytes:
+    """Damage a JSON file, one in ten times its bytes and else its values; returns what stood in it."""
+    sound = path.read_bytes()
+    if random.random() < 0.1:
+        path.write_bytes(damaged_bytes(sound, random))
+    else:
+        path.write_text(to_json(damaged(json.loads(sound), random)), encoding="utf-8")
+    return sound
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:

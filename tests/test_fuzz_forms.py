@@ -5,13 +5,12 @@ Whatever is damaged, the model works or one line says what is wrong; nothing is 
 
 from __future__ import annotations
 
-import json
 import random
 from pathlib import Path
 
 import pytest
 from diffusion_folder import known_of, save_checkpoint, save_tiny_diffusion
-from fuzzing import damaged, damaged_bytes, seeds, to_json
+from fuzzing import damage_file, damaged_bytes, seeds
 from test_checkpoints import UNET, in_shards
 from test_fuzz_models import damaged_header, damaged_numbers, try_case
 
@@ -39,11 +38,7 @@ def test_fuzzed_sdxl_folders(sdxl: Path) -> None:
         draw = random.Random(seed)
         (name,) = draw.choices(list(FILES), list(FILES.values()))
         path = sdxl / name
-        sound = path.read_bytes()
-        if draw.random() < 0.1:
-            path.write_bytes(damaged_bytes(sound, draw))
-        else:
-            path.write_text(to_json(damaged(json.loads(sound), draw)), encoding="utf-8")
+        sound = damage_file(path, draw)
         try:
             try_case("diffusion", sdxl)
         except BaseException as error:

@@ -17,7 +17,16 @@ import safetensors.numpy
 import torch
 from clip_folder import save_tiny_clip
 from diffusion_folder import save_tiny_diffusion
-from fuzzing import bounded_memory, check_one_line, damaged, damaged_bytes, refusing_network, seeds, to_json
+from fuzzing import (
+    bounded_memory,
+    check_one_line,
+    damage_file,
+    damaged,
+    damaged_bytes,
+    refusing_network,
+    seeds,
+    to_json,
+)
 from test_configs import edit
 from timm_trunks import save_timm_clip
 from transformers_clip_folder import save_transformers_clip
@@ -111,11 +120,7 @@ def test_fuzzed_configs(kind: str, folders: dict[str, Path]) -> None:
         draw = random.Random(seed)
         (name,) = draw.choices(list(PARTS[kind]), list(PARTS[kind].values()))
         path = folders[kind] / name
-        sound = path.read_bytes()
-        if draw.random() < 0.1:
-            path.write_bytes(damaged_bytes(sound, draw))
-        else:
-            path.write_text(to_json(damaged(json.loads(sound), draw)), encoding="utf-8")
+        sound = damage_file(path, draw)
         try:
             outcomes.append(try_case(kind, folders[kind]))
         except BaseException as error:

@@ -23,22 +23,14 @@ def run(given: Namespace) -> int:
         here = all(weights.find(kind, source) for kind, source in preset.sources.items())
         name = f"{preset.name} (default)" if preset.name == DEFAULT else preset.name
         rows.append((name, "yes" if here else "no", f"{preset.megabytes} MB", preset.note))
-    if not is_terminal(sys.stdout):
-        show("\n".join("\t".join(row) for row in rows))
-        return 0
-    Console().print(_table(("preset", "at hand", "size", "what it is"), rows))
-    return 0
+    return _listed(("preset", "at hand", "size", "what it is"), rows)
 
 
 def run_towers(given: Namespace) -> int:
     """`ovseg models towers`; returns the exit code."""
     rows = [(one.name, one.cell, one.native, one.end, one.dense, one.regions, one.scoring) for one in FAMILIES]
-    if not is_terminal(sys.stdout):
-        show("\n".join("\t".join(row) for row in rows))
-        return 0
     heads = ("image tower", "cell, pixels", "trained at", "ends in", "--dense", "--regions", "scores")
-    Console().print(_table(heads, rows))
-    return 0
+    return _listed(heads, rows)
 
 
 def run_diffusion(given: Namespace) -> int:
@@ -50,11 +42,16 @@ def run_diffusion(given: Namespace) -> int:
         )
         for one in GENERATORS
     ]
-    if not is_terminal(sys.stdout):
-        show("\n".join("\t".join(row) for row in rows))
-        return 0
     heads = ("diffusion model", "pixels", "UNet", "float32", "a call at 512 pixels", "default layers", "licence")
-    Console().print(_table(heads, rows))
+    return _listed(heads, rows)
+
+
+def _listed(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
+    """Show a table on a terminal, rows of cells with tabs between them elsewhere; returns the exit code."""
+    if is_terminal(sys.stdout):
+        Console().print(_table(heads, rows))
+    else:
+        show("\n".join("\t".join(row) for row in rows))
     return 0
 
 

@@ -13,76 +13,22 @@ the corrected labels wherever a run is read; a file that is damaged is a ValueEr
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from emerdiff.settings import NOTHING, OBJECT, Table, choice, either, listed, text, whole
 from ovseg import locks
 from ovseg.files import index_png, json_bytes, read_index_png, write_atomically
 from ovseg.json_files import read_json
+from ovseg.run.correction_steps import MOST_BYTES, MOST_STEPS, Corrections, Step, from_content, is_of_names, to_content
 from ovseg.run.folder import RunFolder, read_run
 from ovseg.run.legend import Legend, read_legend
-from ovseg.run.schema import check_fields
 
 CORRECTIONS = ".corrected.json"  # the ending of the file that says what was corrected
-FORMAT = "ovseg corrections 1"
-MOST_STEPS = 100  # that are kept of an image; older ones can no longer be undone
-MOST_BYTES = 1 << 20  # of the JSON
-FILE: Table = {
-    "format": choice(FORMAT),
-    "names_sha256": text("[0-9a-f]{64}"),
-    "steps": listed(OBJECT, 0, MOST_STEPS),
-    "stands": whole(0, 1 << 40),
-    "reviewed": either(OBJECT, NOTHING),
-}
-STEP: Table = {"step": whole(1, 1 << 40), "who": text(), "when": text(most=40)}
-REVIEW: Table = {**STEP, "step": whole(0, 1 << 40)}
-
-
-@dataclass(frozen=True)
-class Step:
-    """One label map that was saved, or a review of it. step: its number, from 1; 0: the run's own answer."""
-
-    step: int
-    who: str
-    when: str  # in UTC, "2026-01-31T23:59:59Z"
-
-
-@dataclass(frozen=True)
-class Corrections:
-    """What was corrected of one image. stands: the step whose labels count, 0: the run's own do."""
-
-    steps: tuple[Step, ...] = ()
-    stands: int = 0
-    review: Step | None = None
-
-    @property
-    def who(self) -> str | None:
-        """Who made the labels that stand; None where they are the run's own."""
-        return next((step.who for step in self.steps if step.step == self.stands), None)
-
-    @property
-    def reviewed(self) -> bool:
-        """Whether somebody looked at the labels that stand now, and found them right."""
-        return self.review is not None and self.review.step == self.stands
-
-    @property
-    def before(self) -> int | None:
-        """The step that `undo` goes back to; None where there is nothing to undo."""
-        earlier = [step.step for step in self.steps if step.step < self.stands]
-        return None if self.stands == 0 else max(earlier, default=0)
-
-    @property
-    def after(self) -> int | None:
-        """The step that `redo` goes on to; None where there is none."""
-        return min((step.step for step in self.steps if step.step > self.stands), default=None)
 
 
 def corrections(run: RunFolder | str | Path, id: str) -> Corrections:
@@ -92,10 +38,10 @@ def corrections(run: RunFolder | str | Path, id: str) -> Corrections:
         return Corrections()
     content = read_json(path := run.file(id, CORRECTIONS), MOST_BYTES)
     try:
-        found = _checked(content)
+        found = from_content(content)
     except ValueError as error:
         raise ValueError(f"{path}: not what was corrected of an image ({error})") from error
-    if content["names_sha256"] not in _digests(_legend(run).names):
+    if not is_of_names(content, _legend(run).names):
         raise ValueError(f"{path}: corrected under other names than the run has now; move it away to use the run's own")
     return found
 
@@ -205,30 +151,7 @@ def _changing(run: RunFolder, id: str) -> Iterator[None]:
 
 
 def _write(run: RunFolder, id: str, found: Corrections) -> None:
-    content = {
-        "format": FORMAT,
-        "names_sha256": _digest(_legend(run).names),
-        "steps": [vars(step) for step in found.steps],
-        "stands": found.stands,
-        "reviewed": None if found.review is None else vars(found.review),
-    }
-    write_atomically(run.file(id, CORRECTIONS), json_bytes(content))
-
-
-def _checked(content: Any) -> Corrections:
-    if not isinstance(content, dict):
-        raise ValueError("expected an object")
-    check_fields(content, FILE, tuple(FILE), "")
-    for place, row in enumerate(content["steps"]):
-        check_fields(row, STEP, tuple(STEP), f"steps.{place}.")
-    if content["reviewed"] is not None:
-        check_fields(content["reviewed"], REVIEW, tuple(REVIEW), "reviewed.")
-    steps = tuple(Step(**{key: row[key] for key in STEP}) for row in content["steps"])
-    numbers = [step.step for step in steps]
-    if sorted(set(numbers)) != numbers or content["stands"] not in (0, *numbers):
-        raise ValueError("stands: expected 0 or one of the steps, whose numbers grow")
-    review = content["reviewed"] and Step(**{key: content["reviewed"][key] for key in REVIEW})
-    return Corrections(steps, content["stands"], review)
+    write_atomically(run.file(id, CORRECTIONS), json_bytes(to_content(found, _legend(run).names)))
 
 
 def _opened(run: RunFolder | str | Path) -> RunFolder:
@@ -249,17 +172,3 @@ def _step(number: int, who: str, when: str | None) -> Step:
     if not who.strip() or len(who) > 1000 or not who.isprintable():
         raise ValueError(f"who: expected a name, got {who[:40]!r}")
     return Step(number, who, when or datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
-
-
-def _digests(names: Sequence[str]) -> set[str]:
-    """Of the names, and of as many of the first of them: names that a person added later stand behind."""
-    digest = hashlib.sha256(names[0].encode("utf-8", "backslashreplace"))
-    found = {digest.hexdigest()}
-    for name in names[1:]:
-        digest.update(f"\n{name}".encode("utf-8", "backslashreplace"))
-        found.add(digest.hexdigest())
-    return found
-
-
-def _digest(names: Sequence[str]) -> str:
-    return hashlib.sha256("\n".join(names).encode("utf-8", "backslashreplace")).hexdigest()
