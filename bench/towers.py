@@ -28,8 +28,8 @@ def measure(name: str) -> str:
     from open_clip.model import _build_vision_tower
 
     from emerdiff.folder import Unfilled
-    from ovseg.dense import dense_features
-    from ovseg.towers import cell_size
+    from ovseg.towers.dense import dense_features
+    from ovseg.towers.readout import cell_size
 
     config = open_clip.get_model_config(name)
     torch.manual_seed(0)

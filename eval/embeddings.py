@@ -1,8 +1,8 @@
 """Masks as the evaluations without text see them: an embedding, a number of pixels, and how many are of each class.
 
 The embedding of a mask is the mean, over its pixels in the image, of the diffusion model's queries upsampled bilinearly
-to the image (`ovseg.regions.grid_weights`); every pixel has its mask's embedding. EmerDiff's masks and the naively
-upsampled ones get theirs in the same way from the same kept analysis; no model is run.
+to the image (`grid_weights` of `ovseg.towers.regions`); every pixel has its mask's embedding. EmerDiff's masks and the
+naively upsampled ones get theirs in the same way from the same kept analysis; no model is run.
 
 As the pixels of a mask share its fate, nothing else is kept of an image: 30 masks with the queries of Stable Diffusion
 1.x and 171 classes take 170 kB.
@@ -23,9 +23,9 @@ from ovseg.compare import differences
 from ovseg.eval.confusion import class_iou, interval, mean_iou
 from ovseg.eval.scored import json_number
 from ovseg.eval.scoring import Track
-from ovseg.regions import grid_weights
 from ovseg.run.folder import RunFolder
 from ovseg.run.images import ANALYSIS, RunImage
+from ovseg.towers.regions import grid_weights
 
 if TYPE_CHECKING:
     from ovseg.eval.datasets import Dataset

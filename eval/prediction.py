@@ -17,16 +17,14 @@ import numpy as np
 
 from ovseg import prompts
 from ovseg.classes import Vocabulary, biased, build_vocabulary
-from ovseg.clip import Clip
 from ovseg.draw import class_colours
 from ovseg.eval.datasets import Dataset, open_dataset
 from ovseg.eval.oracle import TRUTH, true_masks
 from ovseg.eval.protocols import OF_THE_METHOD, Protocol, check_readable, protocol
 from ovseg.files import index_png, write_atomically
-from ovseg.labels import Scoring, check_threshold
+from ovseg.labels import check_threshold
 from ovseg.masks import MaskSource, Progress
 from ovseg.pixel_exact import label_masks_exactly, label_pixels_exactly, pixel_cosines
-from ovseg.region_kinds import REGIONS
 from ovseg.result import masks_png, no_label
 from ovseg.run.folder import recorded_facts
 from ovseg.run.images import ANALYSIS, LABELS, MASKS
@@ -37,6 +35,9 @@ from ovseg.run.work import analyzed, decision, provenance, shares
 from ovseg.segmenter import Segmenter, Text
 from ovseg.setup import Setup
 from ovseg.sources import SOURCES
+from ovseg.towers.clip import Clip
+from ovseg.towers.region_kinds import REGIONS
+from ovseg.towers.scoring import Scoring
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The rules of one evaluation: a family's for a data set, or what `ovseg label` does ("native").
 
-`ovseg.eval.families` has the values; `ovseg.dense` or `ovseg.pixel_exact` applies a view, `ovseg.labels` a background.
+`ovseg.eval.families` has the values; `ovseg.towers.dense` or `ovseg.pixel_exact` applies a view, `ovseg.labels` a
+background.
 Without `pixel_exact` the way from pixels to labels is the project's own: images resized bicubically and to whole cells,
 windows' cosines averaged on CLIP's grid and upsampled once. Does not load torch before `protocol` is called.
 """
@@ -15,11 +16,11 @@ from ovseg.classes import Background
 from ovseg.eval.families import FAMILIES
 from ovseg.eval.layouts import LAYOUTS
 from ovseg.prompts import words
-from ovseg.scope import NO_SCOPE
 from ovseg.setup import NO_REFINER, Setup
+from ovseg.towers.scope import NO_SCOPE
 
 if TYPE_CHECKING:
-    from ovseg.dense import View
+    from ovseg.towers.dense import View
 
 NATIVE = "native"
 ANY_PROTOCOL = ("custom", "camvid")  # sets without published rows that can be evaluated by any family's rules
@@ -73,7 +74,7 @@ def protocol(name: str | None, dataset: str, background: bool = False, pixel_exa
     if name == NATIVE:
         rule = Background(words=words("background")) if has_one else Background()
         return Protocol(NATIVE, None, None, rule, None, "as `ovseg label` does it")
-    from ovseg.dense import View
+    from ovseg.towers.dense import View
 
     family = FAMILIES[name]
     rules = family.rules(dataset, has_one)

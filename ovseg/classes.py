@@ -1,7 +1,7 @@
 """What the user asks for: class lists with aliases, the background rule, and both made into one vocabulary.
 
 Follows the vocabularies of SCLIP (arXiv 2312.01597) and its successors: every alias is a prompt of its own, and stuff
-words may compete for "background". It does not embed text (`ovseg.clip`) and does not decide labels (`ovseg.labels`).
+words may compete for "background". It embeds no text (`ovseg.towers.clip`) and decides no labels (`ovseg.labels`).
 
 A name is kept, and shown, in Unicode's composed form (NFC) with each run of white space as one space. Two names are the
 same prompt when they are equal in compatibility form (NFKC) and lower case, as CLIP's tokenizer reads them: "Cat" and

@@ -11,8 +11,8 @@ from ovseg.classes import Vocabulary
 from ovseg.draw import class_colours
 from ovseg.labels import label_masks, label_pixels, vote
 from ovseg.result import Segmentation, no_label
-from ovseg.scoring import Scoring
 from ovseg.setup import NO_REFINER
+from ovseg.towers.scoring import Scoring
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -3,7 +3,7 @@
 Labels of masks follow EmerDiff's use with CLIP (arXiv 2401.11739): the mean feature of a mask, its cosine with the text
 embeddings, softmax with CLIP's logit scale, best class. Labels of pixels, and aliases in both, are scored as SCLIP
 (arXiv 2312.01597) and its successors do: softmax over all prompts, and a class takes its best one. How features and
-text become logits is the model's own (`ovseg.scoring`). Arrays in, arrays out: no network, no file, no image.
+text become logits is the model's own (`ovseg.towers.scoring`). Arrays in, arrays out: no network, no file, no image.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 
 from ovseg.classes import Vocabulary
-from ovseg.regions import neighbours
-from ovseg.scoring import READINGS, RULES, Scoring
+from ovseg.towers.regions import neighbours
+from ovseg.towers.scoring import READINGS, RULES, Scoring
 
 Tile = tuple[tuple[slice, slice], np.ndarray]  # where it lies, rows and columns, and its logits
 BAND_VALUES = 2**18  # prompts times pixels that `label_pixels` works on at once, in some seven arrays of float64

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from ovseg.dense import View
 from ovseg.masks import Masks
 from ovseg.naming import NamingModel
-from ovseg.region_kinds import REGIONS
-from ovseg.regions import merged, pool
-from ovseg.scope import NO_SCOPE
-from ovseg.scoring import READINGS
+from ovseg.towers.dense import View
+from ovseg.towers.region_kinds import REGIONS
+from ovseg.towers.regions import merged, pool
+from ovseg.towers.scope import NO_SCOPE
+from ovseg.towers.scoring import READINGS
 
 
 def plain_features(model: NamingModel, image: np.ndarray, view: View) -> np.ndarray:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from emerdiff import layout
-from ovseg.clip_config import CLIP_CONFIG, CLIP_WEIGHTS
-from ovseg.transformers_config import PREPROCESSOR, TRANSFORMERS_CONFIG, TRANSFORMERS_WEIGHTS
-from ovseg.words import CLASSIFIER_CONFIG, CLASSIFIER_WEIGHTS, CLASSIFIER_WORDS
+from ovseg.towers.clip_config import CLIP_CONFIG, CLIP_WEIGHTS
+from ovseg.towers.transformers_config import PREPROCESSOR, TRANSFORMERS_CONFIG, TRANSFORMERS_WEIGHTS, is_transformers
+from ovseg.towers.words import CLASSIFIER_CONFIG, CLASSIFIER_WEIGHTS, CLASSIFIER_WORDS
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ KINDS: dict[str, Kind] = {
         (*TOKENIZER, PREPROCESSOR),
         (("tokenizer.json",), ("vocab.json", "merges.txt")),
     ),
-    "classifier": _plain((CLASSIFIER_CONFIG, CLASSIFIER_WORDS), (CLASSIFIER_WEIGHTS,)),  # of `ovseg.classifier`
+    "classifier": _plain((CLASSIFIER_CONFIG, CLASSIFIER_WORDS), (CLASSIFIER_WEIGHTS,)),  # of `ovseg.towers.classifier`
 }
 
 
@@ -87,7 +87,7 @@ def form(kind: str, folder: Path) -> str:
         return kind
     if (folder / CLASSIFIER_WORDS).is_file():
         return "classifier"
-    return "transformers-clip" if (folder / TRANSFORMERS_CONFIG).is_file() else kind
+    return "transformers-clip" if is_transformers(folder) else kind
 
 
 def missing(kind: str, folder: Path) -> list[str]:

@@ -16,12 +16,12 @@ from ovseg.model_files import form
 if TYPE_CHECKING:
     import torch
 
-    from ovseg.dense import View
-    from ovseg.scoring import Scoring
+    from ovseg.towers.dense import View
+    from ovseg.towers.scoring import Scoring
 
 
 class NamingModel(Protocol):
-    """Sees an image densely and reads names, in the same C channels; see `ovseg.clip.Clip`, whose surface it is."""
+    """Sees an image densely and reads names, in the same C channels: the surface of `ovseg.towers.clip.Clip`."""
 
     @property
     def device(self) -> torch.device:
@@ -62,9 +62,9 @@ class NamingModel(Protocol):
 
 
 MODELS: dict[str, str] = {  # loaded when used
-    "clip": "ovseg.clip:Clip",
-    "transformers-clip": "ovseg.clip:Clip",
-    "classifier": "ovseg.classifier:Classifier",
+    "clip": "ovseg.towers.clip:Clip",
+    "transformers-clip": "ovseg.towers.clip:Clip",
+    "classifier": "ovseg.towers.classifier:Classifier",
 }
 
 

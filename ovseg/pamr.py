@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ovseg.labels import bands_of_rows
-from ovseg.regions import SOFTNESS, upsampling
+from ovseg.towers.regions import SOFTNESS, upsampling
 
 TILE = 768  # pixels of a tile's side, without its margin
 SMALL = 256  # pixels of an image's shorter side, under which values travel less far

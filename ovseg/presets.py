@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from emerdiff import Options
-    from ovseg.dense import View
+    from ovseg.towers.dense import View
 
 DEFAULT = "sd14-vitb16"
 DTYPES = ("float32", "float16", "bfloat16")
@@ -25,11 +25,11 @@ class Preset:
     diffusion: str  # hub id or folder of a diffusers latent diffusion model
     clip: str  # hub id or folder of the naming model, of open_clip or a classifier (see ovseg.naming)
     method: Mapping[str, int | float | str] = field(default_factory=dict, hash=False)  # Options unlike the defaults
-    short_side: int = 336  # pixels of the image's shorter side in CLIP (see ovseg.dense.View)
+    short_side: int = 336  # pixels of the image's shorter side in CLIP (see ovseg.towers.dense.View)
     window: int = 224  # pixels of CLIP's sliding window
     stride: int = 112  # pixels from window to window
     templates: str = "imagenet80"  # name of the prompt templates (see prompts.templates)
-    regions: str = "mean"  # the masks' features, where there are masks (see ovseg.region_kinds)
+    regions: str = "mean"  # the masks' features, where there are masks (see ovseg.towers.region_kinds)
     background: str = "words"  # the rule where none is asked for (see ovseg.classes.parse_background)
     megabytes: int = 0  # of all weights together
     note: str = ""  # what it is, for the list of models
@@ -48,7 +48,7 @@ class Preset:
     @property
     def view(self) -> View:
         """How images are shown to CLIP."""
-        from ovseg.dense import View
+        from ovseg.towers.dense import View
 
         return View(short_side=self.short_side, window=self.window, stride=self.stride, regions=self.regions)
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ovseg.draw import class_colours
-from ovseg.regions import grid_weights
 from ovseg.result import Segmentation, no_label
+from ovseg.towers.regions import grid_weights
 
 if TYPE_CHECKING:
     from emerdiff import EmerDiff, Options

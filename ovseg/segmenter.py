@@ -22,7 +22,6 @@ import numpy as np
 from ovseg import prompts, weights
 from ovseg.analysis import Analysis, Origin, image_sha256
 from ovseg.classes import Background, ClassList, biased, build_vocabulary
-from ovseg.dense import View
 from ovseg.images import ImageLike, as_image
 from ovseg.labelled import NO_REFINER, Deciding, Text, name_by_vote, name_masks, name_pixels
 from ovseg.labels import check_threshold
@@ -31,12 +30,13 @@ from ovseg.masks import Masks, MaskSource, Progress
 from ovseg.naming import NamingModel, load_naming_model, without_unknown
 from ovseg.presets import DEFAULT, Preset
 from ovseg.refinement import Refined, refine
-from ovseg.regions import pool
 from ovseg.result import Segmentation
-from ovseg.scope import NO_SCOPE
-from ovseg.scoring import READINGS, Scoring
 from ovseg.setup import Setup
 from ovseg.sources import SOURCES
+from ovseg.towers.dense import View
+from ovseg.towers.regions import pool
+from ovseg.towers.scope import NO_SCOPE
+from ovseg.towers.scoring import READINGS, Scoring
 
 Classes = ClassList | str | Sequence[str]
 Rule = Background | str

@@ -14,17 +14,17 @@ from emerdiff.options import Options
 from emerdiff.settings import show
 from ovseg.compare import NEW_IN_VIEWS
 from ovseg.presets import DEFAULT, DTYPES, Preset, get_preset
-from ovseg.region_kinds import REGIONS, check_regions
-from ovseg.scope import NO_SCOPE, check_scope
 from ovseg.sources import SOURCES
-from ovseg.variants import check_variant
+from ovseg.towers.region_kinds import REGIONS, check_regions
+from ovseg.towers.scope import NO_SCOPE, check_scope
+from ovseg.towers.variants import check_variant
 
 if TYPE_CHECKING:
     import torch
 
     from emerdiff import EmerDiff
-    from ovseg.dense import View
     from ovseg.naming import NamingModel
+    from ovseg.towers.dense import View
 
 READING_FIELDS = ("dense", "regions", "scope", "merge", "vote", "refine")  # how CLIP is read, and names are decided
 NO_REFINER = "none"
@@ -144,7 +144,7 @@ class Setup:
 
     def view(self, clip: NamingModel, masks: bool = True) -> View:
         """How the naming model sees images, with masks or without."""
-        from ovseg.dense import View
+        from ovseg.towers.dense import View
 
         if self.recorded is not None:
             view = View(**self.recorded["view"])
@@ -188,7 +188,7 @@ def setup_of(facts: Mapping[str, Any], asked: Mapping[str, Any], **changes: Any)
 
 
 def _fields_of(facts: Mapping[str, Any], asked: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    from ovseg.dense import View
+    from ovseg.towers.dense import View
 
     models, sources = facts["models"], facts["sources"]
     own = Preset(name="", diffusion=sources.get("diffusion", ""), clip=sources.get("clip", ""))

@@ -16,7 +16,7 @@ from emerdiff import configs
 from emerdiff.layout import PICKLED, check_kind
 from ovseg.hub import Unreachable, WeightsMissing, download, files_of
 from ovseg.model_files import FORMS, KINDS, form_of, missing
-from ovseg.transformers_config import read_layout
+from ovseg.towers.transformers_config import read_layout
 
 __all__ = ["KINDS", "WeightsMissing", "fetch", "find", "folder", "identity", "is_hub_id", "missing", "require"]
 CHECKPOINT = ".safetensors"  # ending of a single-file checkpoint

@@ -18,7 +18,7 @@ from ovseg.classes import (
     parse_classes,
     read_classes,
 )
-from ovseg.token_lengths import check_lengths
+from ovseg.towers.token_lengths import check_lengths
 
 
 def test_command_line_by_hand() -> None:

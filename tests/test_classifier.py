@@ -16,14 +16,15 @@ from safetensors.torch import load_file, save_file
 
 from ovseg import prompts
 from ovseg.classes import Background, build_vocabulary
-from ovseg.classifier import SIZE_POWER, Classifier
-from ovseg.dense import View
-from ovseg.labels import Scoring, label_masks, label_pixels
+from ovseg.labels import label_masks, label_pixels
 from ovseg.model_files import form, missing
 from ovseg.naming import without_unknown
-from ovseg.regions import pool
 from ovseg.segmenter import Segmenter
-from ovseg.words import Words, read_words
+from ovseg.towers.classifier import SIZE_POWER, Classifier
+from ovseg.towers.dense import View
+from ovseg.towers.regions import pool
+from ovseg.towers.scoring import Scoring
+from ovseg.towers.words import Words, read_words
 
 SETTINGS = {
     "architecture": "tf_efficientnet_lite0",

@@ -327,7 +327,7 @@ def no_models(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(UNet2DConditionModel, "forward", fail)
     monkeypatch.setattr(AutoencoderKL, "encode", fail)
     monkeypatch.setattr(AutoencoderKL, "decode", fail)
-    monkeypatch.setattr("ovseg.clip.view_features", fail)
+    monkeypatch.setattr("ovseg.towers.clip.view_features", fail)
 
 
 def test_kept_analyses_give_the_same_labels_without_the_networks(

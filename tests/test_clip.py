@@ -19,11 +19,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-import ovseg.clip
+import ovseg.towers.clip
 from ovseg.classes import build_vocabulary
-from ovseg.clip import Clip, resized_sides
-from ovseg.dense import View, dense_features
-from ovseg.labels import Scoring, label_masks
+from ovseg.labels import label_masks
+from ovseg.towers.clip import Clip, resized_sides
+from ovseg.towers.dense import View, dense_features
+from ovseg.towers.scoring import Scoring
 
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 
@@ -93,7 +94,7 @@ def byte_id(character: str, word: str, index: int) -> int:
 def test_text_batches_do_not_matter(clip: Clip, monkeypatch: pytest.MonkeyPatch) -> None:
     prompts, templates = ["cat", "dog", "sky"], ["{}", "a {}", "the {{}} {}"]
     whole = clip.encode_text(prompts, templates)
-    monkeypatch.setattr(ovseg.clip, "TEXT_BATCH", 2)
+    monkeypatch.setattr(ovseg.towers.clip, "TEXT_BATCH", 2)
     np.testing.assert_allclose(clip.encode_text(prompts, templates), whole, atol=1e-6)
 
 

@@ -15,7 +15,7 @@ from loopback_hub import loopback_hub
 
 from emerdiff import LatentDiffusion
 from emerdiff.configs import check_configs, read_config
-from ovseg.clip import Clip
+from ovseg.towers.clip import Clip
 
 MARKER = "CODE-OF-A-STRANGER-RAN"
 CODE = f"""
@@ -72,7 +72,7 @@ def test_a_stranger_s_code_is_never_fetched(clip, stranger, tmp_path, trusting, 
     marker = tmp_path / "marker"
     with loopback_hub({"evil/code": stranger, "evil/clip": clip}) as hub:
         fetch = "from ovseg import weights; weights.fetch({'clip': 'evil/clip'})"
-        script = fetch if from_hub else f"from ovseg.clip import Clip; Clip.from_pretrained({str(clip)!r})"
+        script = fetch if from_hub else f"from ovseg.towers.clip import Clip; Clip.from_pretrained({str(clip)!r})"
         run = subprocess.run(
             [sys.executable, "-c", script],
             env=os.environ | hub.environment(tmp_path / "home") | {"OVSEG_TEST_MARKER": str(marker)},

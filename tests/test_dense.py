@@ -15,8 +15,8 @@ from open_clip.transformer import QuickGELU, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ovseg.dense import View, cell_size, dense_features, view_features, window_starts
-from ovseg.variants import VARIANTS, nearness
+from ovseg.towers.dense import View, cell_size, dense_features, view_features, window_starts
+from ovseg.towers.variants import VARIANTS, nearness
 
 MIXING = [name for name, variant in VARIANTS.items() if variant.layers is None]  # others: test_layered.py
 

@@ -27,9 +27,9 @@ from transformers_clip_folder import save_transformers_clip
 from emerdiff import LatentDiffusion
 from emerdiff.diffusers_config import read_text_encoder, read_unet, read_vae
 from emerdiff.scheduler_config import read_scheduler
-from ovseg.clip import Clip
-from ovseg.clip_config import read_clip_config
-from ovseg.clip_files import _build
+from ovseg.towers.clip import Clip
+from ovseg.towers.clip_config import read_clip_config
+from ovseg.towers.clip_files import _build
 from ovseg.weights import KINDS
 
 CLIP, TOKENS = "open_clip_config.json", "tokenizer_config.json"

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 import ovseg.labels
 from ovseg.classes import Background, Vocabulary, biased, build_vocabulary
-from ovseg.labels import RULES, Scoring, check_threshold, label_logits, label_masks, label_pixels
+from ovseg.labels import check_threshold, label_logits, label_masks, label_pixels
+from ovseg.towers.scoring import RULES, Scoring
 
 SIDE = st.integers(1, 12)
 LOG8 = Scoring(float(np.log(8.0)))  # a cosine of 1 weighs eight times as much as one of 0

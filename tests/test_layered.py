@@ -11,9 +11,9 @@ import torch
 from open_clip.transformer import QuickGELU, VisionTransformer
 from test_dense import last_block_input, noise, seeded, tiny_vit
 
-from ovseg.dense import dense_features
-from ovseg.layered import _regular
-from ovseg.variants import VARIANTS
+from ovseg.towers.dense import dense_features
+from ovseg.towers.layered import _regular
+from ovseg.towers.variants import VARIANTS
 
 
 def unit(rows: np.ndarray) -> np.ndarray:

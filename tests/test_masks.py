@@ -120,7 +120,7 @@ def test_modulated_masks_are_not_taken_out_of_naive_ones(segmenter: Segmenter, a
 def test_plain_sources_take_features_of_any_analysis_and_their_own_masks(
     preset: Preset, analysis: Analysis, image: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ovseg.clip.Clip.dense_features", lambda *_: pytest.fail("CLIP saw the image again"))
+    monkeypatch.setattr("ovseg.towers.clip.Clip.dense_features", lambda *_: pytest.fail("CLIP saw the image again"))
     segmenter = Segmenter.from_preset(preset, by="slic", device="cpu")
     segmenter.check(analysis, image)
     found = segmenter.analyze(image, kept=analysis)

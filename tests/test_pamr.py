@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 import ovseg.pamr
 from ovseg.classes import build_vocabulary
-from ovseg.labels import Scoring, label_pixels
+from ovseg.labels import label_pixels
 from ovseg.pamr import Pamr, affinities, refine_masks, refined_maps, spread
+from ovseg.towers.scoring import Scoring
 
 FEW = Pamr(iterations=3, dilations=(1, 2))
 

@@ -13,15 +13,15 @@ from processes import run_here
 
 from ovseg import prompts
 from ovseg.classes import build_vocabulary
-from ovseg.clip import Clip
 from ovseg.eval import predict, score
 from ovseg.eval.datasets import open_dataset
 from ovseg.eval.protocols import protocol
 from ovseg.eval.tables import PARTIAL_NOTE
 from ovseg.files import read_index_png
-from ovseg.labels import Scoring
 from ovseg.pixel_exact import label_masks_exactly, label_pixels_exactly, pixel_cosines
 from ovseg.presets import Preset
+from ovseg.towers.clip import Clip
+from ovseg.towers.scoring import Scoring
 
 
 def evaluate(*arguments: object):

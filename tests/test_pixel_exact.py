@@ -13,11 +13,11 @@ from torch.nn import functional as F
 
 from ovseg import labels, pixel_exact
 from ovseg.classes import Background, Vocabulary, build_vocabulary
-from ovseg.clip import Clip
-from ovseg.dense import View
-from ovseg.labels import Scoring
 from ovseg.pixel_exact import label_masks_exactly, label_pixels_exactly, pixel_cosines
 from ovseg.resampling import resize_bilinear  # which has a slow version of its own, in test_resampling.py
+from ovseg.towers.clip import Clip
+from ovseg.towers.dense import View
+from ovseg.towers.scoring import Scoring
 
 PROMPTS = ("cat", "dog", "red bus", "sky", "wall")
 SLIDING = View(short_side=40, long_side=90, window=32, stride=16)

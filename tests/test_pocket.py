@@ -16,7 +16,6 @@ from torch.nn import functional
 
 from emerdiff import EmerDiff
 from ovseg import Segmenter
-from ovseg.dense import dense_features
 from ovseg.pocket.training import draw_samples
 from ovseg.pocket.training.autoencoder import build as build_autoencoder
 from ovseg.pocket.training.autoencoder import psnr
@@ -24,6 +23,7 @@ from ovseg.pocket.training.clip import to_network
 from ovseg.pocket.weights import CLIP, DIFFUSION
 from ovseg.pocket.world import NAMES, SIZE, scene
 from ovseg.presets import get_preset
+from ovseg.towers.dense import dense_features
 
 
 @pytest.fixture(scope="module")

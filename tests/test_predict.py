@@ -20,13 +20,13 @@ from sklearn.metrics import confusion_matrix
 from emerdiff import EmerDiff
 from ovseg.analysis import Analysis
 from ovseg.cli import main
-from ovseg.clip import Clip
 from ovseg.eval.datasets import open_dataset
 from ovseg.eval.oracle import BY
 from ovseg.files import read_index_png
 from ovseg.masks import superpixels
 from ovseg.run.folder import read_run
-from ovseg.variants import VARIANTS
+from ovseg.towers.clip import Clip
+from ovseg.towers.variants import VARIANTS
 
 ROOT = Path(__file__).parent.parent
 QUICK = ("--masks", "3", "--steps", "5")

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 import emerdiff
-from ovseg.clip import Clip
 from ovseg.presets import DEFAULT, PRESETS, Preset, get_preset
 from ovseg.segmenter import Segmenter
+from ovseg.towers.clip import Clip
 
 
 def test_every_preset_is_usable_as_written() -> None:

@@ -13,13 +13,14 @@ import pytest
 
 from ovseg import prompts
 from ovseg.classes import Background, build_vocabulary
-from ovseg.clip import Clip, resized_sides
-from ovseg.dense import View
 from ovseg.eval.datasets import NAMES
 from ovseg.eval.families import BENCHMARKS, FAMILIES, Family, Rules
 from ovseg.eval.layouts import LAYOUTS
 from ovseg.eval.protocols import Protocol, departs, protocol, protocols_of, same_rules
-from ovseg.labels import Scoring, label_pixels
+from ovseg.labels import label_pixels
+from ovseg.towers.clip import Clip, resized_sides
+from ovseg.towers.dense import View
+from ovseg.towers.scoring import Scoring
 
 SERVED = [(name, dataset) for dataset in NAMES for name in protocols_of(dataset)]
 

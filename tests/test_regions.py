@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ovseg.regions import grid_weights, pool
+from ovseg.towers.regions import grid_weights, pool
 
 SIDE = st.integers(1, 12)
 

@@ -15,13 +15,13 @@ from torch.nn import functional
 import ovseg
 from emerdiff import EmerDiff, Options
 from ovseg.analysis import Analysis, AnalysisMismatch
-from ovseg.dense import View
 from ovseg.images import ImageError
 from ovseg.masks import DiffusionSource, Masks, PlainSource
 from ovseg.presets import PRESETS, Preset
 from ovseg.refinement import refine
 from ovseg.segmenter import Segmenter
 from ovseg.setup import Setup, find_device
+from ovseg.towers.dense import View
 
 SETTINGS: dict[str, Any] = {"masks": 4, "steps": 10, "base_size": 32}
 CLASSES = "cat;kitten,dog,tree"
@@ -211,7 +211,7 @@ def test_a_bad_view_is_told_before_the_diffusion_model_runs(
 def test_what_the_diffusion_model_refuses_is_told_before_clip_runs(
     shape: tuple[int, ...], changes: dict[str, Any], said: str, segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ovseg.clip.view_features", lambda *_: pytest.fail("CLIP saw the image"))
+    monkeypatch.setattr("ovseg.towers.clip.view_features", lambda *_: pytest.fail("CLIP saw the image"))
     with pytest.raises(ValueError, match=said):
         with_settings(segmenter, **changes).analyze(np.zeros(shape, np.uint8))
 

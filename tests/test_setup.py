@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from emerdiff import Options
-from ovseg.clip import Clip
-from ovseg.dense import View
 from ovseg.presets import PRESETS, Preset
 from ovseg.setup import Setup, find_device, setup_of
+from ovseg.towers.clip import Clip
+from ovseg.towers.dense import View
 
 OWN = Preset(name="", diffusion="a/b", clip="c/d")
 

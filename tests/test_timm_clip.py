@@ -16,9 +16,9 @@ from safetensors.torch import load_file, save_file
 from test_configs import edit
 from timm_trunks import NAMES, save_timm_clip
 
-from ovseg.clip import Clip
-from ovseg.dense import View, dense_features
-from ovseg.scoring import Scoring
+from ovseg.towers.clip import Clip
+from ovseg.towers.dense import View, dense_features
+from ovseg.towers.scoring import Scoring
 
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 SIGLIP = "vit_base_patch16_siglip_001"

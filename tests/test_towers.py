@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ovseg.clip import Clip
-from ovseg.dense import View, dense_features, native_view, view_features
-from ovseg.towers import cell_size, readout
-from ovseg.variants import VARIANTS, Variant
+from ovseg.towers.clip import Clip
+from ovseg.towers.dense import View, dense_features, native_view, view_features
+from ovseg.towers.readout import cell_size, readout
+from ovseg.towers.variants import VARIANTS, Variant
 
 
 class Mosaic(nn.Module):

@@ -18,7 +18,6 @@ from safetensors.torch import load_file
 from torch import nn
 
 from emerdiff import EmerDiff, Options
-from ovseg.dense import dense_features
 from ovseg.pocket.training import autoencoder as train_autoencoder
 from ovseg.pocket.training import clip as train_clip
 from ovseg.pocket.training import loop as training
@@ -30,6 +29,7 @@ from ovseg.pocket.training.loop import OtherRunError, Plan, carry_out, fit, read
 from ovseg.pocket.training.muon import Muon, orthogonal
 from ovseg.pocket.weights import DIFFUSION, save_half
 from ovseg.pocket.world import NAMES
+from ovseg.towers.dense import dense_features
 
 ROOT = Path(__file__).parent.parent
 

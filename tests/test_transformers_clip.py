@@ -20,12 +20,12 @@ from transformers import AutoTokenizer
 from transformers_clip_folder import CLASSES, TOWER, save_transformers_clip
 
 from ovseg.classes import build_vocabulary
-from ovseg.clip import Clip
-from ovseg.dense import View
 from ovseg.labels import label_masks
 from ovseg.model_files import form, missing
-from ovseg.scoring import Scoring
-from ovseg.transformers_config import read_transformers_config
+from ovseg.towers.clip import Clip
+from ovseg.towers.dense import View
+from ovseg.towers.scoring import Scoring
+from ovseg.towers.transformers_config import read_transformers_config
 from ovseg.weights import find, identity
 
 CONFIG, WEIGHTS, IMAGES, TOKENS = (
@@ -331,7 +331,7 @@ SO400M = {
 @pytest.mark.parametrize(("content", "parameters"), [(OPENAI, 149_620_737), (SO400M, 877_960_498)])
 def test_configs_as_they_were_published_are_read(tmp_path: Path, content: dict[str, Any], parameters: int) -> None:
     """The counts of parameters are those of the published weights."""
-    from ovseg.clip_files import _build
+    from ovseg.towers.clip_files import _build
 
     (tmp_path / CONFIG).write_text(json.dumps(content))
     config = read_transformers_config(tmp_path)

@@ -16,8 +16,8 @@ import pytest
 from loopback_hub import Hub, loopback_hub
 
 from emerdiff import layout
-from ovseg.clip_config import CLIP_WEIGHTS
 from ovseg.presets import PRESETS
+from ovseg.towers.clip_config import CLIP_WEIGHTS
 from ovseg.weights import KINDS, WeightsMissing, fetch, find, folder, identity, missing, require
 
 SD = ("unet", "vae", "text_encoder")  # the parts of Stable Diffusion 1.x that have weights
@@ -147,7 +147,7 @@ except (ValueError, OSError) as error:
 if "load" not in sys.argv:
     sys.exit()
 from emerdiff import LatentDiffusion
-from ovseg.clip import Clip
+from ovseg.towers.clip import Clip
 for kind, folder in zip(sources, found, strict=True):
     {"clip": Clip, "diffusion": LatentDiffusion}[kind].from_pretrained(folder)
     print(kind, weights.identity(kind, sources[kind]))

@@ -23,7 +23,7 @@ from timm.models.vision_transformer_hybrid import ConvStem
 from timm.models.vitamin import GeGluMlp, MbConvStages, VitCfg
 from torch import nn
 
-from ovseg.timm_towers import OwnTrunk
+from ovseg.towers.timm_towers import OwnTrunk
 
 SIDE, CHANNELS = 32, 12  # pixels of images, and of the text space
 VIT = {"img_size": SIDE, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}

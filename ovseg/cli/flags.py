@@ -8,11 +8,11 @@ from typing import Any
 
 from emerdiff.options import OWN_LAYER, Setting, settings
 from ovseg.presets import DTYPES
-from ovseg.region_kinds import REGIONS
-from ovseg.scope import NO_SCOPE, SCOPES
 from ovseg.setup import REFINERS
 from ovseg.sources import SOURCES
-from ovseg.variants import VARIANTS
+from ovseg.towers.region_kinds import REGIONS
+from ovseg.towers.scope import NO_SCOPE, SCOPES
+from ovseg.towers.variants import VARIANTS
 
 
 def add_inputs(parser: ArgumentParser) -> None:

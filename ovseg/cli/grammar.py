@@ -16,8 +16,8 @@ from ovseg.cli import flags
 from ovseg.cli.app import add_app
 from ovseg.cli.eval import add_eval
 from ovseg.cli.exchange import add_export, add_import
-from ovseg.region_kinds import help_lines as regions_help
 from ovseg.sources import help_lines
+from ovseg.towers.region_kinds import help_lines as regions_help
 
 LABEL_EXAMPLES = """\
 examples:

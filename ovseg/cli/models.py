@@ -13,7 +13,7 @@ from ovseg import weights
 from ovseg.diffusion_families import FAMILIES as GENERATORS
 from ovseg.presets import DEFAULT, PRESETS, get_preset
 from ovseg.run.terminal import is_terminal, show
-from ovseg.tower_families import FAMILIES
+from ovseg.towers.families import FAMILIES
 
 
 def run(given: Namespace) -> int:

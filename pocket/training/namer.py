@@ -77,7 +77,7 @@ def with_stuff(architecture: str, tensors: Tensors, scenes: Path, objects: Path)
 
 
 def save(folder: Path, tensors: Tensors, settings: dict[str, Any], words: dict[str, Any]) -> None:
-    """Write a classifier's folder, as `ovseg.classifier.Classifier.from_pretrained` reads it."""
+    """Write a classifier's folder, as `ovseg.towers.classifier.Classifier.from_pretrained` reads it."""
     with replacing(folder) as draft:
         save_file({name: tensor.half().contiguous() for name, tensor in tensors.items()}, draft / "model.safetensors")
         (draft / "model.safetensors").chmod(0o644)

@@ -7,7 +7,7 @@ from open_clip.transformer import AttentionalPooler, VisionTransformer
 from torch import Tensor
 from torch.nn import functional as F
 
-from ovseg.variants import Variant
+from ovseg.towers.variants import Variant
 
 
 def token_levels(

@@ -10,14 +10,14 @@ pass. Q, K and V are the block's own projections of its normed input, s = 1/sqrt
     clearclip       softmax(s QQ^T) V                          dropped   ClearCLIP (arXiv 2407.12442)
     naclip          softmax(s KK^T + w) V                      dropped   NACLIP (arXiv 2404.08181)
 
-Two read the blocks before the last as well (`ovseg.layered`):
+Two read the blocks before the last as well (`layered`):
 
     elf             the blocks' attention, on every block's input        CLIPer (arXiv 2411.13836)
     sc-clip         likeness in a middle block, outliers replaced        SC-CLIP (arXiv 2411.15869)
 
-`ovseg.scope` has what attends within an image's masks.
+`scope` has what attends within an image's masks.
 
-Knows open_clip's two kinds of block; which towers can use a variant is `ovseg.towers`' matter. Importing it loads no
+Knows open_clip's two kinds of block; which towers can use a variant is `readout`' matter. Importing it loads no
 torch, so that the command line knows the names. A new variant is a function and an entry in `VARIANTS`.
 """
 
@@ -27,8 +27,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ovseg import layered
-from ovseg.blocks import attended, projections
+from ovseg.towers import layered
+from ovseg.towers.blocks import attended, projections
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,7 +42,7 @@ Mix = Callable[["Tensor", "Tensor", "Tensor", tuple[int, int]], "Tensor"]
 class Variant:
     """A last block by its mixing of tokens and by what else of it is kept; or more of the tower than that.
 
-    layers: reads all blocks, see `ovseg.layered`; it takes the place of `mix`, which then refuses.
+    layers: reads all blocks, see `layered`; it takes the place of `mix`, which then refuses.
     """
 
     mix: Mix  # (queries, keys, values, grid) -> mixed values; all (B, heads, 1+N, d), grid (h, w) of the N patches

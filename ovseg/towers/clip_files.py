@@ -19,10 +19,9 @@ from emerdiff.folder import Unfilled, len_of
 from emerdiff.memory import check_room, is_out_of_memory
 from emerdiff.settings import one_line
 from emerdiff.tokenizer_files import read_tokenizer
-from ovseg.clip_config import CLIP_WEIGHTS, OPENAI_VOCABULARY, ClipConfig
-from ovseg.model_files import form
-from ovseg.transformers_config import TRANSFORMERS_WEIGHTS
-from ovseg.transformers_weights import build_siglip, check_stored, fill
+from ovseg.towers.clip_config import CLIP_WEIGHTS, OPENAI_VOCABULARY, ClipConfig
+from ovseg.towers.transformers_config import TRANSFORMERS_WEIGHTS, is_transformers
+from ovseg.towers.transformers_weights import build_siglip, check_stored, fill
 
 FROM_FILES_ALONE = {"trust_remote_code": False, "local_files_only": True}  # for transformers' tokenizers
 TOKENIZER_FORMS = (("tokenizer.json",), ("vocab.json", "merges.txt"))  # of which transformers' layout has one
@@ -32,7 +31,7 @@ RESIZED = "positional_embedding"  # stored for another size of image or text, it
 
 def find_weights(folder: Path) -> Path:
     """The weights that are read. Raises FileNotFoundError, naming them, where there are none."""
-    names = (TRANSFORMERS_WEIGHTS,) if form("clip", folder) == "transformers-clip" else CLIP_WEIGHTS
+    names = (TRANSFORMERS_WEIGHTS,) if is_transformers(folder) else CLIP_WEIGHTS
     for name in names:
         if (folder / name).is_file():
             return folder / name

@@ -19,8 +19,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from emerdiff.settings import one_line, show_key
-from ovseg.clip_config import ClipConfig
-from ovseg.timm_towers import OwnTrunk
+from ovseg.towers.clip_config import ClipConfig
+from ovseg.towers.timm_towers import OwnTrunk
 
 Join = Callable[..., Tensor]
 Rule = tuple[tuple[str, ...], Join]  # names of stored tensors, and what makes one of them

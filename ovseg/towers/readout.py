@@ -1,7 +1,7 @@
 """CLIP's image towers, by type: the size of a cell, and a feature in the text space for every cell.
 
 Known are open_clip's VisionTransformer (class token, average pool, attentional pool), ModifiedResNet, and the trunks of
-timm that `ovseg.timm_towers` knows. A new tower is two functions registered here, `cell_size` and `readout`; a third,
+timm that `timm_towers` knows. A new tower is two functions registered here, `cell_size` and `readout`; a third,
 `pool_regions`, for a tower whose own head can pool a region.
 """
 
@@ -14,9 +14,9 @@ from open_clip.timm_model import TimmModel
 from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
-from ovseg.timm_towers import check_trunk, trunk_cell, trunk_pool, trunk_readout, trunk_tokens
-from ovseg.variants import VARIANTS, Variant, own_value
-from ovseg.vit import pool_values, to_text_space, token_levels
+from ovseg.towers.timm_towers import check_trunk, trunk_cell, trunk_pool, trunk_readout, trunk_tokens
+from ovseg.towers.variants import VARIANTS, Variant, own_value
+from ovseg.towers.vit import pool_values, to_text_space, token_levels
 
 RESNET_STRIDE = 32  # pixels per cell of ModifiedResNet's last feature map
 

@@ -1,11 +1,11 @@
 """Dense CLIP features in the text space, without training: MaskCLIP (arXiv 2112.01071) and what followed it.
 
 The tower runs as it is up to its last block. What takes that block's place keeps patches apart instead of mixing them
-over the image (see `ovseg.variants`); the final norm and projection then put each patch where the text embeddings are.
+over the image (see `variants`); the final norm and projection then put each patch where the text embeddings are.
 With MaskCLIP a ResNet's attention pool becomes two 1x1 convolutions.
 
-`dense_features` takes the towers that `ovseg.towers` knows, at any size. It does not resize or normalise images (see
-`ovseg.clip`), does not smooth keys and does not denoise prompts (both optional in the paper), and never changes the
+`dense_features` takes the towers that `readout` knows, at any size. It does not resize or normalise images (see
+`clip`), does not smooth keys and does not denoise prompts (both optional in the paper), and never changes the
 tower: no hook stays, no weight is written.
 """
 
@@ -20,10 +20,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ovseg.region_kinds import check_regions
-from ovseg.scope import NO_SCOPE, SCOPES, check_scope
-from ovseg.towers import cell_size, readout, scoped_readout
-from ovseg.variants import VARIANTS, Variant, check_variant
+from ovseg.towers.readout import cell_size, readout, scoped_readout
+from ovseg.towers.region_kinds import check_regions
+from ovseg.towers.scope import NO_SCOPE, SCOPES, check_scope
+from ovseg.towers.variants import VARIANTS, Variant, check_variant
 
 WINDOW_BATCH = 8  # windows per forward pass; fixed, so that results on the CPU are bit-equal
 
@@ -34,7 +34,7 @@ class View:
 
     The aspect ratio is kept: the scale is short_side / the image's shorter side, or long_side / its longer side where
     that is less (mmcv's rule). Unlike there, both sides are then rounded to whole cells.
-    window and stride must be multiples of the tower's cell (patch) size; `ovseg.clip.Clip.dense_features` checks it.
+    window and stride must be multiples of the tower's cell (patch) size; `clip.Clip.dense_features` checks it.
     """
 
     short_side: int  # the image's shorter side is resized to about this

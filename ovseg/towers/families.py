@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Family:
-    """Towers of one design. `ovseg.timm_towers` and `ovseg.towers` read them; docs/MODELS.md has what they cost."""
+    """Towers of one design. `timm_towers` and `readout` read them; docs/MODELS.md has what they cost."""
 
     name: str
     timm: str  # a pattern of timm's names for it; "" for open_clip's own
@@ -26,7 +26,7 @@ class Family:
 
     @property
     def regions(self) -> str:
-        """Which features of masks it has, see `ovseg.region_kinds`."""
+        """Which features of masks it has, see `region_kinds`."""
         if self.timm:
             return "mean, soft" if self.end == "class token" else "mean, soft, head"
         return "mean, soft, values" if self.end == "attention pool" else "all but head"

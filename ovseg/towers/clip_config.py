@@ -1,6 +1,6 @@
 """open_clip's JSON, read once and checked before open_clip sees any of it: what it may say, and what would mislead it.
 
-Weights are `ovseg.clip`'s matter; keys that would fetch code are `emerdiff.configs`'s.
+Weights are `clip`'s matter; keys that would fetch code are `emerdiff.configs`'s.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from emerdiff.configs import read_config
 from emerdiff.settings import Table, known_settings, refusal, show, show_key
-from ovseg.clip_tables import INNER, MODEL, POOLER, PREPROCESSING, TEXT, TIMM_VISION, VISION
+from ovseg.towers.clip_tables import INNER, MODEL, POOLER, PREPROCESSING, TEXT, TIMM_VISION, VISION
 
 CLIP_CONFIG = "open_clip_config.json"
 CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors")  # in open_clip's own order
@@ -27,7 +27,7 @@ class ClipConfig:
     """What a CLIP is built from.
 
     model: the arguments of open_clip's CLIP, and "custom_text"; "trunk" in place of "vision_cfg" for an image tower
-    that `ovseg.transformers_weights` builds. mean, deviation: of RGB in 0..1, for normalisation. layout: of the folder,
+    that `transformers_weights` builds. mean, deviation: of RGB in 0..1, for normalisation. layout: of the folder,
     "open_clip" or transformers' "clip", "siglip", "siglip2". file: the config's name in it.
     """
 

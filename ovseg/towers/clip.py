@@ -2,7 +2,7 @@
 
 Weights are read from safetensors alone, and what open_clip would do silently (random weights for a folder without
 any, the wrong activation for OpenAI's weights, the wrong tokenizer for a small vocabulary) is an error here. It does
-not train, and has no image-level embedding: see `ovseg.dense` for the features and `ovseg.labels` for their use.
+not train, and has no image-level embedding: see `dense` for the features and `ovseg.labels` for their use.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from emerdiff.configs import check_configs
-from ovseg.clip_config import OPENAI_DEVIATION, OPENAI_MEAN
-from ovseg.clip_files import find_weights, load_model, read_clip_tokenizer
-from ovseg.dense import View, native_view, view_features
-from ovseg.labels import Scoring
-from ovseg.regions import patch_masks
-from ovseg.scope import NO_SCOPE
-from ovseg.token_lengths import check_lengths
-from ovseg.towers import cell_size, check_dense
-from ovseg.transformers_config import read_layout
+from ovseg.towers.clip_config import OPENAI_DEVIATION, OPENAI_MEAN
+from ovseg.towers.clip_files import find_weights, load_model, read_clip_tokenizer
+from ovseg.towers.dense import View, native_view, view_features
+from ovseg.towers.readout import cell_size, check_dense
+from ovseg.towers.regions import patch_masks
+from ovseg.towers.scope import NO_SCOPE
+from ovseg.towers.scoring import Scoring
+from ovseg.towers.token_lengths import check_lengths
+from ovseg.towers.transformers_config import read_layout
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 LARGEST_SCALE = 1000.0  # of logits; CLIP's training stops at 100, and beyond this every probability is 0 or 1
@@ -145,7 +145,7 @@ class Clip:
 
         The image is resized (bicubic, as CLIP does) to `resized_sides`, normalised with the model's own mean and
         deviation, and seen as `view` says. masks: (H, W) int from 0, for a view with a scope; without them attention is
-        by the view's variant. For lengths and errors see `ovseg.dense.view_features`; numbers that overflowed are a
+        by the view's variant. For lengths and errors see `dense.view_features`; numbers that overflowed are a
         ValueError as well.
         """
         pixels = self._seen(image, view)
@@ -161,12 +161,12 @@ class Clip:
         maps: np.ndarray | None = None,
         scope: np.ndarray | None = None,
     ) -> np.ndarray:
-        """A feature for each of K masks of an image, (K, C) float32, by `view.regions`; see `ovseg.region_features`.
+        """A feature for each of K masks of an image, (K, C) float32, by `view.regions`; see `region_features`.
 
         image: (H, W, 3) uint8; masks: (H, W) int from 0; maps: (K, h, w) uint8, difference maps, for soft masks; scope:
         (H, W) int from 0, for a view with a scope, the masks as they are joined for it.
         """
-        from ovseg.region_features import region_features
+        from ovseg.towers.region_features import region_features
 
         pixels = self._seen(image, view)
         found = region_features(self.model.visual, pixels, view, masks, maps, self._scope(pixels, scope))
@@ -176,7 +176,7 @@ class Clip:
     @torch.inference_mode()
     def check_view(self, view: View) -> None:
         """Raise ValueError for a view that the tower cannot follow, before masks are made for it."""
-        from ovseg.region_kinds import REGIONS
+        from ovseg.towers.region_kinds import REGIONS
 
         kind, (height, width) = REGIONS[view.regions], cell_size(self.model.visual)
         check_dense(self.model.visual, view.variant)

@@ -11,7 +11,7 @@ from timm.models.eva import EvaBlockPostNorm
 from torch import Tensor
 from torch.nn import functional as F
 
-from ovseg.variants import Variant
+from ovseg.towers.variants import Variant
 
 Grid = tuple[int, int]
 
@@ -58,7 +58,7 @@ def run_block(block: Any, tokens: Tensor, rope: Tensor | None) -> Tensor:
 
 
 def last_block(trunk: Any, tokens: Tensor, rope: Tensor | None, grid: Grid, chosen: Variant) -> Tensor:
-    """The last block as a dense variant, or attention within masks, has it; see `ovseg.variants`."""
+    """The last block as a dense variant, or attention within masks, has it; see `variants`."""
     block = trunk.blocks[-1]
     post = isinstance(block, EvaBlockPostNorm)
     query, key, value = _projections(block.attn, tokens if post else block.norm1(tokens), rope, trunk.num_prefix_tokens)

@@ -1,9 +1,9 @@
-"""The one wrapper round a classifying network: seen densely it names what is where, in the words of `ovseg.words`.
+"""The one wrapper round a classifying network: seen densely it names what is where, in the words of `words`.
 
 The network ends in an average over positions and a linear classifier; the classifier at every position instead gives
 logits of its classes there, as MaskCLIP (arXiv 2112.01071) reads CLIP's last layer densely. The mean of a mask's logits
 is then what the network itself would say of the mask. A name is a set of classes, and its probability the sum of
-theirs. The surface is that of `ovseg.clip.Clip`; timm builds the network, and nothing is ever downloaded.
+theirs. The surface is that of `clip.Clip`; timm builds the network, and nothing is ever downloaded.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from torch import nn
 
 from emerdiff.memory import is_out_of_memory
 from emerdiff.settings import choice, known_settings, listed, number, one_line, whole
-from ovseg.clip import resized_sides
-from ovseg.dense import View
 from ovseg.json_files import read_json
-from ovseg.scope import NO_SCOPE
-from ovseg.scoring import Scoring
-from ovseg.words import CLASSIFIER_CONFIG, CLASSIFIER_WEIGHTS, CLASSIFIER_WORDS, Words, read_words
+from ovseg.towers.clip import resized_sides
+from ovseg.towers.dense import View
+from ovseg.towers.scope import NO_SCOPE
+from ovseg.towers.scoring import Scoring
+from ovseg.towers.words import CLASSIFIER_CONFIG, CLASSIFIER_WEIGHTS, CLASSIFIER_WORDS, Words, read_words
 
 # timm's names of the networks whose dense readout is known: features before the pooling, then `classifier`.
 ARCHITECTURES = ("tf_efficientnet_lite0", "tf_efficientnet_lite1", "tf_efficientnet_lite2", "tf_efficientnet_lite3")

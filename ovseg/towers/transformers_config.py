@@ -1,6 +1,6 @@
 """The JSON of a folder in transformers' layout of CLIP, SigLIP and SigLIP 2: checked, and put in open_clip's words.
 
-Weights are `ovseg.transformers_weights`'s matter; keys that would fetch code are `emerdiff.configs`'s.
+Weights are `transformers_weights`'s matter; keys that would fetch code are `emerdiff.configs`'s.
 """
 
 from __future__ import annotations
@@ -11,8 +11,15 @@ from typing import Any
 
 from emerdiff.configs import read_config
 from emerdiff.settings import OBJECT, Table, choice, either, known_settings, listed, number, refusal, show, whole
-from ovseg.clip_config import CLIP_CONFIG, MOST_CELLS, OPENAI_DEVIATION, OPENAI_MEAN, ClipConfig, read_clip_config
-from ovseg.clip_tables import SIDES, WIDTH, optional
+from ovseg.towers.clip_config import (
+    CLIP_CONFIG,
+    MOST_CELLS,
+    OPENAI_DEVIATION,
+    OPENAI_MEAN,
+    ClipConfig,
+    read_clip_config,
+)
+from ovseg.towers.clip_tables import SIDES, WIDTH, optional
 
 TRANSFORMERS_CONFIG = "config.json"
 TRANSFORMERS_WEIGHTS = "model.safetensors"
@@ -71,9 +78,14 @@ DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
 HALF = (0.5, 0.5, 0.5)  # SigLIP's mean and deviation of RGB
 
 
+def is_transformers(folder: Path) -> bool:
+    """Whether a CLIP's folder is laid out as transformers' and not as open_clip's, which goes first."""
+    return (folder / TRANSFORMERS_CONFIG).is_file() and not (folder / CLIP_CONFIG).is_file()
+
+
 def read_layout(folder: Path) -> ClipConfig:
     """The config of a CLIP's folder: open_clip's, or transformers' if only that is there. Raises as both readers."""
-    if (folder / TRANSFORMERS_CONFIG).is_file() and not (folder / CLIP_CONFIG).is_file():
+    if is_transformers(folder):
         return read_transformers_config(folder)
     return read_clip_config(folder)
 

@@ -1,9 +1,9 @@
-"""Tables of what open_clip's JSON may say; see `ovseg.clip_config`, which reads it by them."""
+"""Tables of what open_clip's JSON may say; see `clip_config`, which reads it by them."""
 
 from __future__ import annotations
 
 from emerdiff.settings import FLAG, NOTHING, OBJECT, Allowed, Table, choice, either, listed, number, text, whole
-from ovseg.tower_families import is_known_to_timm
+from ovseg.towers.families import is_known_to_timm
 
 
 def optional(kind: Allowed) -> Allowed:

@@ -1,7 +1,7 @@
 """Dense variants of a CLIP ViT that read more than its last block: CLIPer's early layers, and SC-CLIP.
 
 Each takes the tower's blocks, its tokens (B, 1+N, D) before the first of them, class token first, and the grid (h, w)
-of the N patches, and gives (levels, B, 1+N, D) before the last norm. Notation of `ovseg.variants`. Blocks are counted
+of the N patches, and gives (levels, B, 1+N, D) before the last norm. Notation of `variants`. Blocks are counted
 from 0; numbers of blocks are those of a tower of 12, and taken in proportion in others.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ovseg.blocks import attended, attention_weights, projections
+from ovseg.towers.blocks import attended, attention_weights, projections
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -2,7 +2,7 @@
 
 How the tower was trained to make one vector of an image says what one position means:
 
-    class token     EVA01/02, MobileCLIP's ViTs  last block by a dense variant, norm, head (`ovseg.variants`)
+    class token     EVA01/02, MobileCLIP's ViTs  last block by a dense variant, norm, head (`variants`)
     attention pool  SigLIP, SigLIP 2, PE-Core    the head with one visible position, whose softmax is 1
     average         ViTamin, ConvNeXt, FastViT   norm and head at every position (FC-CLIP, arXiv 2308.02487)
 
@@ -23,8 +23,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ovseg.timm_blocks import before_last_block, last_block, run_block
-from ovseg.variants import VARIANTS, Variant, own_value
+from ovseg.towers.timm_blocks import before_last_block, last_block, run_block
+from ovseg.towers.variants import VARIANTS, Variant, own_value
 
 
 class OwnTrunk(TimmModel):
