@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow fuzz check typed measure benchmarks clean
+.PHONY: demo test test-slow test-full-size fuzz check typed measure benchmarks clean
 
 demo: .venv/installed
 	$(BIN)/ovseg label examples/photos --preset photo --classes-file examples/photos.txt --out build/demo --overwrite
@@ -12,7 +12,10 @@ test: .venv/installed
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-slow: .venv/installed
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow
+
+test-full-size: .venv/installed
+	$(BIN)/python -m pytest -m full_size
 
 # Damaged models, records, images and flags, by fixed seeds: some 10,000 cases of each. See tests/fuzzing.py.
 CASES ?= 10000

@@ -42,7 +42,7 @@ raise SystemExit(code)
 """
 
 
-@pytest.mark.slow
+@pytest.mark.full_size
 @pytest.mark.timeout(3000)
 @pytest.mark.parametrize(
     ("family", "dtype"),

@@ -33,7 +33,7 @@ def test_full_size_unets_have_the_published_number_of_parameters(name: str):
     assert round(count_parameters(unet) / 1e6) == MILLIONS[name]
 
 
-@pytest.mark.parametrize("name", ["bk-sdm-tiny", pytest.param("sdxl", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["bk-sdm-tiny", pytest.param("sdxl", marks=pytest.mark.full_size)])
 def test_the_whole_engine_stays_on_its_device_at_full_size(name: str):
     """On torch's meta device an operation that takes a tensor of another device along is an error."""
     model = shapes_of(name)

@@ -316,7 +316,7 @@ FULL = {  # open_clip's name -> pixels of a cell
 }
 
 
-@pytest.mark.slow
+@pytest.mark.full_size
 @pytest.mark.parametrize("name", FULL)
 @torch.inference_mode()
 def test_towers_at_full_size_are_timm_s_own(name: str) -> None:
