@@ -20,7 +20,7 @@ from ovseg.setup import NO_REFINER, Setup
 from ovseg.towers.scope import NO_SCOPE
 
 if TYPE_CHECKING:
-    from ovseg.towers.dense import View
+    from ovseg.towers.view import View
 
 NATIVE = "native"
 ANY_PROTOCOL = ("custom", "camvid")  # sets without published rows that can be evaluated by any family's rules
@@ -74,7 +74,7 @@ def protocol(name: str | None, dataset: str, background: bool = False, pixel_exa
     if name == NATIVE:
         rule = Background(words=words("background")) if has_one else Background()
         return Protocol(NATIVE, None, None, rule, None, "as `ovseg label` does it")
-    from ovseg.towers.dense import View
+    from ovseg.towers.view import View
 
     family = FAMILIES[name]
     rules = family.rules(dataset, has_one)

@@ -67,7 +67,7 @@ class Origin:
     width: int
     clip: str  # which weights, see `weights.identity`
     dtype: str  # in which the networks ran, such as "float32"
-    view: Mapping[str, Any]  # ovseg.towers.dense.View as a dict
+    view: Mapping[str, Any]  # ovseg.towers.view.View as a dict
     masks: Mapping[str, Any]  # the mask source's identity: "by", "options" and, with one, "diffusion"
 
 

@@ -6,11 +6,11 @@ import numpy as np
 
 from ovseg.masks import Masks
 from ovseg.naming import NamingModel
-from ovseg.towers.dense import View
 from ovseg.towers.region_kinds import REGIONS
 from ovseg.towers.regions import merged, pool
 from ovseg.towers.scope import NO_SCOPE
 from ovseg.towers.scoring import READINGS
+from ovseg.towers.view import View
 
 
 def plain_features(model: NamingModel, image: np.ndarray, view: View) -> np.ndarray:

@@ -16,8 +16,8 @@ from ovseg.model_files import form
 if TYPE_CHECKING:
     import torch
 
-    from ovseg.towers.dense import View
     from ovseg.towers.scoring import Scoring
+    from ovseg.towers.view import View
 
 
 class NamingModel(Protocol):

@@ -27,9 +27,10 @@ from ovseg.classes import Vocabulary
 from ovseg.labels import Tile, background_bias, bands_of_rows, label_logits, label_tiles
 from ovseg.resampling import resize_bilinear, sides_within
 from ovseg.towers.clip import Clip
-from ovseg.towers.dense import View, dense_features, window_starts
+from ovseg.towers.dense import dense_features
 from ovseg.towers.readout import cell_size
 from ovseg.towers.scoring import Scoring
+from ovseg.towers.view import View, window_starts
 
 SMALL = 128  # height and width of an output together, up to which torch's bilinear kernel is another
 DECIMALS = 3  # of the mean and the deviation, which published code writes in units of 0..255

@@ -7,11 +7,9 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from emerdiff import Options
-    from ovseg.towers.dense import View
+from emerdiff.options import Options
+from ovseg.towers.view import View
 
 DEFAULT = "sd14-vitb16"
 DTYPES = ("float32", "float16", "bfloat16")
@@ -25,7 +23,7 @@ class Preset:
     diffusion: str  # hub id or folder of a diffusers latent diffusion model
     clip: str  # hub id or folder of the naming model, of open_clip or a classifier (see ovseg.naming)
     method: Mapping[str, int | float | str] = field(default_factory=dict, hash=False)  # Options unlike the defaults
-    short_side: int = 336  # pixels of the image's shorter side in CLIP (see ovseg.towers.dense.View)
+    short_side: int = 336  # pixels of the image's shorter side in CLIP (see ovseg.towers.view.View)
     window: int = 224  # pixels of CLIP's sliding window
     stride: int = 112  # pixels from window to window
     templates: str = "imagenet80"  # name of the prompt templates (see prompts.templates)
@@ -41,15 +39,11 @@ class Preset:
     @property
     def options(self) -> Options:
         """The diffusion side's settings."""
-        from emerdiff import Options
-
         return Options(**self.method)  # type: ignore[arg-type]
 
     @property
     def view(self) -> View:
         """How images are shown to CLIP."""
-        from ovseg.towers.dense import View
-
         return View(short_side=self.short_side, window=self.window, stride=self.stride, regions=self.regions)
 
     @property

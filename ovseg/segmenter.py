@@ -33,10 +33,10 @@ from ovseg.refinement import Refined, refine
 from ovseg.result import Segmentation
 from ovseg.setup import Setup
 from ovseg.sources import SOURCES
-from ovseg.towers.dense import View
 from ovseg.towers.regions import pool
 from ovseg.towers.scope import NO_SCOPE
 from ovseg.towers.scoring import READINGS, Scoring
+from ovseg.towers.view import View
 
 Classes = ClassList | str | Sequence[str]
 Rule = Background | str

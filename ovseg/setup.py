@@ -18,13 +18,13 @@ from ovseg.sources import SOURCES
 from ovseg.towers.region_kinds import REGIONS, check_regions
 from ovseg.towers.scope import NO_SCOPE, check_scope
 from ovseg.towers.variants import check_variant
+from ovseg.towers.view import View
 
 if TYPE_CHECKING:
     import torch
 
     from emerdiff import EmerDiff
     from ovseg.naming import NamingModel
-    from ovseg.towers.dense import View
 
 READING_FIELDS = ("dense", "regions", "scope", "merge", "vote", "refine")  # how CLIP is read, and names are decided
 NO_REFINER = "none"
@@ -47,7 +47,7 @@ class Setup:
     by: the mask source, a name in `sources.SOURCES`; masks_from: its folder, for "files".
     settings: of the method, by the names of `emerdiff.Options`' fields, where they are not the preset's.
     dense: the dense variant of CLIP, a name in `variants.VARIANTS`; None: the preset's.
-    regions, scope, merge: the masks' features, and attention within masks, see `dense.View`; None: the preset's, none.
+    regions, scope, merge: the masks' features, and attention within masks, see `View`; None: the preset's, none.
     vote: a mask takes the name that most of its pixels have. refine: "pamr" or "none", see `ovseg.pamr`.
     device: "auto" (a CUDA GPU if there is one, else the CPU) or as torch names it. dtype: one of `DTYPES`.
     recorded: facts of an earlier run whose kept analyses are used: its models and options are expected, not looked up.
@@ -144,8 +144,6 @@ class Setup:
 
     def view(self, clip: NamingModel, masks: bool = True) -> View:
         """How the naming model sees images, with masks or without."""
-        from ovseg.towers.dense import View
-
         if self.recorded is not None:
             view = View(**self.recorded["view"])
         else:
@@ -188,8 +186,6 @@ def setup_of(facts: Mapping[str, Any], asked: Mapping[str, Any], **changes: Any)
 
 
 def _fields_of(facts: Mapping[str, Any], asked: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    from ovseg.towers.dense import View
-
     models, sources = facts["models"], facts["sources"]
     own = Preset(name="", diffusion=sources.get("diffusion", ""), clip=sources.get("clip", ""))
     options, by = facts.get("options") or {}, changes.get("by", facts["by"])

@@ -26,7 +26,7 @@ from bench.shapes import count_flops, made_up, shapes_of_sd14
 from emerdiff import EmerDiff, LatentDiffusion, Options
 from emerdiff.stable_diffusion import StableDiffusion
 from ovseg.segmenter import Segmenter
-from ovseg.towers.dense import View
+from ovseg.towers.view import View
 
 ROOT = Path(__file__).parent.parent
 OPTIONS = Options(masks=3, steps=10, modulation_timestep=201, base_size=32, speed="exact")

@@ -21,9 +21,9 @@ from ovseg.model_files import form, missing
 from ovseg.naming import without_unknown
 from ovseg.segmenter import Segmenter
 from ovseg.towers.classifier import SIZE_POWER, Classifier
-from ovseg.towers.dense import View
 from ovseg.towers.regions import pool
 from ovseg.towers.scoring import Scoring
+from ovseg.towers.view import View
 from ovseg.towers.words import Words, read_words
 
 SETTINGS = {

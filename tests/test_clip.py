@@ -22,9 +22,10 @@ from safetensors.torch import load_file, save_file
 import ovseg.towers.clip
 from ovseg.classes import build_vocabulary
 from ovseg.labels import label_masks
-from ovseg.towers.clip import Clip, resized_sides
-from ovseg.towers.dense import View, dense_features
+from ovseg.towers.clip import Clip
+from ovseg.towers.dense import dense_features
 from ovseg.towers.scoring import Scoring
+from ovseg.towers.view import View, resized_sides
 
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 

@@ -15,8 +15,9 @@ from open_clip.transformer import QuickGELU, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ovseg.towers.dense import View, cell_size, dense_features, view_features, window_starts
+from ovseg.towers.dense import cell_size, dense_features, view_features
 from ovseg.towers.variants import VARIANTS, nearness
+from ovseg.towers.view import View, window_starts
 
 MIXING = [name for name, variant in VARIANTS.items() if variant.layers is None]  # others: test_layered.py
 

@@ -34,8 +34,8 @@ from transformers_clip_folder import save_transformers_clip
 from emerdiff import LatentDiffusion, naive_segments
 from ovseg.analysis import FORMAT, Analysis
 from ovseg.towers.clip import Clip
-from ovseg.towers.dense import View
 from ovseg.towers.regions import pool
+from ovseg.towers.view import View
 
 ROOM = 3 * 2**30  # bytes that a case may take
 SECONDS = 20.0  # of the processor that a case may take

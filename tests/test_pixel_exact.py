@@ -16,8 +16,8 @@ from ovseg.classes import Background, Vocabulary, build_vocabulary
 from ovseg.pixel_exact import label_masks_exactly, label_pixels_exactly, pixel_cosines
 from ovseg.resampling import resize_bilinear  # which has a slow version of its own, in test_resampling.py
 from ovseg.towers.clip import Clip
-from ovseg.towers.dense import View
 from ovseg.towers.scoring import Scoring
+from ovseg.towers.view import View
 
 PROMPTS = ("cat", "dog", "red bus", "sky", "wall")
 SLIDING = View(short_side=40, long_side=90, window=32, stride=16)

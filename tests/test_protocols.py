@@ -18,9 +18,9 @@ from ovseg.eval.families import BENCHMARKS, FAMILIES, Family, Rules
 from ovseg.eval.layouts import LAYOUTS
 from ovseg.eval.protocols import Protocol, departs, protocol, protocols_of, same_rules
 from ovseg.labels import label_pixels
-from ovseg.towers.clip import Clip, resized_sides
-from ovseg.towers.dense import View
+from ovseg.towers.clip import Clip
 from ovseg.towers.scoring import Scoring
+from ovseg.towers.view import View, resized_sides
 
 SERVED = [(name, dataset) for dataset in NAMES for name in protocols_of(dataset)]
 

@@ -13,11 +13,12 @@ from open_clip.modified_resnet import ModifiedResNet
 from test_dense import last_block_input, noise, norm, seeded, softmax, tiny_vit
 from torch.nn import functional as F
 
-from ovseg.towers.dense import View, dense_features, view_features
+from ovseg.towers.dense import dense_features, view_features
 from ovseg.towers.region_features import region_features
 from ovseg.towers.region_kinds import REGIONS, check_regions
 from ovseg.towers.regions import grid_weights, keep_own, merged, patch_masks, pool, soft_weights, upsampling
 from ovseg.towers.scope import check_scope
+from ovseg.towers.view import View
 
 WHOLE = View(short_side=32)
 

@@ -21,7 +21,7 @@ from ovseg.presets import PRESETS, Preset
 from ovseg.refinement import refine
 from ovseg.segmenter import Segmenter
 from ovseg.setup import Setup, find_device
-from ovseg.towers.dense import View
+from ovseg.towers.view import View
 
 SETTINGS: dict[str, Any] = {"masks": 4, "steps": 10, "base_size": 32}
 CLASSES = "cat;kitten,dog,tree"

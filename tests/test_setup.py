@@ -14,7 +14,7 @@ from emerdiff import Options
 from ovseg.presets import PRESETS, Preset
 from ovseg.setup import Setup, find_device, setup_of
 from ovseg.towers.clip import Clip
-from ovseg.towers.dense import View
+from ovseg.towers.view import View
 
 OWN = Preset(name="", diffusion="a/b", clip="c/d")
 

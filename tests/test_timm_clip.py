@@ -17,8 +17,9 @@ from test_configs import edit
 from timm_trunks import NAMES, save_timm_clip
 
 from ovseg.towers.clip import Clip
-from ovseg.towers.dense import View, dense_features
+from ovseg.towers.dense import dense_features
 from ovseg.towers.scoring import Scoring
+from ovseg.towers.view import View
 
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 SIGLIP = "vit_base_patch16_siglip_001"

@@ -15,12 +15,13 @@ from timm.models.swin_transformer import SwinTransformer
 from timm_trunks import CELLS, ENDS, TRUNKS, make_tower
 from torch import Tensor, nn
 
-from ovseg.towers.dense import View, dense_features, native_view, view_features
+from ovseg.towers.dense import dense_features, native_view, view_features
 from ovseg.towers.families import FAMILIES, is_known_to_timm
 from ovseg.towers.readout import cell_size, pool_regions, scoped_readout
 from ovseg.towers.scope import SCOPES
 from ovseg.towers.timm_towers import OwnTrunk
 from ovseg.towers.variants import VARIANTS, Variant, own_value
+from ovseg.towers.view import View
 
 SIZES = {8: [(32, 32), (40, 24), (8, 72)], 16: [(32, 32), (64, 32)], 32: [(64, 64), (32, 96)]}
 ALONE = [name for name, one in VARIANTS.items() if one.mix is own_value]

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from ovseg.towers.clip import Clip
-from ovseg.towers.dense import View, dense_features, native_view, view_features
+from ovseg.towers.dense import dense_features, native_view, view_features
 from ovseg.towers.readout import cell_size, readout
 from ovseg.towers.variants import VARIANTS, Variant
+from ovseg.towers.view import View
 
 
 class Mosaic(nn.Module):

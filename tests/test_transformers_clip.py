@@ -23,9 +23,9 @@ from ovseg.classes import build_vocabulary
 from ovseg.labels import label_masks
 from ovseg.model_files import form, missing
 from ovseg.towers.clip import Clip
-from ovseg.towers.dense import View
 from ovseg.towers.scoring import Scoring
 from ovseg.towers.transformers_config import read_transformers_config
+from ovseg.towers.view import View
 from ovseg.weights import find, identity
 
 CONFIG, WEIGHTS, IMAGES, TOKENS = (

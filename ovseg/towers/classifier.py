@@ -24,10 +24,9 @@ from torch import nn
 from emerdiff.memory import is_out_of_memory
 from emerdiff.settings import choice, known_settings, listed, number, one_line, whole
 from ovseg.json_files import read_json
-from ovseg.towers.clip import resized_sides
-from ovseg.towers.dense import View
 from ovseg.towers.scope import NO_SCOPE
 from ovseg.towers.scoring import Scoring
+from ovseg.towers.view import View, resized_sides
 from ovseg.towers.words import CLASSIFIER_CONFIG, CLASSIFIER_WEIGHTS, CLASSIFIER_WORDS, Words, read_words
 
 # timm's names of the networks whose dense readout is known: features before the pooling, then `classifier`.

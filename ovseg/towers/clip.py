@@ -21,13 +21,14 @@ from torch.nn import functional as F
 from emerdiff.configs import check_configs
 from ovseg.towers.clip_config import OPENAI_DEVIATION, OPENAI_MEAN
 from ovseg.towers.clip_files import find_weights, load_model, read_clip_tokenizer
-from ovseg.towers.dense import View, native_view, view_features
+from ovseg.towers.dense import native_view, view_features
 from ovseg.towers.readout import cell_size, check_dense
 from ovseg.towers.regions import patch_masks
 from ovseg.towers.scope import NO_SCOPE
 from ovseg.towers.scoring import Scoring
 from ovseg.towers.token_lengths import check_lengths
 from ovseg.towers.transformers_config import read_layout
+from ovseg.towers.view import View, resized_sides
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 LARGEST_SCALE = 1000.0  # of logits; CLIP's training stops at 100, and beyond this every probability is 0 or 1
@@ -210,12 +211,3 @@ class Clip:
             cause = "use bfloat16 or float32 instead of float16" if half else "its weights are too large to be a CLIP's"
             raise ValueError(f"CLIP overflowed: {cause}")
         return features
-
-
-def resized_sides(sides: tuple[int, int], view: View, cell: tuple[int, int]) -> tuple[int, int]:
-    """(H, W) as `view` has it resized, each side rounded to whole cells, at least one. Pixels."""
-    scale = view.short_side / min(sides)
-    if view.long_side:
-        scale = min(scale, view.long_side / max(sides))
-    height, width = (max(1, round(side * scale / unit)) * unit for side, unit in zip(sides, cell, strict=True))
-    return height, width

@@ -17,11 +17,12 @@ from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ovseg.towers.dense import View, Window, last_block, over_windows
+from ovseg.towers.dense import Window, last_block, over_windows
 from ovseg.towers.readout import cell_size, pool_regions, readout
 from ovseg.towers.region_kinds import REGIONS
 from ovseg.towers.regions import grid_weights, keep_own, soft_weights
 from ovseg.towers.variants import Variant
+from ovseg.towers.view import View
 from ovseg.towers.vit import mean_of_levels, normed_and_projected, pool_values, token_levels
 
 
