@@ -501,7 +501,7 @@ def test_real_photos_run_with_the_embedded_models_from_anywhere(tmp_path: Path) 
     (tmp_path / "photos").mkdir()
     for name in photos:
         Image.fromarray(getattr(skimage.data, name)()).save(tmp_path / f"photos/{name}.png")
-    flags = ["--classes", "cat,sky", "--preset", "pocket", "--masks", "4", "--steps", "10", "--out", "out"]
+    flags = ["--classes", "cat,sky", "--preset", "pocket", "--masks", "4", "--steps", "5", "--out", "out"]
     nowhere = {"HF_HOME": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
     done = ovseg("label", "photos", *flags, cwd=tmp_path, **nowhere)
     assert done.returncode == 0, done.stderr

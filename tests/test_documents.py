@@ -51,6 +51,7 @@ raise SystemExit(main(["label", image, "--classes", "cat,horse", "--preset", "po
     assert (tmp_path / "ovseg-labels/cat-and-horse.masks.png").exists()
 
 
+@pytest.mark.slow
 def test_the_notebook_runs_in_a_kernel(tmp_path, monkeypatch):
     for name, value in QUIET.items():
         monkeypatch.setenv(name, value)

@@ -211,6 +211,7 @@ def test_shards_score_as_the_whole(kept: Path, tmp_path: Path, models: list[str]
     assert parts["confusion"] == whole["confusion"] and parts["metrics"] == whole["metrics"]
 
 
+@pytest.mark.slow
 def test_processes_launched_together_share_the_images_and_print_one_table(
     kept: Path, tmp_path: Path, models: list[str]
 ) -> None:

@@ -190,6 +190,7 @@ torch.save(model.state_dict(), training.CACHE / f"after-{processes.rank()}")
 """
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_that_sees_the_batches_of_both(tmp_path):
     script = tmp_path / "pair.py"
     script.write_text(PAIR, encoding="utf-8")
