@@ -16,16 +16,20 @@ from threadpoolctl import threadpool_limits
 RESTARTS = 10
 MANY = 100  # masks, from which on one start is enough
 FITTED = 2**14  # vectors at most that centres are found from; of more, evenly chosen ones
+SAME_SCENE = 0.6  # of the vectors' variance: centres that leave more of it are those of another scene
 
 
-def cluster_queries(queries: np.ndarray, masks: int, seed: int) -> np.ndarray:
+def cluster_queries(queries: np.ndarray, masks: int, seed: int, start: np.ndarray | None = None) -> np.ndarray:
     """Group N query vectors into at most `masks` clusters.
 
-    queries: (N, C) float. Returns (N,) int32 cluster ids 0..K-1, every id in use; K < masks only where the queries
+    queries: (N, C) float. start: (masks, C) centres to begin at, once, as the last frame's of a video: cluster k is
+    what becomes of centre k. Returns (N,) int32 cluster ids 0..K-1, every id in use; K < masks only where the queries
     hold fewer distinct vectors than `masks`. Raises ValueError where masks > N.
     """
     check_masks(masks, len(queries))
     kmeans = KMeans(n_clusters=masks, n_init=RESTARTS if masks < MANY else 1, random_state=seed)
+    if start is not None:
+        kmeans.set_params(init=start, n_init=1)
     some = queries[:: -(-len(queries) // FITTED)]
     with warnings.catch_warnings(), threadpool_limits(limits=1):
         # Fewer distinct vectors than clusters is a flat image, not a fault.
@@ -33,6 +37,22 @@ def cluster_queries(queries: np.ndarray, masks: int, seed: int) -> np.ndarray:
         # One thread: sklearn adds up the threads' partial sums in the order they finish, so results would vary.
         labels = kmeans.fit_predict(some) if len(some) == len(queries) else kmeans.fit(some).predict(queries)
     return np.unique(labels, return_inverse=True)[1].astype(np.int32)
+
+
+def centres(queries: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """The mean of each cluster's queries (N, C), ids (N,) int 0..K-1, each in use: (K, C) float32."""
+    members = ids == np.arange(ids.max() + 1)[:, None]
+    return (members @ queries.astype(np.float64) / members.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def fit(queries: np.ndarray, start: np.ndarray, masks: int) -> bool:
+    """Whether centres of another image, the frame before, tell these queries (N, C) apart, as they do in one scene:
+    they are (masks, C), and the mean squared distance to the nearest is at most `SAME_SCENE` of the variance."""
+    if start.shape != (masks, queries.shape[1]):
+        return False
+    wide = queries.astype(np.float64)
+    distances = (wide**2).sum(axis=1, keepdims=True) - 2 * wide @ start.T + (start.astype(np.float64) ** 2).sum(axis=1)
+    return bool(distances.min(axis=1).mean() <= SAME_SCENE * wide.var(axis=0).sum())
 
 
 def with_place(queries: np.ndarray, grid: tuple[int, int], weight: float) -> np.ndarray:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from emerdiff.clusters import cluster_queries, with_place
+from emerdiff.clusters import cluster_queries, fit, with_place
 from emerdiff.cuts import cut_vectors
 from emerdiff.diffusion import LatentDiffusion
 from emerdiff.hooks import MAP_ELEMENTS, record_output
@@ -51,12 +51,19 @@ class Reading:
     row: Peak  # memory that the evaluation took
 
 
-def group(queries: np.ndarray, grid: tuple[int, int], options: Options) -> np.ndarray:
-    """Group the queries (N, C) of a grid's cells: (N,) int32 ids 0..K-1, by k-means, or with "diffcut" by cuts."""
+def group(
+    queries: np.ndarray, grid: tuple[int, int], options: Options, start: np.ndarray | None = None
+) -> tuple[np.ndarray, bool]:
+    """Group the queries (N, C) of a grid's cells by k-means, or with "diffcut" by cuts.
+
+    start: centres that k-means begins at if they `fit`. Returns (N,) int32 ids 0..K-1, and whether it began there.
+    """
     vectors = with_place(queries, grid, options.place)
     if options.upsampling == "diffcut":
-        return cut_vectors(vectors, options.masks)
-    return cluster_queries(vectors, options.masks, options.seed)
+        return cut_vectors(vectors, options.masks), False
+    if start is not None and not fit(vectors, start, options.masks):
+        start = None
+    return cluster_queries(vectors, options.masks, options.seed, start), start is not None
 
 
 def carry_at_once(reading: Reading, ids: np.ndarray, options: Options) -> np.ndarray:

@@ -55,11 +55,17 @@ class EmerDiff:
 
     @torch.inference_mode()
     def segment(
-        self, image: np.ndarray, options: Options | None = None, *, progress: Callable[[int, int], None] | None = None
+        self,
+        image: np.ndarray,
+        options: Options | None = None,
+        *,
+        progress: Callable[[int, int], None] | None = None,
+        start: np.ndarray | None = None,
     ) -> Segments:
         """Segment one image into at most options.masks masks, without any class names.
 
         image: (H, W, 3) uint8 RGB. progress: called with (UNet evaluations done, in all) after every UNet call.
+        start: `clusters.centres` of the frame before, whose masks keep their ids here; not with tiles or "diffcut".
         Raises ValueError for an image of another kind, an aspect beyond 4:1, more masks than the feature layer has
         positions, unknown layers, two layers of different levels, or numbers that overflowed.
         """
@@ -69,7 +75,7 @@ class EmerDiff:
         if options.tile is not None:
             return self._segment_tiles(image, Tiling.of(size, options.tile), options, network, count_rows)
         reading = self._read(image, network, options, count_rows)
-        ids = group(reading.queries, reading.grid, options)
+        ids, carried = group(reading.queries, reading.grid, options, start)
         maps, layer_rms = self._carry(image, reading, ids, options, count_rows)
         return Segments(
             labels=labels_of(torch.from_numpy(maps), image, options),
@@ -81,6 +87,7 @@ class EmerDiff:
             network_size=network,
             layer_rms=layer_rms,
             options=options,
+            carried=carried,
         )
 
     def _segment_tiles(

@@ -26,6 +26,7 @@ class Segments:
     network_size: tuple[int, int]  # (H', W'), pixels
     layer_rms: float | None  # RMS of the modulated tensor, unmodulated, at t_m; None without modulation
     options: Options  # as snapped
+    carried: bool = False  # whether the clusters grew out of the frame's before, and ids with them
 
 
 def labels_of(maps: Tensor, image: np.ndarray, options: Options) -> np.ndarray:

@@ -42,10 +42,12 @@ FORMATS = tuple(name for name in SUFFIXES if name not in OPTIONAL or find_spec(O
 IMAGE_SUFFIXES = frozenset(suffix for name in FORMATS for suffix in SUFFIXES[name])
 RAW = "camera raw is not read: develop it to JPEG or TIFF"
 CONVERT = "not read here: convert it to PNG"
+VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".m2ts", ".wmv", ".flv", ".ogv")
 UNREAD = {  # endings of files that look like images -> why they are not read
     **{suffix: OPTIONAL[name][1] for name in SUFFIXES if name not in FORMATS for suffix in SUFFIXES[name]},
     **dict.fromkeys((".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2"), RAW),
     **dict.fromkeys((".exr", ".hdr", ".pfm"), "their samples have no agreed white: save the image with 8 or 16 bits"),
+    **dict.fromkeys(VIDEOS, "a video: give it to `ovseg label` by its own name"),
     **dict.fromkeys((".jxl", ".svg", ".psd", ".xcf", ".tga", ".ico", ".pcx", ".dds"), CONVERT),
 }
 KINDS = "JPEG, PNG, WebP, TIFF, BMP, GIF, PPM, JPEG 2000, AVIF or HEIC"

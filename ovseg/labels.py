@@ -62,7 +62,7 @@ def label_logits(
         best = probabilities.argmax(axis=0)
         counts = np.bincount(best, pixels, minlength=len(vocabulary.names))
         probabilities *= _large(counts, vocabulary.area)[:, None]
-    best = _best(probabilities, vocabulary)
+    best = best_names(probabilities, vocabulary)
     return probabilities.T.astype(np.float32), best.astype(np.int32)
 
 
@@ -141,7 +141,7 @@ def label_tiles(
         probabilities = _by_name(logits.reshape(len(logits), -1), vocabulary, scoring)
         if vocabulary.area is not None:
             probabilities *= large[:, None]
-        best = _best(probabilities, vocabulary)
+        best = best_names(probabilities, vocabulary)
         labels[place] = best.reshape(logits.shape[1:])
         scores[place] = probabilities[best, np.arange(best.size)].reshape(logits.shape[1:])
     return labels, scores
@@ -217,7 +217,7 @@ def _large(counts: np.ndarray, area: float) -> np.ndarray:
     return large
 
 
-def _best(by_name: np.ndarray, vocabulary: Vocabulary) -> np.ndarray:
+def best_names(by_name: np.ndarray, vocabulary: Vocabulary) -> np.ndarray:
     """The best name (n,) of probabilities (L, n). The background is best where no other name reaches the threshold,
     whatever its own words say; without words of its own it gets the threshold as its probability here."""
     best = by_name.argmax(axis=0)

@@ -117,6 +117,7 @@ class DiffusionSource:
     diffusion: str  # which weights, see `weights.identity`
     options: Options  # as the model uses them, see `EmerDiff.snap`
     make_model: Callable[[], EmerDiff]
+    start: np.ndarray | None = None  # centres of the frame before, see `EmerDiff.segment`; no part of the identity
 
     def __repr__(self) -> str:
         return f"DiffusionSource({self.by}, {self.diffusion})"
@@ -147,12 +148,14 @@ class DiffusionSource:
 
     def segment(self, image: np.ndarray, id: str = "", progress: Progress | None = None) -> Masks:
         options = replace(self.options, keep_difference_maps=self.options.upsampling == "modulated")
-        segments = self.model.segment(image, options, progress=progress)
+        segments = self.model.segment(image, options, progress=progress, start=self.start)
         queries = segments.queries.astype(np.float16)
         evidence = {"low_resolution_masks": segments.low_resolution_masks, "queries": queries}
         if segments.difference_maps is not None:
             evidence["difference_maps"] = small_maps(segments.difference_maps)
         facts = {"network_size": list(segments.network_size), "layer_rms": segments.layer_rms}
+        if self.start is not None:
+            facts["carried"] = segments.carried
         return Masks(segments.labels, evidence, facts)
 
     def load(self) -> None:

@@ -17,7 +17,8 @@ class Source:
 
     maker: a function from a `Setup` to a `masks.MaskSource`, or its "module:name", which loads when it is asked for.
     about: a line for the help. needs: kinds of models beside CLIP. masks: whether it has masks to write and number.
-    soft: whether it leaves difference maps, of which soft masks are made.
+    soft: whether it leaves difference maps, of which soft masks are made. clusters: whether its masks are k-means
+    clusters, which can go on from one frame of a video to the next.
     """
 
     maker: Callable[[Any], Any] | str
@@ -25,6 +26,7 @@ class Source:
     needs: tuple[str, ...] = ()
     masks: bool = True
     soft: bool = False
+    clusters: bool = False
 
     def make(self, setup: Any) -> Any:
         """The source for a set-up, a `masks.MaskSource`. Raises ValueError for settings that it cannot take."""
@@ -40,14 +42,19 @@ SOURCES: dict[str, Source] = {
         "clusters of the diffusion model's queries, carried to the pixels by modulated denoising (default)",
         needs=("diffusion",),
         soft=True,
+        clusters=True,
     ),
     "naive": Source(
-        "ovseg.masks:by_naive", "the same clusters, upsampled bilinearly: quick and blocky", needs=("diffusion",)
+        "ovseg.masks:by_naive",
+        "the same clusters, upsampled bilinearly: quick and blocky",
+        needs=("diffusion",),
+        clusters=True,
     ),
     "attention": Source(
         "ovseg.masks:by_attention",
         "the same clusters, carried by the UNet's finest self-attention: one evaluation, for large models",
         needs=("diffusion",),
+        clusters=True,
     ),
     "diffcut": Source(
         "ovseg.masks:by_diffcut",

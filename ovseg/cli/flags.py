@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from argparse import ArgumentParser, ArgumentTypeError, BooleanOptionalAction
 from collections.abc import Callable
 from typing import Any
@@ -20,6 +21,17 @@ def add_inputs(parser: ArgumentParser) -> None:
     parser.add_argument(
         "inputs", nargs="+", metavar="INPUT", help="image files, folders, patterns, .txt lists of paths, or -"
     )
+
+
+def add_every(parser: ArgumentParser) -> None:
+    """Which frames of videos."""
+    parser.add_argument("--every", type=_from_one, metavar="N", help="of a video each N-th frame alone (1)")
+
+
+def _from_one(text: str) -> int:
+    if not re.fullmatch(r"0*[1-9]\d{0,8}", text):
+        raise ArgumentTypeError(f"expected a whole number from 1, got {text[:60]!r}")
+    return int(text)
 
 
 def add_run(parser: ArgumentParser, out: str | None) -> None:

@@ -32,12 +32,16 @@ examples:
   ovseg label photos/ --classes cat,dog --by files --masks-from sam  (masks of other tools: sam/ID.png, .npz or .json)
   ovseg label photos/ --classes cat --out run1 --shard 1/4           (and 2/4, 3/4, 4/4 on other machines)
   ovseg label photos/ --classes cat --out run1 --engine ray --workers 2:16 --ray-address auto
+  ovseg label clip.mp4 --classes cat,dog --every 5                   (each fifth frame of a video)
   ovseg label photo.jpg --classes cat --diffusion /models/sd21 --clip timm/vit_base_patch16_clip_224.openai
 
 INPUT is an image file; a folder, with all images below it; a pattern in quotes, "photos/**/*.jpg"; a text file with a
 path a line; or - for such a list on standard input; s3://bucket/folder, gs://... (`pip install 'ovseg[stores]'`) or
 https://host/a.jpg; a WebDataset's .tar, or a .parquet with image bytes. Read are JPEG, PNG, WebP, TIFF, BMP, GIF, PPM,
 JPEG 2000, AVIF, and with `pip install 'ovseg[heif]'` HEIC; other files that look like images are named with the reason.
+A video (`pip install 'ovseg[video]'`) or animated GIF, WebP or PNG given by its name is labelled frame by frame, as
+CLIP/000120: masks keep their numbers until the scene changes, a mask's scores are averaged over time, and OUT gets
+CLIP.overlay.mp4 to watch.
 A semicolon separates a class's name from its aliases; a class file has one class a line, `name; alias`, # comments.
 Two names are the same if they differ in upper and lower case, white space or Unicode spelling alone.
 --by says where masks come from:
@@ -151,6 +155,7 @@ def parser() -> argparse.ArgumentParser:
     label.add_argument("--background", metavar="RULE", help="what is none of the classes, see below")
     flags.add_background_bias(label)
     flags.add_inputs(label)
+    flags.add_every(label)
     flags.add_run(label, "ovseg-labels")
     flags.add_engine(label)
     flags.add_models(label)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ovseg.cli.engine import run_by
 from ovseg.cli.setup import read_class_flags, read_setup
+from ovseg.cli.video import finish, job_for
 from ovseg.fonts import undrawn
 from ovseg.run.folder import read_run
 from ovseg.run.inputs import Batch, batch_of, collect
@@ -32,9 +33,11 @@ def run(given: Namespace) -> int:
         say(f"note: {note}")
     if boxes := undrawn(job.vocabulary.names):
         say(f"note: no font here has the letters of {', '.join(boxes)}: boxes in overlays; install one, such as Noto")
-    items = collect(given.inputs, given.out, tell=say)
+    items = collect(given.inputs, given.out, tell=say, every=given.every or 1)
+    job = job_for(given, job, items)
     batch = batch_of(items, given.out, job.files, given.shard, overwrite=given.overwrite)
     code = run_by(given, job, batch)
+    finish(given, job, batch)
     return max(code, export_whole(job, batch)) if job.formats else code
 
 

@@ -12,6 +12,7 @@ from ovseg.images import IMAGE_SUFFIXES
 from ovseg.run.corrections import CORRECTIONS
 from ovseg.run.finding import MOST_SHOWN, STDIN, LeftOut, images_below, is_list, is_pattern, listed, matching
 from ovseg.run.folder import division, is_record, record_files
+from ovseg.run.frames import frames_in, is_video
 from ovseg.run.launch import Shard, choose_shard, launched
 from ovseg.run.schema import outside
 from ovseg.run.stores import images_at, images_in, is_archive, is_url
@@ -40,19 +41,26 @@ class Batch:
     overwrite: bool = False
 
 
-def collect(inputs: Sequence[str | Path], out: str | Path, *, tell: Callable[[str], None] | None = None) -> list[Item]:
+def collect(
+    inputs: Sequence[str | Path],
+    out: str | Path,
+    *,
+    tell: Callable[[str], None] | None = None,
+    every: int | None = None,
+) -> list[Item]:
     """The images of a run: files as they are, folders with all images below them, patterns, lists of paths, addresses
     in stores, and archives (see `stores`).
 
     An id is the path below the folder, or below a pattern's fixed part, or as a list has it, without the ending; where
     two images would share one, as `a.jpg` and `a.png` would, theirs keep the ending, and the folder's name if need be.
     Not in hidden folders, in `out`, or in run folders below an input (see `finding`); `tell` gets a line for each
-    reason that something is left out. Bytes of a name that are no UTF-8 stand in its id as backslash escapes.
+    reason that something is left out. every: such frames of videos and animations that are given by name; None: they
+    are taken for images. Bytes of a name that are no UTF-8 stand in its id as backslash escapes.
     Raises ValueError for an input that is not there, that is a run folder or `out`, one without images, and images
     that share an id all the same, OSError for a folder or list that cannot be read.
     """
     left_out = LeftOut()
-    taken = [one for given in inputs for one in _images_of(str(given), os.path.realpath(out), out, left_out)]
+    taken = [one for given in inputs for one in _images_of(str(given), out, left_out, every)]
     items = _distinct(taken, tell or (lambda line: None))
     if tell:
         left_out.tell(tell)
@@ -67,8 +75,16 @@ class _Taken:
     path: Path
 
 
-def _images_of(given: str, skipped: str, out: str | Path, left_out: LeftOut) -> Iterator[_Taken]:
+def _images_of(given: str, out: str | Path, left_out: LeftOut, every: int | None) -> Iterator[_Taken]:
     """The images of one input."""
+    skipped = os.path.realpath(out)
+    if every is not None and is_video(given):
+        place = Path(os.path.abspath(given))
+        clip, origin = PurePath(place.name), place.parent.name
+        for number, path in frames_in(place, every):
+            names = (PurePath(clip.stem, number), clip / number, PurePath(origin, clip, number))
+            yield _Taken(tuple(map(_name, names)), path)
+        return
     if is_url(given):
         yield from (_taken(name, path, "") for name, path in images_at(given, left_out))
         return
@@ -106,7 +122,11 @@ def _images_of(given: str, skipped: str, out: str | Path, left_out: LeftOut) -> 
 
 def _taken(name: PurePath, path: Path, origin: str) -> _Taken:
     names = (name.with_suffix(""), name, PurePath(origin, name))
-    return _Taken(tuple(os.fsencode(one.as_posix()).decode("utf-8", "backslashreplace") for one in names), path)
+    return _Taken(tuple(map(_name, names)), path)
+
+
+def _name(path: PurePath) -> str:
+    return os.fsencode(path.as_posix()).decode("utf-8", "backslashreplace")
 
 
 def _distinct(taken: Sequence[_Taken], tell: Callable[[str], None]) -> list[Item]:

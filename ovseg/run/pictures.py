@@ -15,6 +15,7 @@ from ovseg.images import read_image, read_size
 # the picture, (H, W, 3) uint8, from what stands behind it, or raises ValueError. Loaded when such an image is read.
 PICTURES: dict[str, str] = {
     "pocket": "ovseg.pocket.world:picture",
+    "video": "ovseg.run.frames:video",
     **{scheme: f"ovseg.run.stores:{scheme}" for scheme in ("s3", "gs", "https", "http", "tar", "parquet")},
 }
 FAR = ("s3", "gs", "https", "http")  # those for which a network is asked
