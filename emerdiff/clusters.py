@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 
 import numpy as np
+from scipy.optimize import linear_sum_assignment
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
@@ -17,26 +18,41 @@ RESTARTS = 10
 MANY = 100  # masks, from which on one start is enough
 FITTED = 2**14  # vectors at most that centres are found from; of more, evenly chosen ones
 SAME_SCENE = 0.6  # of the vectors' variance: centres that leave more of it are those of another scene
+LOOSER = 1.05  # times the squared distances of clusters begun anew: those that go on from a frame may have so much
 
 
 def cluster_queries(queries: np.ndarray, masks: int, seed: int, start: np.ndarray | None = None) -> np.ndarray:
     """Group N query vectors into at most `masks` clusters.
 
-    queries: (N, C) float. start: (masks, C) centres to begin at, once, as the last frame's of a video: cluster k is
-    what becomes of centre k. Returns (N,) int32 cluster ids 0..K-1, every id in use; K < masks only where the queries
+    queries: (N, C) float. start: (masks, C), the `centres` of a video's frame before, whose clusters go on by their
+    ids: as k-means leaves them that begins there, or where that is `LOOSER` than clusters begun anew, as these, matched
+    with the centres before. Returns (N,) int32 cluster ids 0..K-1, every id in use; K < masks only where the queries
     hold fewer distinct vectors than `masks`. Raises ValueError where masks > N.
     """
     check_masks(masks, len(queries))
+    some = queries[:: -(-len(queries) // FITTED)]
+    best = _k_means(some, masks, seed)
+    numbers = np.arange(masks)
+    if start is not None:
+        going_on = _k_means(some, masks, seed, start)
+        if going_on.inertia_ <= LOOSER * best.inertia_:
+            best = going_on
+        else:
+            numbers = matched(best.cluster_centers_, start)
+    with threadpool_limits(limits=1):
+        labels = best.labels_ if len(some) == len(queries) else best.predict(queries)
+    return np.unique(numbers[labels], return_inverse=True)[1].astype(np.int32)
+
+
+def _k_means(vectors: np.ndarray, masks: int, seed: int, start: np.ndarray | None = None) -> KMeans:
     kmeans = KMeans(n_clusters=masks, n_init=RESTARTS if masks < MANY else 1, random_state=seed)
     if start is not None:
         kmeans.set_params(init=start, n_init=1)
-    some = queries[:: -(-len(queries) // FITTED)]
     with warnings.catch_warnings(), threadpool_limits(limits=1):
         # Fewer distinct vectors than clusters is a flat image, not a fault.
         warnings.simplefilter("ignore", ConvergenceWarning)
         # One thread: sklearn adds up the threads' partial sums in the order they finish, so results would vary.
-        labels = kmeans.fit_predict(some) if len(some) == len(queries) else kmeans.fit(some).predict(queries)
-    return np.unique(labels, return_inverse=True)[1].astype(np.int32)
+        return kmeans.fit(vectors)
 
 
 def centres(queries: np.ndarray, ids: np.ndarray) -> np.ndarray:
@@ -45,14 +61,25 @@ def centres(queries: np.ndarray, ids: np.ndarray) -> np.ndarray:
     return (members @ queries.astype(np.float64) / members.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
+def matched(now: np.ndarray, before: np.ndarray) -> np.ndarray:
+    """For each of the centres now (K, C) the number of one before (K, C), (K,) int, each once: those matched one to one
+    that are nearest to each other, by the sum of squared distances."""
+    return linear_sum_assignment(_squared_distances(now, before))[1]
+
+
 def fit(queries: np.ndarray, start: np.ndarray, masks: int) -> bool:
     """Whether centres of another image, the frame before, tell these queries (N, C) apart, as they do in one scene:
     they are (masks, C), and the mean squared distance to the nearest is at most `SAME_SCENE` of the variance."""
     if start.shape != (masks, queries.shape[1]):
         return False
-    wide = queries.astype(np.float64)
-    distances = (wide**2).sum(axis=1, keepdims=True) - 2 * wide @ start.T + (start.astype(np.float64) ** 2).sum(axis=1)
-    return bool(distances.min(axis=1).mean() <= SAME_SCENE * wide.var(axis=0).sum())
+    distances = _squared_distances(queries, start).min(axis=1)
+    return bool(distances.mean() <= SAME_SCENE * queries.astype(np.float64).var(axis=0).sum())
+
+
+def _squared_distances(vectors: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """(N, K) float64, of vectors (N, C) and (K, C)."""
+    one, other = vectors.astype(np.float64), others.astype(np.float64)
+    return (one**2).sum(axis=1, keepdims=True) - 2 * one @ other.T + (other**2).sum(axis=1)
 
 
 def with_place(queries: np.ndarray, grid: tuple[int, int], weight: float) -> np.ndarray:

@@ -37,7 +37,7 @@ def run(given: Namespace) -> int:
     job = job_for(given, job, items)
     batch = batch_of(items, given.out, job.files, given.shard, overwrite=given.overwrite)
     code = run_by(given, job, batch)
-    finish(given, job, batch)
+    finish(given, job.out, batch)
     return max(code, export_whole(job, batch)) if job.formats else code
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Sequence
+from pathlib import Path
 
+from ovseg.run.frames import is_frame, place_of
 from ovseg.run.inputs import Batch, Item
 from ovseg.run.launch import launched
+from ovseg.run.overlay_video import check_places, write_clips
 from ovseg.run.terminal import say
 from ovseg.run.work import LabelJob
 
@@ -16,19 +19,17 @@ def job_for(given: Namespace, job: LabelJob, items: Sequence[Item]) -> LabelJob:
 
     Raises ValueError for flags that do not go with videos, and for videos among images.
     """
-    from ovseg.run.video import FramesJob, carries, file_of, is_frame
-
     frames = [item for item in items if is_frame(item)]
     if not frames:
         if given.every is not None:
             raise ValueError("every: is for videos and animated images, and here is none")
         return job
-    from ovseg.run.overlay_video import check_places
-
     if len(frames) < len(items):
-        other = next(item for item in items if not is_frame(item))
-        raise ValueError(f"{file_of(frames[0])} is a video, {other.path} is not: a run is of one kind, run them apart")
+        video, other = place_of(frames[0])[0], next(item.path for item in items if not is_frame(item))
+        raise ValueError(f"{video} is a video, {other} is not: a run is of one kind, run them apart")
     check_places(job.out, items)
+    from ovseg.run.video import FramesJob, carries
+
     if not carries(job):
         say("note: these masks are not carried from frame to frame; each frame is labelled by itself")
         return job
@@ -44,11 +45,11 @@ def job_for(given: Namespace, job: LabelJob, items: Sequence[Item]) -> LabelJob:
     return FramesJob.of(job, given.every or 1)
 
 
-def finish(given: Namespace, job: LabelJob, batch: Batch) -> None:
+def finish(given: Namespace, out: Path, batch: Batch) -> None:
     """Write the clips of overlays, where the images were frames."""
-    from ovseg.run.video import is_frame
-
-    if batch.items and is_frame(batch.items[0]) and not batch.shard:
-        from ovseg.run.overlay_video import write_clips
-
-        write_clips(job.out, batch.items, given.every or 1, tell=say)
+    if not batch.items or not is_frame(batch.items[0]):
+        return
+    if not batch.shard:
+        write_clips(out, batch.items, given.every or 1, tell=say)
+    elif batch.shard.number == 1 or not launched():
+        say("no clip of overlays: this run is in parts")

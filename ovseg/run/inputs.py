@@ -10,9 +10,10 @@ from pathlib import Path, PurePath
 
 from ovseg.images import IMAGE_SUFFIXES
 from ovseg.run.corrections import CORRECTIONS
+from ovseg.run.decoded import is_video
 from ovseg.run.finding import MOST_SHOWN, STDIN, LeftOut, images_below, is_list, is_pattern, listed, matching
 from ovseg.run.folder import division, is_record, record_files
-from ovseg.run.frames import frames_in, is_video
+from ovseg.run.frames import frames_in
 from ovseg.run.launch import Shard, choose_shard, launched
 from ovseg.run.schema import outside
 from ovseg.run.stores import images_at, images_in, is_archive, is_url
@@ -73,17 +74,14 @@ class _Taken:
 
     names: tuple[str, ...]
     path: Path
+    clip: Path | None = None  # the video that it is a frame of: all of one have the same kind of name
 
 
 def _images_of(given: str, out: str | Path, left_out: LeftOut, every: int | None) -> Iterator[_Taken]:
     """The images of one input."""
     skipped = os.path.realpath(out)
     if every is not None and is_video(given):
-        place = Path(os.path.abspath(given))
-        clip, origin = PurePath(place.name), place.parent.name
-        for number, path in frames_in(place, every):
-            names = (PurePath(clip.stem, number), clip / number, PurePath(origin, clip, number))
-            yield _Taken(tuple(map(_name, names)), path)
+        yield from _frames_of(Path(os.path.abspath(given)), every)
         return
     if is_url(given):
         yield from (_taken(name, path, "") for name, path in images_at(given, left_out))
@@ -120,6 +118,16 @@ def _images_of(given: str, out: str | Path, left_out: LeftOut, every: int | None
         raise ValueError(f"{place}: no such file or folder")
 
 
+def _frames_of(clip: Path, every: int) -> Iterator[_Taken]:
+    for number, path in frames_in(clip, every):
+        names = (
+            PurePath(clip.stem, number),
+            PurePath(clip.name, number),
+            PurePath(clip.parent.name, clip.name, number),
+        )
+        yield _Taken(tuple(map(_name, names)), path, clip)
+
+
 def _taken(name: PurePath, path: Path, origin: str) -> _Taken:
     names = (name.with_suffix(""), name, PurePath(origin, name))
     return _Taken(tuple(map(_name, names)), path)
@@ -142,7 +150,9 @@ def _distinct(taken: Sequence[_Taken], tell: Callable[[str], None]) -> list[Item
         if last:
             pairs = ", ".join(f"{one.path} and {other.path}" for one, other, *_ in list(shared.values())[:MOST_SHOWN])
             raise ValueError(f"{len(shared)} ids are of two files each: {pairs}; rename one of each, or run them apart")
-        level |= {one: level[one] + 1 for group in shared.values() for one in group}
+        clashing = {one for group in shared.values() for one in group}
+        clips = {one.clip for one in clashing} - {None}
+        level |= {one: level[one] + 1 for one in level if one in clashing or one.clip in clips}
     if longer := sorted(one.names[step] for one, step in level.items() if step):
         tell(f"note: {len(longer)} images share their names with others; their ids are longer, such as {longer[0]!r}")
     items: dict[str, Item] = {}

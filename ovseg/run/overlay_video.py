@@ -13,10 +13,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from ovseg.run.frames import rate
+from ovseg.run.decoded import frames_a_second
+from ovseg.run.frames import clips
 from ovseg.run.images import LABELS, OVERLAY
 from ovseg.run.inputs import Item
-from ovseg.run.video import clips
 
 ENDING = ".overlay.mp4"
 CODECS = ("libx264", "mpeg4")  # the first that this PyAV has
@@ -49,7 +49,7 @@ def write_clips(out: Path, items: Sequence[Item], every: int, *, tell: Callable[
         except ImportError:
             tell(f"{target} not written: needs PyAV, pip install 'ovseg[video]'")
             continue
-        _write(target, [out / f"{item.id}{OVERLAY}" for item in done], rate(video) / every)
+        _write(target, [out / f"{item.id}{OVERLAY}" for item in done], frames_a_second(video) / every)
         tell(f"overlays of {len(done)} frames in {target}")
 
 

@@ -1,14 +1,12 @@
 """Labelling the frames of videos one after the other: masks keep their ids, and names are steady over time.
 
-k-means begins at the centres of the frame before, so that cluster k goes on as cluster k; where those centres do not
-fit, as after a scene cut, it begins anew. A mask's scores are the running mean of its id's: `DECAY` of those before and
-the rest of the frame's own. What is carried lies beside the results of each frame, so that a run that is stopped goes
-on with the same bytes.
+Clusters go on from the centres of the frame before (`emerdiff.clusters`); where those do not fit, as after a scene cut,
+they begin anew. A mask's scores are the running mean of its id's: `DECAY` of those before and the rest of the frame's
+own. What is carried lies beside the results of each frame, so that a run that is stopped goes on with the same bytes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -24,24 +22,14 @@ from ovseg.files import write_atomically
 from ovseg.labels import best_names
 from ovseg.masks import DiffusionSource, Progress
 from ovseg.result import Segmentation
-from ovseg.run.frames import DIGITS, split_name
+from ovseg.run.frames import digits, place_of
 from ovseg.run.inputs import Item
 from ovseg.run.pictures import read_item
 from ovseg.run.work import LabelJob, LabelWorker, shares
 from ovseg.sources import SOURCES
 
-DECAY = 0.5  # share of the scores before in a mask's; 0.8 made names steadier, and wronger where clusters drift
+DECAY = 0.5  # share of the scores before in a mask's, see docs/RESULTS.md
 CARRIED = ".carried.safetensors"  # the ending of the file with what the next frame goes on from
-
-
-def is_frame(item: Item) -> bool:
-    """Whether an item is a frame of a video."""
-    return not item.path.is_absolute() and str(item.path).startswith("video:")
-
-
-def file_of(item: Item) -> Path:
-    """The video that a frame is of."""
-    return split_name(str(item.path).partition(":")[2])[0]
 
 
 def carries(job: LabelJob) -> bool:
@@ -72,22 +60,17 @@ class FramesJob(LabelJob):
 
 @dataclass(frozen=True)
 class FramesWorker(LabelWorker):
-    """A started `FramesJob`. Holds no state: what is carried is read from the frame before's file."""
+    """A started `FramesJob`. Holds no state: what is carried is read from the file of the frame before."""
 
     def __call__(self, item: Item, progress: Progress | None = None) -> str:
         assert isinstance(self.job, FramesJob) and isinstance(self.source, DiffusionSource)
         image, out = read_item(item.path), self.job.out
-        before = Carried.read(out, before_id(item, self.job.every), len(self.text.vocabulary.names))
+        before = carried_before(out, item, self.job.every, len(self.text.vocabulary.names))
         source = replace(self.source, start=before.centres if before else None)
-        segmenter = replace(self.segmenter, source=source)
-        analysis = segmenter.analyze(image, id=item.id, progress=progress)
-        result = segmenter.label_analysis(analysis, self.text, image)
-        means = _centres(analysis, source)
-        scores = rows_by_mask(result, len(means))
-        if before and analysis.facts["carried"] and len(means) == len(before.centres):
-            scores = running_mean(before.scores, scores)
-            result = renamed(result, scores, self.text.vocabulary, by_vote=segmenter.vote)
-        Carried(means, scores).save(out, item.id)
+        analysis = replace(self.segmenter, source=source).analyze(image, id=item.id, progress=progress)
+        result = self.segmenter.label_analysis(analysis, self.text, image)
+        result, carried = averaged(result, analysis, before, self.text.vocabulary, by_vote=self.segmenter.vote)
+        carried.save(out, item.id)
         result.save(out, item.id)
         return shares(result.labels, result.names)
 
@@ -105,10 +88,8 @@ class Carried:
         write_atomically(out / f"{id}{CARRIED}", save(asdict(self)), sync=False)
 
     @classmethod
-    def read(cls, out: Path, id: str | None, names: int) -> Carried | None:
-        """What the frame `id` left; None where there is no such frame, or it failed. Raises ValueError for damage."""
-        if id is None or not (path := out / f"{id}{CARRIED}").is_file():
-            return None
+    def read(cls, path: Path, names: int) -> Carried:
+        """What a frame left, for so many names. Raises ValueError, naming the file, for damage."""
         try:
             arrays = load(path.read_bytes())
             carried = cls(arrays["centres"], arrays["scores"])
@@ -120,16 +101,36 @@ class Carried:
         return carried
 
 
-def before_id(item: Item, every: int) -> str | None:
-    """The id of the frame before; None for a video's first."""
-    number = split_name(str(item.path))[1] - every
-    return None if number < 0 else f"{item.id.rpartition('/')[0]}/{number:0{DIGITS}}"
+def carried_before(out: Path, item: Item, every: int, names: int) -> Carried | None:
+    """What the last frame left that is done before this one; None for a video's first. Raises as `Carried.read`."""
+    clip = item.id.rpartition("/")[0]
+    for number in range(place_of(item)[1] - every, -1, -every):
+        if (path := out / f"{clip}/{digits(number)}{CARRIED}").is_file():
+            return Carried.read(path, names)
+    return None
 
 
-def _centres(analysis: Analysis, source: DiffusionSource) -> np.ndarray:
-    grid = analysis.evidence["low_resolution_masks"]
+def averaged(
+    result: Segmentation, analysis: Analysis, before: Carried | None, vocabulary: Vocabulary, *, by_vote: bool
+) -> tuple[Segmentation, Carried]:
+    """A frame's result with names by the mean of scores over time, and what it leaves.
+
+    before: what the frame before left; its scores count where the analysis' clusters go on from its. by_vote: scores
+    are shares of votes, in which the background's rule has had its say already.
+    """
+    means = centres_of(analysis)
+    scores = rows_by_mask(result, len(means))
+    if before and analysis.facts.get("carried") and len(means) == len(before.centres):
+        scores = running_mean(before.scores, scores)
+        result = renamed(result, scores, vocabulary, by_vote=by_vote)
+    return result, Carried(means, scores)
+
+
+def centres_of(analysis: Analysis) -> np.ndarray:
+    """(K, C) float32: the centres of an analysis' clusters, as those of the next frame may begin at."""
+    cells, place = analysis.evidence["low_resolution_masks"], analysis.origin.masks["options"]["place"]
     queries = analysis.evidence["queries"].astype(np.float32)
-    return centres(with_place(queries, (grid.shape[0], grid.shape[1]), source.options.place), grid.ravel())
+    return centres(with_place(queries, (cells.shape[0], cells.shape[1]), place), cells.ravel())
 
 
 def rows_by_mask(result: Segmentation, masks: int) -> np.ndarray:
@@ -148,17 +149,8 @@ def running_mean(before: np.ndarray, now: np.ndarray) -> np.ndarray:
 
 
 def renamed(result: Segmentation, scores: np.ndarray, vocabulary: Vocabulary, *, by_vote: bool) -> Segmentation:
-    """A result whose masks take the best names of other scores (K, L) float32. by_vote: scores are shares of votes, in
-    which the background's rule has had its say already."""
+    """A result whose masks take the best names of other scores (K, L) float32; by_vote: as `averaged` has it."""
     assert result.masks is not None and result.mask_scores is not None
     known = np.nan_to_num(scores[: len(result.mask_scores)])
     best = known.argmax(axis=1) if by_vote else best_names(known.T.copy(), vocabulary)
     return replace(result, labels=best[result.masks].astype(result.labels.dtype), mask_scores=known)
-
-
-def clips(items: Sequence[Item]) -> dict[Path, list[Item]]:
-    """Frames by their video."""
-    found: dict[Path, list[Item]] = {}
-    for item in items:
-        found.setdefault(file_of(item), []).append(item)
-    return found
