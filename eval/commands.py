@@ -60,7 +60,7 @@ def score(given: Namespace) -> int:
     runs, dataset = read_all(given.predictions, given.name, given.root, given.ignore, names)
     for note in dataset.notes:
         say(note)
-    score_and_show(dataset, runs, given.out, given.best_label, given.uncorrected)
+    score_and_show(dataset, runs, given.out, given.best_label, given.uncorrected, given.report)
     return 0
 
 

@@ -20,6 +20,7 @@ from ovseg.classes import ClassList
 from ovseg.eval.boundaries import boundary_counts, boundary_f
 from ovseg.eval.confusion import best_labels, class_counts, confusion_matrix
 from ovseg.eval.datasets import Dataset, open_dataset
+from ovseg.eval.errors import check_reports, write_reports
 from ovseg.eval.latex import latex
 from ovseg.eval.plain import Predictions, read_predictions
 from ovseg.eval.scored import Scored
@@ -133,18 +134,21 @@ def score_and_show(
     out: str | Path | None = None,
     best_label: bool = False,
     uncorrected: bool = False,
+    report: bool = False,
 ) -> None:
     """Score run folders, write results, classes and the table, and show the table: `ovseg eval score`.
 
-    out: as in `write_results`. Raises ValueError and OSError as `score_run` and `write_results`.
+    out: as in `write_results`. report: write the runs' reports as well. Raises as `score_run` and `write_results`.
     """
     folders = read_runs(runs)
-    out_folders(folders, out, best_label)  # so that a mistake in it is reported before scoring
-    found = [
-        score_run(folder, dataset, best_label, uncorrected=uncorrected, track=progress(folder.path))
-        for folder in folders
-    ]
+    targets = out_folders(folders, out, best_label)  # so that a mistake in it is reported before scoring
+    if report:
+        check_reports(folders, not (best_label or uncorrected))
+    own = {"best_label": best_label, "uncorrected": uncorrected}
+    found = [score_run(folder, dataset, **own, track=progress(folder.path)) for folder in folders]
     write_results(found, out).show()
+    if report:
+        write_reports(folders, targets, dataset)
 
 
 def write_results(found: Sequence[Scored], out: str | Path | None = None) -> Sheet:

@@ -18,6 +18,7 @@ from safetensors.numpy import save_file
 
 from ovseg.draw import class_colours, distinct_colours
 from ovseg.report import write_report
+from ovseg.report.errors import truth_in
 
 HEIGHT, WIDTH = 40, 60
 NAMES = ("background", "cat", "<img src=x onerror=\"document.title='hacked'\">", "дом & 犬")
@@ -288,3 +289,37 @@ def test_a_page_whose_folder_was_left_behind_says_so(browser, run, tmp_path):
     assert "“page-files” belongs beside this page" in browser.text("#missing")
     browser.one(".card a").click()
     browser.wait("document.getElementById('caption').textContent === 'page-files/0.js is missing'")
+
+
+def test_errors_are_shown_the_worst_image_first_with_what_is_true(browser, run, tmp_path):
+    columns = {id: np.where(np.arange(WIDTH) < at, left, right) for id, (left, right, at) in IMAGES.items()}
+    true = {id: np.tile(column, (HEIGHT, 1)) for id, column in columns.items()}
+    true["a/first"][: HEIGHT // 2, 30:] = 3  # of the right half the upper part is something else, the lower not known
+    true["a/first"][HEIGHT // 2 :, 30:] = 255
+    for id in ("a/first", "c third"):
+        (tmp_path / id).parent.mkdir(exist_ok=True)
+        Image.fromarray(true[id].astype(np.uint8)).save(tmp_path / f"{id}.png")
+    report = write_report(run, tmp_path / "report.html", truth=truth_in(tmp_path))
+    assert report.judged == 2
+    browser.open(report.file)
+    assert browser.ids() == ["a/first", "c third", "b <i>second</i> & 画像", "d fourth"]
+    assert [card.text.split(" · ")[0] for card in browser.all(".card .quiet")[:2]] == ["67 % right", "100 % right"]
+    assert "85.7 % of pixels right" in browser.text("#summary")  # 1200 and 2400 of 1800 and 2400
+    browser.look_at("a/first")
+    assert [browser.pixel(*place) for place in ((0.2, 0.5), (0.8, 0.2), (0.8, 0.8))] == [
+        [47, 111, 208, 255],
+        [224, 69, 43, 255],
+        [128, 128, 128, 255],
+    ]
+    assert NAMES[2] in (said := browser.point_at(0.8, 0.2)) and NAMES[3] in said and "truly" in said
+    assert NAMES[3] not in browser.point_at(0.8, 0.8)
+    assert "67 % of labelled pixels" in browser.text("#about")
+    browser.keys(Keys.ARROW_RIGHT)
+    browser.wait_for("c third")
+    assert browser.pixel(0.9, 0.9) == [47, 111, 208, 255]
+    browser.keys("2")
+    assert browser.pixel(0.9, 0.9) == [*COLOURS[1], 255]
+    browser.keys(Keys.ARROW_RIGHT)  # without a truth there are labels alone
+    browser.wait_for("b <i>second</i> & 画像")
+    assert not next(button for button in browser.all("#views button") if button.text == "Errors").is_enabled()
+    assert browser.complaints() == []

@@ -111,6 +111,7 @@ def add_eval(commands: Any) -> None:
     score.add_argument("--names", metavar="FILE", help="of index maps: the class names by index, one a line")
     score.add_argument("--uncorrected", action="store_true", help="runs' own labels, also where corrected by hand")
     score.add_argument("--best-label", action="store_true", help="give every mask its majority class first (an oracle)")
+    score.add_argument("--report", action="store_true", help="report.html as well, which shows where labels are wrong")
     score.add_argument("--out", metavar="DIR", help="folder for results (default: in each RUN, the table in the first)")
     score.set_defaults(run="ovseg.eval.commands:score")
     _add_unsupervised(actions)

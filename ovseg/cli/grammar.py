@@ -86,6 +86,7 @@ REPORT_EXAMPLES = """\
 examples:
   ovseg report ovseg-labels                                   then open ovseg-labels/report.html
   ovseg report ovseg-labels --out today.html --title "Street scenes"
+  ovseg report ovseg-labels --truth labels/                      (errors, the worst image first)
 
 The page needs no server and fetches nothing. Up to some 30 MB the images are inside it; where they take more they are
 in a folder beside it, report-files, which must be copied with it. Runs of `ovseg masks` and `ovseg eval predict` work
@@ -231,5 +232,6 @@ def _add_report(commands: argparse._SubParsersAction[Parser]) -> None:
     report.add_argument("run_folder", metavar="RUN", help="run folder, as `ovseg label` wrote it")
     report.add_argument("--out", metavar="FILE", help="the page (default RUN/report.html)")
     report.add_argument("--title", metavar="TEXT", help="its heading (default the run folder's name)")
+    report.add_argument("--truth", metavar="DIR", help="true labels, DIR/ID.png: shows where labels are wrong")
     report.add_argument("--overwrite", action="store_true", help="replace an earlier report")
     report.set_defaults(run="ovseg.cli.report:run")

@@ -17,9 +17,11 @@ from typing import Any
 
 from ovseg import locks
 from ovseg.files import named, sweep, write_atomically
+from ovseg.report.errors import Truth, judged
 from ovseg.report.image import read_report_image
 from ovseg.report.page import assemble, json_in_script, page_data
 from ovseg.run.folder import RunFolder, read_run
+from ovseg.run.images import RunImage, read_legend
 from ovseg.run.inputs import AGAIN
 from ovseg.run.syncing import have_on_disk
 
@@ -38,6 +40,7 @@ class Report:
     problems: int  # images that failed, are not done, or whose files cannot be read
     damaged: int  # those of the latter kind
     size: int  # bytes, all in all
+    judged: int = 0  # images whose true labels were given
 
 
 def write_report(
@@ -48,18 +51,21 @@ def write_report(
     overwrite: bool = False,
     embedded_bytes: int = EMBEDDED_BYTES,
     progress: Callable[[int, int], None] | None = None,
+    truth: Truth | None = None,
 ) -> Report:
     """Write the report of a run folder.
 
     out: the page, default `report.html` in the run folder; images that take over `embedded_bytes` go to the folder
     `report-files` beside it (named after the page). title: default the run folder's name. progress: gets the number of
-    images read and of all.
-    Raises ValueError for a folder that holds no run or none that is done, and for a page or folder that is already
-    there, unless `overwrite`; OSError where it cannot be written.
+    images read and of all. truth: shows where labels are wrong, see `errors`.
+    Raises ValueError for a folder that holds no run or none that is done, for a truth that has none of the images, and
+    for a page or folder that is already there, unless `overwrite`; OSError where it cannot be written.
     """
     run = read_run(folder)
     if not run.done:
         raise ValueError(f"{folder}: none of its {len(run.ids)} images is done, there is nothing to report")
+    if truth and read_legend(run) is None:
+        raise ValueError(f"truth: {folder} holds masks without names, which have no errors")
     out = Path(out) if out is not None else run.path / "report.html"
     if out.is_dir():
         raise ValueError(f"{out}: is a folder, expected a file for the page, such as report.html")
@@ -67,7 +73,7 @@ def write_report(
         locks.held(out.with_name(f".{out.name}.lock"), f"{out}: another process is writing this report; wait for it"),
         named(out),
     ):
-        return _write(run, out, title or run.path.resolve().name, overwrite, embedded_bytes, progress)
+        return _write(run, out, title or run.path.resolve().name, overwrite, embedded_bytes, progress, truth)
 
 
 def _write(
@@ -77,6 +83,7 @@ def _write(
     overwrite: bool,
     embedded_bytes: int,
     progress: Callable[[int, int], None] | None,
+    truth: Truth | None,
 ) -> Report:
     """`write_report`, as the one process that writes this page."""
     beside = out.with_name(f"{out.stem}-files")
@@ -86,7 +93,7 @@ def _write(
     staging = out.with_name(f".{beside.name}.{os.getpid()}.tmp")
     try:
         staging.mkdir(parents=True)
-        rows, problems, damaged = _stage(run, staging, progress)
+        rows, problems, damaged = _stage(run, staging, progress, truth)
         size = sum(path.stat().st_size for path in staging.iterdir())
         embed = size <= embedded_bytes
         data = page_data(run, title, rows, problems, None if embed else beside.name)
@@ -101,7 +108,8 @@ def _write(
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     size = len(page) + (0 if embed else size)
-    return Report(out, None if embed else beside, len(rows), len(problems), damaged, size)
+    judged = sum("known" in row for row in rows)
+    return Report(out, None if embed else beside, len(rows), len(problems), damaged, size, judged)
 
 
 def _check_free(out: Path, beside: Path, overwrite: bool) -> None:
@@ -124,7 +132,7 @@ def _is_ours(folder: Path) -> bool:
 
 
 def _stage(
-    run: RunFolder, staging: Path, progress: Callable[[int, int], None] | None
+    run: RunFolder, staging: Path, progress: Callable[[int, int], None] | None, truth: Truth | None
 ) -> tuple[list[dict[str, Any]], dict[str, str], int]:
     """Write every image's files as 0.json, 0.png, ...; returns the rows, why an id has none, and how many of these are
     damaged."""
@@ -138,6 +146,7 @@ def _stage(
     for number, id in enumerate(run.done, 1):
         try:
             image = read_report_image(run, id)
+            image = judged(image, RunImage(run, id), truth) if truth else image
         except (OSError, ValueError) as error:
             problems[id] = str(error)
             damaged += 1
@@ -150,6 +159,10 @@ def _stage(
             progress(number, len(run.done))
     if not rows:
         raise ValueError(f"{run.path}: no image can be shown; the first: {next(iter(problems.values()))}")
+    if truth and not any("known" in row for row in rows):
+        raise ValueError(
+            f"truth: none of the run's {len(rows)} images has true labels there, such as {rows[0]['id']}.png"
+        )
     return rows, problems, damaged
 
 

@@ -1,6 +1,6 @@
 // The detail view: one image, its views, class toggles, and what stands under the pointer. It is drawn by paint.js.
 
-const VIEWS = { original: "Original", overlay: "Labels", masks: "Masks", confidence: "Scores", differences: "Differences" };
+const VIEWS = { original: "Original", overlay: "Labels", masks: "Masks", confidence: "Scores", differences: "Differences", errors: "Errors" };
 Object.assign(state, { view: "", hidden: new Set() }); // hidden: classes, kept from image to image
 const detail = { number: -1, row: null, maps: null, hovered: -1, focused: -1, mask: 0 };
 
@@ -63,13 +63,13 @@ function afterClose() {
 }
 
 const available = (row) => Object.keys(VIEWS).filter((view) => ({
-  original: true, overlay: data.classes.length > 0, masks: row.masks > 0, confidence: row.rated, differences: row.differences > 0,
+  original: true, overlay: data.classes.length > 0, masks: row.masks > 0, confidence: row.rated, differences: row.differences > 0, errors: isRated(row),
 })[view]);
 
 function showViews() {
   const all = Object.keys(VIEWS).filter((view) => data.images.some((row) => available(row).includes(view)));
   const here = available(detail.row);
-  if (!here.includes(state.view)) state.view = ["overlay", "masks", "original"].find((view) => here.includes(view));
+  if (!here.includes(state.view)) state.view = ["errors", "overlay", "masks", "original"].find((view) => here.includes(view));
   $("views").replaceChildren(...all.map((view, place) => {
     const button = make("button", { type: "button", disabled: !here.includes(view), title: `Key ${place + 1}` }, VIEWS[view]);
     button.dataset.view = view;
@@ -117,7 +117,8 @@ function markChips() {
 function showAbout() {
   const { row } = detail;
   const smaller = row.shown[0] < row.width ? `, shown as ${row.shown[0]} × ${row.shown[1]}` : "";
-  const pairs = [["Size", `${row.width} × ${row.height}${smaller}`], ["Mean score", percent(row.score)], ["Masks", row.masks || "–"],
+  const pairs = [["Size", `${row.width} × ${row.height}${smaller}`], ["Right", isRated(row) ? `${percent(row.right)} of labelled pixels` : "–"],
+    ["mIoU", percent(row.mIoU ?? null)], ["Mean score", percent(row.score)], ["Masks", row.masks || "–"],
     ["Time", row.seconds ? `${row.seconds.toPrecision(3)} s` : "–"], ["File", row.file]];
   $("about").replaceChildren(...terms(pairs.filter(([, value]) => value !== "–")));
   if (row.note) $("about").prepend(make("dt", {}, "Note"), make("dd", { className: "warning" }, row.note));
@@ -135,6 +136,10 @@ function describe(position) {
     const score = own && (own.index ?? noLabel()) === index ? own.score : classIn(row, index)?.[2] ?? null;
     lines.push(make("strong", {}, swatch(data.classes[index].colour), data.classes[index].name));
     if (score !== null && score !== undefined) lines.push(make("span", {}, own ? `score ${percent(score)}` : `mean score ${percent(score)}`));
+  }
+  if (maps.errors?.[position] === 1) {
+    const { name, colour } = data.classes[maps.truth[position]];
+    lines.push(make("strong", {}, "truly", swatch(colour), name));
   }
   if (mask !== undefined) lines.push(make("span", {}, `mask ${mask}`));
   return lines;

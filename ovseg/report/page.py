@@ -12,6 +12,7 @@ from string import Template
 from typing import Any
 
 from ovseg.draw import NO_LABEL_COLOUR, Colour
+from ovseg.report import errors
 from ovseg.report.image import mask_colours
 from ovseg.run.folder import RunFolder
 from ovseg.run.images import read_legend
@@ -84,7 +85,7 @@ def page_data(
         "images": list(rows),
         "statistics": class_statistics(rows, len(names)),
         "problems": [{"id": id, "reason": reason} for id, reason in sorted(problems.items())],
-        "summary": _summary(run.facts, names),
+        "summary": [*_summary(run.facts, names), *errors.summary(rows)],
         "facts": fact_groups(run),
     }
 

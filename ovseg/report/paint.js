@@ -4,6 +4,8 @@
 const CANVAS = 1024; // small maps are drawn enlarged by a whole factor, up to some such size, so that outlines are fine
 const RAMP = [[38, 12, 81], [46, 92, 140], [40, 160, 130], [180, 214, 60], [255, 240, 120]]; // from 0 to 1, as in report.css
 
+const ERRORS = [["right", "#2f6fd0"], ["wrong", "#e0452b"], ["no true label", "#808080"]]; // by the values of `maps.errors`
+
 const pixel = (red, green, blue, alpha = 255) => (alpha << 24 | blue << 16 | green << 8 | red) >>> 0; // little-endian RGBA
 const channels = (css) => [1, 3, 5].map((at) => parseInt(css.slice(at, at + 2), 16));
 const darker = (colour) => [0, 8, 16].reduce((sum, at) => sum | Math.round(0.35 * (colour >>> at & 255)) << at, colour & 0xff000000) >>> 0;
@@ -20,6 +22,7 @@ function palette(maps) {
   if (state.view === "overlay") {
     return [maps.labels, data.classes.map(({ colour }, index) => pixel(...channels(colour), alpha(index)))];
   }
+  if (state.view === "errors") return [maps.errors, ERRORS.map(([, colour]) => pixel(...channels(colour)))];
   return [maps.masks, Array.from({ length: maps.lastMask + 1 }, (_, mask) => {
     const { index, score } = maps.rows.get(mask) || {};
     const colour = state.view === "masks" ? channels(data.maskColours[mask % data.maskColours.length])
@@ -97,6 +100,7 @@ function outline() {
 function showCaption() {
   const scale = (from, to) => make("span", { className: "scale" }, from, make("span", { className: "ramp" }), to);
   $("caption").replaceChildren(...({
+    errors: ERRORS.map(([name, colour]) => make("span", { className: "scale" }, swatch(colour), name)),
     confidence: ["Score of each mask’s class", scale("0 %", "100 %")],
     differences: [`Difference map behind mask ${detail.mask}; point at another mask`, scale("none", "strong")],
   }[state.view] || [data.classes.length ? "Point at the image to see what a pixel was taken for" : "Point at the image to see its masks"]));

@@ -93,12 +93,13 @@ function tellMissing() {
 }
 
 async function unpackMaps(maps) {
-  const [labels, masks, differences] = await Promise.all([maps.labels, maps.masks, maps.differences].map(unpack));
+  const [labels, masks, differences, truth] = await Promise.all([maps.labels, maps.masks, maps.differences, maps.truth].map(unpack));
   const rows = new Map(maps.rows.map(([mask, index, score]) => [mask, { index, score }]));
   const [height, width] = (labels || masks).shape;
   const factor = Math.max(1, Math.ceil(CANVAS / Math.max(width, height)));
   const lastMask = masks ? masks.values.reduce((most, mask) => Math.max(most, mask), 0) : -1;
-  return { labels: labels?.values, masks: masks?.values, lastMask, differences, rows, height, width, factor };
+  const errors = truth && labels.values.map((index, at) => (truth.values[at] >= noLabel() ? 2 : index === truth.values[at] ? 0 : 1));
+  return { labels: labels?.values, truth: truth?.values, errors, masks: masks?.values, lastMask, differences, rows, height, width, factor };
 }
 
 async function unpack(packed) {
@@ -161,11 +162,13 @@ function showChoices() {
     ...present.map((index) => make("option", { value: index }, data.classes[index].name)));
   $("gallery").classList.toggle("few", data.images.length < 7);
   $("sort").querySelector("[value=unsure]").hidden = data.images.every((row) => row.score === null);
+  $("sort").querySelector("[value=worst]").hidden = !data.images.some(isRated);
   $("sort-field").hidden = !data.classes.length;
 }
 
 function startGallery() {
   showChoices();
+  if (data.images.some(isRated)) state.sort = "worst";
   $("only").addEventListener("change", (event) => choose(Number(event.target.value)));
   $("find").addEventListener("input", (event) => { state.query = event.target.value; showGallery(); });
   $("sort").addEventListener("change", (event) => { state.sort = event.target.value; showGallery(); });
@@ -182,10 +185,11 @@ function choose(only) {
 
 const classIn = (row, index) => row.classes.find((one) => one[0] === index);
 const shareOf = (row, index) => (classIn(row, index)?.[1] || 0) / (row.width * row.height);
+const isRated = (row) => row.right != null; // its true labels are known
 const scoreOf = (row) => (state.only < 0 ? row.score : classIn(row, state.only)?.[2] ?? null);
 
 function showGallery() {
-  const key = { name: () => 0, unsure: (row) => scoreOf(row) ?? 2, share: (row) => -shareOf(row, state.only) }[state.sort];
+  const key = { name: () => 0, unsure: (row) => scoreOf(row) ?? 2, worst: (row) => row.right ?? 2, share: (row) => -shareOf(row, state.only) }[state.sort];
   const query = state.query.trim().toLowerCase();
   shown = byName.filter((number) => {
     const row = data.images[number];
@@ -227,7 +231,7 @@ function card(number) {
     part.style.cssText = `flex-grow:${pixels};background:${data.classes[index].colour}`;
     return part;
   }));
-  const remarks = [row.remark, row.note && "no image", state.only >= 0 && `${percent(shareOf(row, state.only))} of it`,
+  const remarks = [row.remark, row.note && "no image", isRated(row) && `${percent(row.right)} right`, state.only >= 0 && `${percent(shareOf(row, state.only))} of it`,
     scoreOf(row) !== null ? `${percent(scoreOf(row))} sure` : state.only < 0 && row.masks > 0 && plural(row.masks, "mask")];
   const link = make("a", { href: address(number) }, box, strip,
     make("span", { className: "id", title: row.id }, row.id), make("span", { className: "quiet" }, remarks.filter(Boolean).join(" · ") || "\u00a0"));
