@@ -91,7 +91,7 @@ class Tally:
     """What one way gave on one clip."""
 
     confusion: np.ndarray = field(default_factory=lambda: np.zeros((len(NAMES), len(NAMES) + 1), np.int64))
-    kept: list[tuple[float, float]] = field(default_factory=list)  # shares of points that keep mask and label
+    kept: list[np.ndarray] = field(default_factory=list)  # (2,) each: shares of points that keep mask and label
     last: np.ndarray | None = None  # (2, points) mask and label of each point of the scene, -1 unseen
 
     def add(self, result: Segmentation, truth: np.ndarray, place: np.ndarray) -> None:
@@ -102,7 +102,7 @@ class Tally:
         if self.last is not None:
             before = self.last[:, place.ravel()]
             seen = before[0] >= 0
-            self.kept.append(tuple((before == now)[:, seen].mean(axis=1)))
+            self.kept.append((before == now)[:, seen].mean(axis=1))
         self.last = np.full((2, 4 * SIZE * SIZE), -1)
         self.last[:, place.ravel()] = now
 
