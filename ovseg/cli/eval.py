@@ -48,8 +48,8 @@ examples:
 
 A folder without a record holds index maps, ID.png or ID.npy, in the data set's own indices or those of --names; 255 is
 no class. A class that is predicted but in no label has IoU 0 in the mean, as mmsegmentation counts it, and is named.
-Writes results.json, table.md, table.tex (LaTeX), classes.csv and images.csv into --out. All metrics in percent, at the
-labels' own resolution."""
+Writes results.json, table.md, table.tex (LaTeX), classes.csv and images.csv into --out, with --report also report.html.
+All metrics in percent, at the labels' own resolution."""
 UNSUPERVISED_EXAMPLES = """\
 examples:
   ovseg eval predict coco-stuff27 --root R --out runs/e --keep-analysis
