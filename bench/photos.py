@@ -75,11 +75,11 @@ def score_bsds(segments: np.ndarray, annotators: list[np.ndarray]) -> tuple[floa
     return float(first), float(second)
 
 
-def measure_coco(folder: Path, images: int, segment: Segment) -> None:
-    """Print a line for each source on the first photos of a `custom` folder."""
+def measure_coco(folder: Path, photos: slice, segment: Segment) -> None:
+    """Print a line for each source on these photos of a `custom` folder, by name."""
     classes = len((folder / "classes.txt").read_text(encoding="utf-8").splitlines())
     found: dict[str, list[tuple[np.ndarray, float]]] = {}
-    for path in sorted((folder / "images").iterdir())[:images]:
+    for path in sorted((folder / "images").iterdir())[photos]:
         labels = np.asarray(Image.open(folder / "labels" / f"{path.stem}.png")).astype(np.int64)
         for name, segments in segment(read_image(path)).items():
             found.setdefault(name, []).append(score_coco(segments, labels, classes))
@@ -90,10 +90,10 @@ def measure_coco(folder: Path, images: int, segment: Segment) -> None:
         show("COCO", name, mean, lead - mean, ends, [f for _, f in scores], [f for _, f in found["EmerDiff"]])
 
 
-def measure_bsds(folder: Path, images: int, segment: Segment) -> None:
-    """Print a line for each source on the first photos of a folder of region maps."""
+def measure_bsds(folder: Path, photos: slice, segment: Segment) -> None:
+    """Print a line for each source on these photos of a folder of region maps, by name."""
     found: dict[str, list[tuple[float, float]]] = {}
-    for path in sorted((folder / "images").iterdir())[:images]:
+    for path in sorted((folder / "images").iterdir())[photos]:
         files = sorted((folder / "regions").glob(f"{path.stem}.*.png"))[:ANNOTATORS]
         annotators = [np.asarray(Image.open(file)).astype(np.int64) for file in files]
         for name, segments in segment(read_image(path)).items():
@@ -129,15 +129,18 @@ def show(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("coco", type=Path)
-    parser.add_argument("bsds", type=Path)
-    parser.add_argument("--images", type=int, default=16, help="photos of each set, the first by name")
+    parser.add_argument("bsds", type=Path, nargs="?")
+    parser.add_argument("--images", type=int, default=16, help="photos of each set (%(default)s)")
+    parser.add_argument("--first", type=int, default=1, help="the first of them, counted from 1 by name")
     parser.add_argument("--masks", type=int, help="K (the preset's)")
     given = parser.parse_args()
     setup = Setup.of("photo", {})
     model = EmerDiff.from_pretrained(setup.preset.diffusion, device=setup.find_device())
     segment = segmenter(model, given.masks)
-    measure_coco(given.coco, given.images, segment)
-    measure_bsds(given.bsds, given.images, segment)
+    photos = slice(given.first - 1, given.first - 1 + given.images)
+    measure_coco(given.coco, photos, segment)
+    if given.bsds:
+        measure_bsds(given.bsds, photos, segment)
 
 
 if __name__ == "__main__":
