@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ovseg.classes import read_classes
-from ovseg.cli.engine import run_by
+from ovseg.cli.engine import open_out, run_by
 from ovseg.cli.setup import read_setup
 from ovseg.eval.oracle import TRUTH, check_source
 from ovseg.run.batch import make_ready
@@ -27,10 +27,11 @@ def predict(given: Namespace) -> int:
 
     if given.by and given.method:
         raise ValueError("by: given with --method, which is its former spelling; leave one out")
-    job = read_job(given, given.by or FORMER_METHODS.get(given.method))
+    out, bucket = open_out(given)
+    job = read_job(given, given.by or FORMER_METHODS.get(given.method), out)
     if given.score and given.shard:
         raise ValueError("score: a shard alone cannot be scored; when all are done, `ovseg eval score`")
-    batch = batch_of(job.items, job.out, job.files, given.shard, overwrite=given.overwrite)
+    batch = batch_of(job.items, out, job.files, given.shard, overwrite=given.overwrite, bucket=bucket)
     code = run_by(given, job, batch)
     if given.score and code:
         say(f"not scored, because images failed: when all are done, `ovseg eval score {job.name}`")
@@ -46,7 +47,7 @@ def ablate(given: Namespace) -> int:
     if launched():
         raise ValueError("ablate runs as one process; start it without accelerate or torchrun")
     over = read_over(given.over)
-    job = replace(read_job(given, "emerdiff"), keep_analysis=True)
+    job = replace(read_job(given, "emerdiff", Path(given.out)), keep_analysis=True)
     make_ready(job.setup, "clip")
     ablate(job, over, overwrite=given.overwrite)
     return 0
@@ -82,7 +83,7 @@ def check(given: Namespace) -> int:
     return 0 if check(given.name, given.root, given.ignore) else 1
 
 
-def read_job(given: Namespace, by: str | None) -> PredictJob:
+def read_job(given: Namespace, by: str | None, out: Path) -> PredictJob:
     """The job that the flags ask for. Mistakes in the data set, its protocol and vocabulary show now.
 
     by: the mask source, or "truth"; None: the set-up's own.
@@ -96,7 +97,7 @@ def read_job(given: Namespace, by: str | None) -> PredictJob:
         setup=read_setup(given, "clip", by="none" if truth else by),
         name=given.name,
         root=given.root,
-        out=Path(given.out),
+        out=out,
         ignore=given.ignore,
         limit=given.limit,
         partial=given.partial,

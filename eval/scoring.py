@@ -218,7 +218,7 @@ def out_folders(runs: Sequence[RunFolder], out: str | Path | None, best_label: b
     image.
     """
     if out is None:
-        targets = [run.path for run in runs]
+        targets = [run.home for run in runs]
     elif Path(out).exists() and not Path(out).is_dir():
         raise ValueError(f"out: {out}: is a file, expected a folder for the results")
     elif len(runs) == 1:

@@ -115,7 +115,7 @@ def unsupervised(
         raise ValueError(f"seed: expected a number from 0 to {2**32 - 1}, got {seed}")
     folder = read_run(predictions)
     check_images(folder, dataset)
-    out = Path(out or predictions)
+    out = Path(out or folder.home)
     if out.resolve() == folder.path.resolve() and "unsupervised" in folder.ids:
         raise ValueError(
             f"out: {out}/unsupervised.json is the file of an image called 'unsupervised'; choose another folder"

@@ -109,6 +109,16 @@ def test_patterns_and_single_images_of_a_bucket(bucket: Bucket, tmp_path: Path) 
         ids("s3://bucket/nothing")
 
 
+def test_runs_in_a_bucket_are_no_images(bucket: Bucket, tmp_path: Path) -> None:
+    for name in ("run.json", "a.png", "sub/b.png"):
+        bucket.pipe(f"bucket/photos/out/{name}", b"{}")
+    told: list[str] = []
+    assert {item.id for item in collect(["s3://bucket/photos"], tmp_path, tell=told.append)} == {"a", "sub/b", "sub/c"}
+    assert "left out, as results of other runs (they hold a run.json): s3:/bucket/photos/out" in told
+    with pytest.raises(ValueError, match="s3://bucket/photos/out: is a run's results; give the folder of images"):
+        collect(["s3://bucket/photos/out"], tmp_path)
+
+
 def test_an_image_that_is_gone_is_told_and_the_rest_goes_on(bucket: Bucket, tmp_path: Path, capsys) -> None:
     (tmp_path / "list.txt").write_text("s3://bucket/photos/gone.png\ns3://bucket/photos/a.png\n")
     flags = ["--by", "slic", "--masks", "4", "--preset", "pocket", "--device", "cpu", "--out", str(tmp_path / "out")]

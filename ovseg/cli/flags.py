@@ -37,7 +37,13 @@ def _from_one(text: str) -> int:
 def add_run(parser: ArgumentParser, out: str | None) -> None:
     """The folder for results, and which images of the input. out: the default folder, None if it must be given."""
     default = f" (default {out})" if out else ""
-    parser.add_argument("--out", default=out, required=out is None, metavar="DIR", help=f"folder for results{default}")
+    parser.add_argument(
+        "--out",
+        default=out,
+        required=out is None,
+        metavar="DIR",
+        help=f"folder for results, or s3://bucket/run{default}",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace what --out holds, instead of going on there")
     parser.add_argument("--shard", metavar="I/N", help="only every N-th image from the I-th on, to share the work")
 

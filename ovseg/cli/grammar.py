@@ -8,7 +8,6 @@ This file has the flags and their help; the code of a command is loaded when it 
 from __future__ import annotations
 
 import argparse
-import os
 from typing import Any, NoReturn
 
 from ovseg import __version__
@@ -16,6 +15,7 @@ from ovseg.cli import flags
 from ovseg.cli.app import add_app
 from ovseg.cli.eval import add_eval
 from ovseg.cli.exchange import add_export, add_import
+from ovseg.cli.texts import wrong_text
 from ovseg.sources import help_lines
 from ovseg.towers.region_kinds import help_lines as regions_help
 
@@ -33,6 +33,7 @@ examples:
   ovseg label photos/ --classes cat --out run1 --shard 1/4           (and 2/4, 3/4, 4/4 on other machines)
   ovseg label photos/ --classes cat --out run1 --engine ray --workers 2:16 --ray-address auto
   ovseg label clip.mp4 --classes cat,dog --every 5                   (each fifth frame of a video)
+  ovseg label s3://bucket/photos --classes cat --out s3://bucket/run  (`pip install 'ovseg[stores]'`)
   ovseg label photo.jpg --classes cat --diffusion /models/sd21 --clip timm/vit_base_patch16_clip_224.openai
 
 INPUT is an image file; a folder, with all images below it; a pattern in quotes, "photos/**/*.jpg"; a text file with a
@@ -93,9 +94,6 @@ in a folder beside it, report-files, which must be copied with it. Runs of `ovse
 as well. Difference maps show where the run kept its analyses (--keep-analysis)."""
 
 
-WORDS = ("classes", "background", "title")  # what is shown as text; elsewhere bytes may be part of a file's name
-
-
 class Parser(argparse.ArgumentParser):
     """Takes no abbreviated flags: `--over` must not mean --overwrite. What it parses has its `flags` by field."""
 
@@ -107,7 +105,7 @@ class Parser(argparse.ArgumentParser):
         for action in self._actions:
             value = getattr(given, action.dest, None)
             for text in value if isinstance(value, list) else [value]:
-                if isinstance(text, str) and (wrong := _wrong(action.dest, text)):
+                if isinstance(text, str) and (wrong := wrong_text(action.dest, text, self.prog.partition(" ")[2])):
                     self.error(f"{'/'.join(action.option_strings) or action.metavar}: {wrong}")
         own = {action.dest: action.option_strings[0] for action in self._actions if action.option_strings}
         given.flags = own | getattr(given, "flags", {})
@@ -120,17 +118,6 @@ class Parser(argparse.ArgumentParser):
 
         said = shortened(one_line(message.removeprefix("argument ")))
         self.exit(2, f"ovseg: error: {said} (see `{self.prog} --help`)\n")
-
-
-def _wrong(field: str, text: str) -> str:
-    """What is wrong with the text given for a flag, whichever it is; "" where nothing is."""
-    if not text:  # a folder "" would be the working folder, and other flags as if they were not given
-        return "expected something, got ''"
-    if "\0" in text:
-        return "cannot hold NUL"
-    if field in WORDS and any("\ud800" <= letter <= "\udfff" for letter in text):
-        return f"expected UTF-8 text, got {os.fsencode(text)!r}"
-    return ""
 
 
 def parser() -> argparse.ArgumentParser:

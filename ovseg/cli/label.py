@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 from pathlib import Path
 
-from ovseg.cli.engine import run_by
+from ovseg.cli.engine import open_out, run_by
 from ovseg.cli.setup import read_class_flags, read_setup
 from ovseg.cli.video import finish, job_for
 from ovseg.fonts import undrawn
@@ -18,12 +18,13 @@ from ovseg.run.work import LabelJob
 
 def run(given: Namespace) -> int:
     """`ovseg label`; returns the exit code."""
+    out, bucket = open_out(given)
     setup = read_setup(given, "clip", by=given.by)
     job = LabelJob(
         setup=setup,
         classes=read_class_flags(given),
         background=given.background or setup.preset.background,
-        out=Path(given.out),
+        out=out,
         analyses=Path(given.analyses) if given.analyses else None,
         keep_analysis=given.keep_analysis,
         formats=tuple(given.format),
@@ -33,9 +34,9 @@ def run(given: Namespace) -> int:
         say(f"note: {note}")
     if boxes := undrawn(job.vocabulary.names):
         say(f"note: no font here has the letters of {', '.join(boxes)}: boxes in overlays; install one, such as Noto")
-    items = collect(given.inputs, given.out, tell=say, every=given.every or 1)
+    items = collect(given.inputs, out, tell=say, every=given.every or 1)
     job = job_for(given, job, items)
-    batch = batch_of(items, given.out, job.files, given.shard, overwrite=given.overwrite)
+    batch = batch_of(items, out, job.files, given.shard, overwrite=given.overwrite, bucket=bucket)
     code = run_by(given, job, batch)
     finish(given, job.out, batch)
     return max(code, export_whole(job, batch)) if job.formats else code

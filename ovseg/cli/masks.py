@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from pathlib import Path
 
-from ovseg.cli.engine import run_by
+from ovseg.cli.engine import open_out, run_by
 from ovseg.cli.setup import read_setup
 from ovseg.run.inputs import batch_of, collect
 from ovseg.run.terminal import say
@@ -14,6 +13,7 @@ from ovseg.run.work import MaskJob
 
 def run(given: Namespace) -> int:
     """`ovseg masks`; returns the exit code."""
-    job = MaskJob(read_setup(given, by=given.by), Path(given.out))
-    items = collect(given.inputs, given.out, tell=say)
-    return run_by(given, job, batch_of(items, given.out, job.files, given.shard, overwrite=given.overwrite))
+    out, bucket = open_out(given)
+    job = MaskJob(read_setup(given, by=given.by), out)
+    items = collect(given.inputs, out, tell=say)
+    return run_by(given, job, batch_of(items, out, job.files, given.shard, overwrite=given.overwrite, bucket=bucket))

@@ -6,6 +6,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
+from ovseg.run.bucket import is_bucket
 from ovseg.run.frames import is_frame, place_of
 from ovseg.run.inputs import Batch, Item
 from ovseg.run.launch import launched
@@ -24,6 +25,8 @@ def job_for(given: Namespace, job: LabelJob, items: Sequence[Item]) -> LabelJob:
         if given.every is not None:
             raise ValueError("every: is for videos and animated images, and here is none")
         return job
+    if is_bucket(given.out):
+        raise ValueError(f"out: {given.out}: frames go on from what the one before left on a disk; give a local folder")
     if len(frames) < len(items):
         video, other = place_of(frames[0])[0], next(item.path for item in items if not is_frame(item))
         raise ValueError(f"{video} is a video, {other} is not: a run is of one kind, run them apart")

@@ -66,7 +66,7 @@ def write_report(
         raise ValueError(f"{folder}: none of its {len(run.ids)} images is done, there is nothing to report")
     if truth and read_legend(run) is None:
         raise ValueError(f"truth: {folder} holds masks without names, which have no errors")
-    out = Path(out) if out is not None else run.path / "report.html"
+    out = Path(out) if out is not None else run.home / "report.html"
     if out.is_dir():
         raise ValueError(f"{out}: is a folder, expected a file for the page, such as report.html")
     with (

@@ -63,14 +63,14 @@ def run_started(worker: Worker, batch: Batch, seconds: float) -> int:
 def _run(worker: Worker, batch: Batch, seconds: float) -> int:
     """Do all images that are not finished; returns how many failed."""
     job, items = worker.job, batch.items
-    run = Run(job.out, worker.facts, job.files, seconds, batch.shard, batch.overwrite)
+    run = Run(job.out, worker.facts, job.files, seconds, batch.shard, batch.overwrite, batch.bucket)
     todo = run.open(items)
     job.kept.expect(todo, worker.facts, worker.source, tell=say)
     spared = job.kept.spares(todo, worker.source)
     announce(worker, [] if spared else [item for item in todo if job.kept.own or not job.kept.has(item)])
     with make_report(len(items) - len(todo), len(items)) as report:
         failed = process(run, todo, worker, report)
-    say(f"results in {run.out}" + (f"; {failed} of {len(items)} images failed" if failed else ""))
+    say(f"results in {batch.bucket or run.out}" + (f"; {failed} of {len(items)} images failed" if failed else ""))
     return failed
 
 

@@ -145,7 +145,7 @@ def _changing(run: RunFolder, id: str) -> Iterator[None]:
     prefix = f"{id}.corrected"
     if taken := [other for other in run.ids if other == prefix or other.startswith(f"{prefix}-")]:
         raise ValueError(f"{run.path}: corrections of {id!r} would be files of the image {taken[0]!r}")
-    path = run.file(id, CORRECTIONS)
+    path = run.home / f"{id}{CORRECTIONS}"
     with locks.held(path.with_name(f".{path.name}.lock"), f"{path}: another process is changing it; try again"):
         yield
 

@@ -8,12 +8,13 @@ model. The files of an id are named after it: `<id>.png`, `<id>.json`, `<id>.mas
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ovseg.compare import differences
 from ovseg.json_files import read_json
+from ovseg.run.bucket import Bucket, is_bucket
 from ovseg.run.launch import SHARD_FILE, Shard
 from ovseg.run.schema import FORMAT as FORMAT
 from ovseg.run.schema import check_entry, check_record
@@ -44,6 +45,7 @@ class RunFolder:
     facts: dict[str, Any]  # command, names, options, models, ...: what decides the results
     ids: dict[str, dict[str, Any]]  # id -> file, state ("done", "failed", "pending", "damaged"), and seconds or error
     versions: dict[str, str]  # of the libraries
+    bucket: Bucket | None = field(default=None, kw_only=True)  # where it lies, if on no disk; `path` only names it then
 
     def __repr__(self) -> str:
         return f"RunFolder({self.path}: {len(self.done)} of {len(self.ids)} images done)"
@@ -53,21 +55,30 @@ class RunFolder:
         """The ids that are done, sorted."""
         return sorted(id for id, entry in self.ids.items() if entry["state"] == "done")
 
+    @property
+    def home(self) -> Path:
+        """The folder, to write into. Raises ValueError for a run in a bucket."""
+        if self.bucket is not None:
+            raise ValueError(f"out: {self.bucket} is a run in a bucket, where this is not written; give a local path")
+        return self.path
+
     def file(self, id: str, suffix: str) -> Path:
-        """The file of an id, by its ending: ".png", ".json", ".masks.png", ..."""
-        return self.path / f"{id}{suffix}"
+        """The file of an id, by its ending: ".png", ".json", ".masks.png", ...; from a bucket it is fetched."""
+        name = f"{id}{suffix}"
+        return self.path / name if self.bucket is None else self.bucket.fetch(name)
 
 
 def read_run(folder: str | Path) -> RunFolder:
-    """Read a run's record, or those of all its shards.
+    """Read a run's record, or those of all its shards. folder: on a disk, or an address in a store, "s3://bucket/run".
 
     Raises ValueError for a folder that holds no run, a damaged record, a shard that is missing, or shards that differ
     in what they ran (it names the key); OSError for a file that cannot be read.
     """
-    folder = Path(folder)
+    bucket = Bucket(str(folder)) if is_bucket(folder) else None
+    folder = Path(folder) if bucket is None else fetch_records(bucket)
     records = {path: read_record(path) for path in record_files(folder)}
     if not records:
-        raise ValueError(f"{folder}: not a run folder, it holds no {RUN_FILE}")
+        raise ValueError(f"{bucket or folder}: not a run folder, it holds no {RUN_FILE}")
     first, record = next(iter(records.items()))
     for path, other in list(records.items())[1:]:
         if found := differing(facts_of(record), facts_of(other)):
@@ -80,7 +91,16 @@ def read_run(folder: str | Path) -> RunFolder:
             )
             raise ValueError(f"{folder}: {named} missing; that shard has not been run, or not into here")
     ids = {id: entry for other in records.values() for id, entry in other["ids"].items()}
-    return RunFolder(folder, facts_of(record), ids, record.get("versions") or {})
+    path = folder if bucket is None else Path(bucket.url.replace("://", ":", 1))
+    return RunFolder(path, facts_of(record), ids, record.get("versions") or {}, bucket=bucket)
+
+
+def fetch_records(bucket: Bucket) -> Path:
+    """Fetch a bucket's records; returns the folder that stands for it here."""
+    for name in bucket.names:
+        if is_record(name):
+            bucket.fetch(name, keep=True)
+    return bucket.folder
 
 
 def recorded_facts(folder: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path, PurePath
 
 from ovseg.images import IMAGE_SUFFIXES
+from ovseg.run.bucket import Bucket
 from ovseg.run.corrections import CORRECTIONS
 from ovseg.run.decoded import is_video
 from ovseg.run.finding import MOST_SHOWN, STDIN, LeftOut, images_below, is_list, is_pattern, listed, matching
@@ -34,12 +35,14 @@ class Item:
 class Batch:
     """The images of a run, or of one shard of it, whose results have a checked place.
 
-    overwrite: replace what the run folder holds of them, instead of going on there.
+    overwrite: replace what the run folder holds of them, instead of going on there. bucket: where the run folder lies,
+    if on no disk; the job's folder stands for it here.
     """
 
     items: tuple[Item, ...]
     shard: Shard | None = None
     overwrite: bool = False
+    bucket: Bucket | None = None
 
 
 def collect(
@@ -209,12 +212,18 @@ def batch_of(
     shard: str | None = None,
     *,
     overwrite: bool = False,
+    bucket: Bucket | None = None,
 ) -> Batch:
-    """This process' part of the images, checked as `prepare` does. shard: "2/4", or None for all of a process' own."""
+    """This process' part of the images, checked as `prepare` does. shard: "2/4", or None for all of a process' own.
+    bucket: that for which `out` stands, its records fetched."""
     part = choose_shard(shard)
     mine = part.take(items) if part else items
     prepare(out, mine, suffixes, overwrite=overwrite, shard=part)
-    return Batch(tuple(mine), part, overwrite)
+    if bucket is not None and not record_files(Path(out)):
+        for name in (f"{item.id}{suffix}" for item in mine for suffix in suffixes):
+            if name in bucket.names:
+                raise ValueError(f"{bucket}/{name}: already there, without the record of its run; choose another --out")
+    return Batch(tuple(mine), part, overwrite, bucket)
 
 
 def _targets(out: Path, items: Sequence[Item], suffixes: Sequence[str]) -> list[Path]:

@@ -62,7 +62,7 @@ def run_on_ray(job: Job, batch: Batch, workers: str | None = None, address: str 
 
 def _run(ray: Any, job: Job, batch: Batch, pool: tuple[int, int], gpus: int) -> int:
     starter = ray.remote(_Starter).options(num_cpus=1, num_gpus=gpus).remote(job)
-    run = Run(job.out, _result(ray, starter.facts.remote()), job.files, 0.0, None, batch.overwrite)
+    run = Run(job.out, _result(ray, starter.facts.remote()), job.files, 0.0, None, batch.overwrite, batch.bucket)
     todo = run.open(batch.items)
     for line in _result(ray, starter.expect.remote(todo)):
         say(line)
@@ -76,7 +76,7 @@ def _run(ray: Any, job: Job, batch: Batch, pool: tuple[int, int], gpus: int) -> 
             run.note(outcome)
             report.image_ended(outcome)
             failed += outcome.error is not None
-    say(f"results in {run.out}" + (f"; {failed} of {len(batch.items)} images failed" if failed else ""))
+    say(f"results in {batch.bucket or run.out}" + (f"; {failed} of {len(batch.items)} images failed" if failed else ""))
     return 1 if failed else 0
 
 

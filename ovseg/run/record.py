@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from ovseg import __version__
 from ovseg.files import json_bytes, remove_dead, write_atomically
+from ovseg.run.bucket import Bucket
 from ovseg.run.fingerprint import RECENT_SECONDS, as_written, fingerprint, is_whole
 from ovseg.run.folder import (
     FORMAT,
@@ -57,6 +58,7 @@ class Run:
     loading_seconds: float = 0.0  # until the models were ready
     shard: Shard | None = None
     overwrite: bool = False
+    bucket: Bucket | None = None  # for which `out` stands; workers send their files there by themselves
     ids: dict[str, dict[str, Any]] = field(default_factory=dict)  # id -> file, state, and seconds or error
     _due: float = 0.0  # when the record may be written again
     _syncing: Syncing = field(default_factory=Syncing)  # files of what is done, on their way to the disk
@@ -78,7 +80,7 @@ class Run:
         again = []  # files that are no longer what they were
         for item in items:
             file, entry = str(item.path), before.get(item.id)
-            there = entry is not None and entry["state"] != "damaged" and all(map(os.path.exists, self._files(item)))
+            there = entry is not None and self._is_there(item, entry["state"])
             bad = self._damaged(item, entry, since) if there and entry is not None else []
             again += bad
             if not there or bad or entry is None:
@@ -92,8 +94,16 @@ class Run:
             say(f"done again: {len(again)} damaged file{'s' * (len(again) > 1)}, such as {one_line(str(again[0]))}")
         return todo
 
+    def _is_there(self, item: Item, state: str) -> bool:
+        """Whether all of an image's files are there. In a bucket the record must say so, too: it is sent after them."""
+        if self.bucket is None:
+            return state != "damaged" and all(map(os.path.exists, self._files(item)))
+        return state == "done" and all(f"{item.id}{suffix}" in self.bucket.names for suffix in self.suffixes)
+
     def _damaged(self, item: Item, entry: Mapping[str, Any], since: float) -> list[Path]:
         """An image's files that are there, but not whole. One that was changed, but is whole, is somebody's own."""
+        if self.bucket is not None:
+            return []  # an object is whole or not there
         recorded = entry.get("files") or {}
         known = entry["state"] == "done"
         return [
@@ -220,6 +230,8 @@ class Run:
             "ids": self.ids,
         }
         write_atomically(self.record, json_bytes(content))
+        if self.bucket is not None:
+            self.bucket.put_record(self.record)
         end = time.monotonic()
         self._due = end + max(RECORD_SECONDS, 50 * (end - start))
 

@@ -24,7 +24,9 @@ from typing import Any
 import numpy as np
 
 from ovseg.images import IMAGE_SUFFIXES, read_image
-from ovseg.run.finding import LeftOut, is_image
+from ovseg.run.bucket import open_store, reason
+from ovseg.run.finding import RESULTS, LeftOut, is_image
+from ovseg.run.folder import is_record
 from ovseg.run.pictures import FAR, far_picture
 
 WEB = ("https", "http")
@@ -53,7 +55,7 @@ def images_at(url: str, left_out: LeftOut) -> Iterator[Found]:
         yield PurePosixPath(name.name), far_picture(scheme, rest)
         return
     try:
-        store, root = _store(url.rstrip("/"))
+        store, root = open_store(url.rstrip("/"))
         if re.search(r"[*?[]", root):
             paths, root = store.glob(root), re.split(r"/[^/]*[*?[]", root)[0]
         elif store.isfile(root):
@@ -63,8 +65,15 @@ def images_at(url: str, left_out: LeftOut) -> Iterator[Found]:
     except ValueError:
         raise
     except Exception as error:  # each store's own, of network, name and permission
-        raise ValueError(f"{url}: cannot be listed ({_line(error)})") from error
-    found = sorted(path for path in map(PurePosixPath, paths) if _visible(path, root) and is_image(path, left_out))
+        raise ValueError(f"{url}: cannot be listed ({reason(error)})") from error
+    places = sorted(map(PurePosixPath, paths))
+    runs = {path.parent for path in places if is_record(path.name)}
+    if PurePosixPath(root) in runs:
+        raise ValueError(f"{url}: is a run's results; give the folder of images, or copy the run to a disk to open it")
+    for run in runs:
+        left_out.add(RESULTS, far_picture(scheme, str(run)))
+    visible = (path for path in places if _visible(path, root) and not runs & {*path.parents})
+    found = [path for path in visible if is_image(path, left_out)]
     if not found:
         raise ValueError(f"{url}: no images there (looked for {', '.join(sorted(IMAGE_SUFFIXES))})")
     yield from ((path.relative_to(root), far_picture(scheme, str(path))) for path in found)
@@ -96,13 +105,13 @@ def http(name: str) -> np.ndarray:
 
 def _of_store(scheme: str, name: str) -> np.ndarray:
     try:
-        store, path = _store(f"{scheme}://{name}")
+        store, path = open_store(f"{scheme}://{name}")
         with store.open(path, "rb") as file:
             data = file.read(MOST_BYTES + 1)
     except ValueError:
         raise
     except Exception as error:  # as in `images_at`
-        raise ValueError(f"{scheme}://{name}: cannot be fetched ({_line(error)})") from error
+        raise ValueError(f"{scheme}://{name}: cannot be fetched ({reason(error)})") from error
     return _decoded(f"{scheme}://{name}", data)
 
 
@@ -114,7 +123,7 @@ def _of_web(scheme: str, name: str) -> np.ndarray:
             if answer.length and len(data) <= MOST_BYTES:
                 raise OSError(f"cut short, {answer.length} bytes are missing")
     except (OSError, ValueError, HTTPException) as error:
-        raise ValueError(f"{url}: cannot be fetched ({_line(error)})") from error
+        raise ValueError(f"{url}: cannot be fetched ({reason(error)})") from error
     return _decoded(url, data)
 
 
@@ -122,15 +131,6 @@ def _decoded(where: str, data: bytes) -> np.ndarray:
     if len(data) > MOST_BYTES:
         raise ValueError(f"{where}: over {MOST_BYTES} bytes")
     return read_image(where, data)
-
-
-def _store(url: str) -> tuple[Any, str]:
-    """The store of an address, and the place there."""
-    try:
-        store, path = import_module("fsspec.core").url_to_fs(url)
-    except ImportError as error:
-        raise ValueError(f"{url}: {_line(error)}: pip install 'ovseg[stores]'") from error
-    return store, path
 
 
 def is_archive(given: str) -> bool:
@@ -223,7 +223,7 @@ def _parquet(path: Path) -> Any:
     except ImportError as error:
         raise ValueError(f"{path}: needs pyarrow, not installed here: pip install 'ovseg[parquet]'") from error
     except ValueError as error:  # pyarrow's own are of this kind
-        raise ValueError(f"{path}: not parquet ({_line(error)})") from error
+        raise ValueError(f"{path}: not parquet ({reason(error)})") from error
 
 
 def _image_column(path: Path) -> str:
@@ -235,7 +235,3 @@ def _image_column(path: Path) -> str:
             f"{path}: expected a column of image bytes, such as {COLUMNS[0]}, got {', '.join(schema.names)}"
         )
     return column
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

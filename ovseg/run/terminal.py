@@ -5,6 +5,7 @@ Results go to standard output; notes, warnings and errors to standard error.
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 import unicodedata
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from ovseg.run.attempt import Outcome
     from ovseg.run.inputs import Item
 
+STAGED = "ovseg-bucket-"  # how folders begin that stand for one in a bucket; their files are shown by their addresses
+STAGED_FILE = re.compile(rf"[^\s':]*{STAGED}\w+[/\\](\w+)[/\\]")
 STOPPING = "stopping after this image; the same command goes on from there (Ctrl-C once more stops at once)"
 
 
@@ -40,6 +43,7 @@ def write_line(stream: Any, text: str) -> None:
     """
     if stream is None or getattr(stream, "closed", False):
         return
+    text = STAGED_FILE.sub(r"\1://", text)
     stream.write("\n".join("\t".join(map(one_line, line.split("\t"))) for line in text.split("\n")) + "\n")
     getattr(stream, "flush", lambda: None)()
 
