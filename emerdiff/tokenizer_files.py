@@ -8,10 +8,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from emerdiff.configs import read_config, read_json
 from emerdiff.settings import (
@@ -30,11 +31,11 @@ from emerdiff.settings import (
     text,
     whole,
 )
+from emerdiff.tokenizer_steps import check_steps
 
 Result = TypeVar("Result")
 LARGEST = 2**28  # bytes of a vocabulary
 ENTRIES = 4_000_000  # of a vocabulary
-GROWTH = 4096  # times that a normaliser may lengthen a text, if each of its replacements finds all of it
 WORD = text(most=500)
 ENTRY = Allowed("an object with content", lambda value: isinstance(value, dict) and WORD.fits(value.get("content")))
 TOKEN = either(WORD, ENTRY, NOTHING)
@@ -88,13 +89,23 @@ def read_tokenizer(folder: Path, read: Callable[[Path], Result]) -> Result:
         copy = Path(place)
         _copy_settings(folder, copy)
         _copy_vocabularies(folder, copy)
-        try:
+        with failures_named(folder, place):
             return read(copy)
-        except BaseException as error:  # the tokenizers library raises plain Exception, and panics as BaseException
-            if isinstance(error, KeyboardInterrupt | SystemExit):
-                raise
-            reason = one_line(error).replace(place, str(folder))
-            raise ValueError(f"{folder}: not a tokenizer that can be read ({reason})") from error
+
+
+@contextmanager
+def failures_named(folder: Path, place: str = "") -> Iterator[None]:
+    """A block in which whatever the tokenizers library raises is a ValueError that names the tokenizer's folder.
+
+    place: where a copy of it lies, for messages that name that.
+    """
+    try:
+        yield
+    except BaseException as error:  # the library raises plain Exception, and panics as BaseException
+        if isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit):
+            raise
+        reason = one_line(error).replace(place or str(folder), str(folder))
+        raise ValueError(f"{folder}: not a tokenizer that can be read ({reason})") from error
 
 
 def _copy_settings(folder: Path, copy: Path) -> None:
@@ -115,7 +126,7 @@ def _copy_vocabularies(folder: Path, copy: Path) -> None:
         if name == "tokenizer.json":
             known_settings(path, content, WHOLE)
             known_settings(path, content.get("model"), VOCABULARY, "model.")
-            _check_growth(path, content.get("normalizer"))
+            check_steps(path, content)
         elif not NUMBERS.fits(content):
             raise refusal(path, "the file", NUMBERS.expected, content)
         _link(path, copy / name)
@@ -124,21 +135,6 @@ def _copy_vocabularies(folder: Path, copy: Path) -> None:
             if (size := path.stat().st_size) > LARGEST:
                 raise ValueError(f"{path}: expected at most {LARGEST} bytes, got {size}")
             _link(path, copy / name)
-
-
-def _check_growth(path: Path, normalizer: Any) -> None:
-    """Raise ValueError for replacements that follow one another and would make gigabytes of a word."""
-    growth, left = 1, [normalizer]
-    while left:
-        one = left.pop()
-        if isinstance(one, dict):
-            inserted = one.get("content", one.get("prepend", ""))
-            growth *= max(1, len(inserted) if isinstance(inserted, str) else 1)
-            left += [value for value in one.values() if isinstance(value, dict | list)]
-        elif isinstance(one, list):
-            left += one
-        if growth > GROWTH:
-            raise ValueError(f"{path}: normalizer: expected texts to grow {GROWTH} times at most, by what is inserted")
 
 
 def _link(path: Path, copy: Path) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ovseg.archives import open_npy
 from ovseg.classes import ClassList
 from ovseg.eval.datasets import Dataset
 from ovseg.files import MAX_MAP_PIXELS, read_index_png
@@ -115,13 +116,9 @@ def _table(names: ClassList, dataset: Dataset) -> np.ndarray:
 
 def _read_array(path: Path) -> np.ndarray:
     """An index map (H, W) of any integers from NumPy's own file; no object is ever loaded."""
-    try:
-        array = np.load(path, allow_pickle=False, mmap_mode="r")
-    except (ValueError, OSError, EOFError) as error:
-        raise ValueError(f"{path}: cannot be read as an array ({error})") from error
-    if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype.kind not in "iu":
-        got = f"{array.dtype} of shape {array.shape}" if isinstance(array, np.ndarray) else "an archive"
-        raise ValueError(f"{path}: expected integers of shape (H, W), got {got}")
+    array = open_npy(path)
+    if array.ndim != 2 or array.dtype.kind not in "iu":
+        raise ValueError(f"{path}: expected integers of shape (H, W), got {array.dtype} of shape {array.shape}")
     if array.size > MAX_MAP_PIXELS:
         raise ValueError(f"{path}: {array.size} pixels, over {MAX_MAP_PIXELS // 10**6} million")
     return array

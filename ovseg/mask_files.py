@@ -13,16 +13,21 @@ have changed, label again with --overwrite.
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 
-from ovseg.files import MAX_MAP_PIXELS, read_index_png
+from ovseg.archives import BROKEN, read_npz
+from ovseg.files import read_index_png
+from ovseg.json_files import read_json
 
 MOST_MASKS = 65536  # numbers of a 16-bit map
+MOST_PIXELS = 1 << 34  # of all masks of an image together: 1400 of 12 megapixels
+MOST_ARRAY = 1 << 31  # of those in one array, a byte each; run lengths are decoded one after the other
+MOST_BYTES = 1 << 28  # of a JSON
+MOST_BITS = 64  # of a compressed run length
 ENDINGS = (".masks.png", ".png", ".npz", ".json")
 RUN_LENGTHS = 'a list of {"segmentation": {"size": [H, W], "counts": ...}}'
 
@@ -47,69 +52,89 @@ def read_mask_file(folder: Path, id: str, size: tuple[int, int]) -> np.ndarray:
             else f"masks_from: {folder}: no masks for this image; looked for {looked}"
         )
     path = found[0]
-    masks = READERS[path.suffix](path)
-    if masks.shape[-2:] != size:
-        (height, width), (rows, columns) = masks.shape[-2:], size
-        raise ValueError(f"{path}: masks of {width}x{height} pixels, but the image has {columns}x{rows}")
-    labels = masks if masks.ndim == 2 else layered(masks)
+    labels = READERS[path.suffix](path, size)
+    if labels.shape != size:
+        raise ValueError(f"{path}: {_other_size(labels.shape, size)}")
     ids, numbers = np.unique(labels, return_inverse=True)
     if len(ids) > MOST_MASKS:
         raise ValueError(f"{path}: {len(ids)} masks, at most {MOST_MASKS} fit into a map of mask numbers")
     return numbers.reshape(size).astype(np.int32)
 
 
-def layered(masks: np.ndarray) -> np.ndarray:
-    """(K, H, W) bool, which may overlap -> (H, W) int64: the smallest mask at each pixel, K where there is none."""
-    labels = np.full(masks.shape[1:], len(masks))
-    for number in np.argsort(-masks.sum(axis=(1, 2)), kind="stable"):  # the largest first, smaller ones over it
-        labels[masks[number]] = number
+def layered(masks: Iterable[np.ndarray], size: tuple[int, int]) -> np.ndarray:
+    """Masks (H, W) bool, which may overlap -> (H, W) int64: the smallest at each pixel, of equals the later, and one
+    number more where there is none."""
+    labels, areas, count = np.full(size, -1), np.full(size, np.iinfo(np.int64).max), 0
+    for number, mask in enumerate(masks):
+        area, count = int(mask.sum()), number + 1
+        here = mask & (areas >= area)
+        labels[here], areas[here] = number, area
+    labels[labels < 0] = count
     return labels
 
 
-def _read_npz(path: Path) -> np.ndarray:
+def _other_size(shape: tuple[int, ...], size: tuple[int, ...]) -> str:
+    return f"masks of {shape[1]}x{shape[0]} pixels, but the image has {size[1]}x{size[0]}"
+
+
+def _check_count(count: int, size: tuple[int, int], most_pixels: int) -> None:
+    if count > (most := min(MOST_MASKS, most_pixels // (size[0] * size[1]))):
+        raise ValueError(f"{count} masks, expected at most {most} of an image of {size[1]}x{size[0]}")
+
+
+def _read_png(path: Path, size: tuple[int, int]) -> np.ndarray:
+    return read_index_png(path)
+
+
+def _read_arrays(path: Path, size: tuple[int, int]) -> np.ndarray:
+    def check(shape: tuple[int, ...], dtype: np.dtype) -> None:
+        whole, layers = len(shape) == 2 and dtype.kind in "iu", len(shape) == 3 and dtype == np.bool_
+        if not (whole or layers) or 0 in shape:
+            raise ValueError(f"expected (H, W) integers or (K, H, W) booleans, got {dtype} of shape {shape}")
+        if shape[-2:] != size:
+            raise ValueError(_other_size(shape[-2:], size))
+        if layers:
+            _check_count(shape[0], size, MOST_ARRAY)
+
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            if len(arrays.files) != 1:
-                raise ValueError(f"holds {len(arrays.files)} arrays ({', '.join(arrays.files)}), expected one")
-            masks = arrays[arrays.files[0]]
-    except (ValueError, OSError, EOFError, KeyError, BadZipFile) as error:
-        raise ValueError(f"{path}: cannot be read as masks ({error})") from error
-    whole, layers = masks.ndim == 2 and masks.dtype.kind in "iu", masks.ndim == 3 and masks.dtype == np.bool_
-    if not (whole or layers) or masks.size == 0:
-        raise ValueError(
-            f"{path}: expected (H, W) integers or (K, H, W) booleans, got {masks.dtype} of shape {masks.shape}"
-        )
-    return masks
+        masks = read_npz(path, check)
+    except BROKEN as error:
+        reason = " ".join(str(error).split()).removeprefix(f"{path}: ")
+        raise ValueError(f"{path}: cannot be read as masks ({reason})") from error
+    return masks if masks.ndim == 2 else layered(masks, size)
 
 
-def _read_run_lengths(path: Path) -> np.ndarray:
-    from pycocotools import mask as coco_mask
-
+def _read_run_lengths(path: Path, size: tuple[int, int]) -> np.ndarray:
+    content: Any = read_json(path, MOST_BYTES)
     try:
-        content: Any = json.loads(path.read_text(encoding="utf-8"))
         rows: Any = content.get("masks", content.get("annotations")) if isinstance(content, dict) else content
-        encoded = [row.get("segmentation", row) for row in rows]
-        if not encoded:
+        if not rows:
             raise ValueError("no mask")
-        masks = [coco_mask.decode(_compressed(one)).astype(bool) for one in encoded]
-        return np.stack(masks)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        _check_count(len(rows), size, MOST_PIXELS)
+        return layered((decode_run_lengths(row.get("segmentation", row), size) for row in rows), size)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{path}: expected {RUN_LENGTHS} ({error})") from error
 
 
-def _compressed(run_lengths: Any) -> dict[str, Any]:
-    """Run lengths as pycocotools takes them, which would take a part of them for the whole."""
+def decode_run_lengths(run_lengths: Any, size: tuple[int, ...]) -> np.ndarray:
+    """(H, W) bool of COCO's run lengths, {"size": [H, W], "counts": a list or compressed}, of this size.
+
+    Raises ValueError, TypeError or KeyError for anything else: pycocotools would take a part of them for the whole, and
+    write beyond the image for too many.
+    """
     from pycocotools import mask as coco_mask
 
-    (height, width), counts = (int(side) for side in run_lengths["size"]), run_lengths["counts"]
-    if not 0 < height * width <= MAX_MAP_PIXELS:
-        raise ValueError(f"size {width} x {height}, expected at most {MAX_MAP_PIXELS} pixels")
-    runs = counts if isinstance(counts, list) else _runs(str(counts).encode("ascii"))
-    if sum(runs) != height * width or min(runs) < 0:
+    (height, width), counts = run_lengths["size"], run_lengths["counts"]
+    if (height, width) != tuple(size):
+        raise ValueError(_other_size((height, width), size))
+    runs = counts if isinstance(counts, list) else _runs(counts.encode("ascii") if isinstance(counts, str) else b"")
+    if not all(type(run) is int and 0 <= run <= height * width for run in runs):
+        raise ValueError(f"counts: expected whole numbers from 0 to {height * width}")
+    if sum(runs) != height * width:
         raise ValueError(f"counts cover {sum(runs)} pixels of {height * width}")
-    if isinstance(counts, list):
-        return dict(coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width))
-    return {"size": [height, width], "counts": counts.encode("ascii")}
+    encoded = coco_mask.frPyObjects({"size": [height, width], "counts": runs}, height, width)
+    found: np.ndarray = coco_mask.decode(encoded).astype(bool)
+    return found
 
 
 def _runs(counts: bytes) -> list[int]:
@@ -124,6 +149,8 @@ def _runs(counts: bytes) -> list[int]:
         bits = character - 48
         value |= (bits & 31) << shift
         shift += 5
+        if shift > MOST_BITS:
+            raise ValueError(f"counts: a number of over {MOST_BITS} bits")
         if not bits & 32:  # the last character of this number
             value -= (bits >> 4 & 1) << shift  # its sign
             runs.append(value + (runs[-2] if len(runs) > 2 else 0))
@@ -131,4 +158,4 @@ def _runs(counts: bytes) -> list[int]:
     return runs
 
 
-READERS = {".png": read_index_png, ".npz": _read_npz, ".json": _read_run_lengths}
+READERS = {".png": _read_png, ".npz": _read_arrays, ".json": _read_run_lengths}

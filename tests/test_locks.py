@@ -8,11 +8,14 @@ import signal
 import subprocess
 import sys
 import threading
+import types
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import windows_locks
+from windows_locks import WindowsPath
 
 from ovseg import files, locks
 from ovseg.files import remove_dead, sync_file, write_atomically
@@ -27,16 +30,80 @@ with locks.held(Path(sys.argv[1]), "taken"):
     print("held", flush=True)
     time.sleep(60)
 """
+AS_WINDOWS = (
+    f"sys.path.insert(0, {str(Path(__file__).parent)!r}); import windows_locks; locks = windows_locks.as_windows()"
+)
 ROOT = Path(__file__).parent.parent
 
 
+def test_on_windows_a_lock_is_one_processs_until_it_dies(tmp_path: Path) -> None:
+    """By a stand-in for its locks: as flock's, but of one opening, and of a file that cannot be removed while open."""
+    windows, lock = windows_locks.as_windows(), WindowsPath(tmp_path / "new/.run.json.lock")
+    with holder(lock, HOLDER.replace("from ovseg import locks", AS_WINDOWS)) as process:
+        assert windows.is_held(lock) and lock.exists()
+        with pytest.raises(windows.Taken, match="^theirs$"), windows.held(lock, "theirs"):
+            pytest.fail("two held it")
+        assert lock.exists()  # a loser leaves it alone
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert lock.exists() and not windows.is_held(lock)
+        with windows.held(lock, "mine") as locked:
+            assert locked and windows.is_held(lock)
+            with pytest.raises(windows.Taken), windows.held(lock, "mine"):
+                pytest.fail("this process holds it twice")
+            assert windows.is_held(lock)
+    assert list(lock.parent.iterdir()) == [] and not windows_locks.opened and not windows.is_held(lock)
+
+
+def test_on_windows_a_lock_that_is_still_open_elsewhere_stays_and_means_nothing(tmp_path: Path) -> None:
+    windows, lock = windows_locks.as_windows(), WindowsPath(tmp_path / "lock")
+    with windows.held(lock, ""):
+        looking = windows_locks.open_file(lock, os.O_RDWR)  # one who asks whether it is held
+    assert lock.exists() and not windows.is_held(lock)
+    windows_locks.close_file(looking)
+    with windows.held(lock, ""):
+        pass
+    assert not lock.exists()
+
+
+def test_on_windows_what_is_written_is_seen_to_live_and_is_not_swept(tmp_path: Path, monkeypatch) -> None:
+    windows, temporary = windows_locks.as_windows(), tmp_path / f".a.{os.getpid()}.tmp"
+    seen: list[bool] = []
+
+    def fsync(descriptor: int) -> None:
+        remove_dead(temporary)
+        seen.append(temporary.exists())
+
+    monkeypatch.setattr(files, "locks", windows)
+    monkeypatch.setattr(files, "os", types.SimpleNamespace(**{**vars(os), "name": "nt", "fsync": fsync}))
+    write_atomically(tmp_path / "a", b"whole")
+    windows_locks.locked.clear()  # the stand-in sees closing by its own function alone
+    assert seen == [True] and (tmp_path / "a").read_bytes() == b"whole" and len(list(tmp_path.iterdir())) == 1
+    temporary.touch()
+    remove_dead(temporary)
+    assert not temporary.exists()
+
+
+def test_on_windows_a_file_system_without_locks_is_told(tmp_path: Path, monkeypatch) -> None:
+    def none(descriptor: int, mode: int, count: int) -> None:
+        raise OSError(errno.EINVAL, "no locks")
+
+    windows = windows_locks.as_windows()
+    monkeypatch.setattr(windows.msvcrt, "locking", none)
+    with windows.held(WindowsPath(tmp_path / "lock"), "") as locked:
+        assert locked is False and not windows.is_held(tmp_path / "lock")
+    assert list(tmp_path.iterdir()) == []
+
+
 @contextmanager
-def holder(lock: Path) -> Iterator[subprocess.Popen[str]]:
+def holder(lock: Path, script: str = HOLDER) -> Iterator[subprocess.Popen[str]]:
     """A process that holds a lock until it is killed."""
-    with subprocess.Popen([sys.executable, "-c", HOLDER, str(lock)], stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen([sys.executable, "-c", script, str(lock)], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and process.stdout.readline() == "held\n"
-        yield process
-        process.kill()
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def test_a_lock_is_one_processs_until_it_dies_however(tmp_path: Path) -> None:

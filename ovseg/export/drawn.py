@@ -22,6 +22,7 @@ from ovseg.export.image import has_background
 from ovseg.export.label_studio import decode
 from ovseg.export.returned import BROKEN, Canvas, Returned
 from ovseg.json_files import read_json
+from ovseg.mask_files import decode_run_lengths
 
 UPLOADED = re.compile(r"^[0-9a-f]{8}-")  # what Label Studio puts in front of the name of an uploaded file
 FARTHEST = 100_000  # pixels from the image's corner that a point may lie: what draws beyond is slow, wrong, or crashes
@@ -153,14 +154,9 @@ def _decoded(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
     """(H, W) bool. Raises ValueError for what is no segmentation of this size."""
     try:
         if isinstance(segmentation, dict):
-            if [*map(int, segmentation["size"])] != [*size]:
-                raise ValueError(f"it is of {segmentation['size']}")
-            if isinstance(segmentation["counts"], list):
-                segmentation = coco_mask.frPyObjects(segmentation, *size)
-            found = coco_mask.decode(segmentation)
-        else:
-            _check_near([float(number) for polygon in segmentation for number in polygon])
-            found = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(segmentation, *size)))
+            return decode_run_lengths(segmentation, size)
+        _check_near([float(number) for polygon in segmentation for number in polygon])
+        found = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(segmentation, *size)))
     except Exception as error:  # pycocotools raises bare ones
         raise ValueError(f"its segmentation cannot be read ({error})") from error
     return np.asarray(found).astype(bool)
@@ -189,7 +185,10 @@ def read_label_studio(path: Path) -> Iterator[Returned]:
 
 
 def _task_name(url: str) -> str:
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # no address, and no name of an image
+        return url
     found = parse_qs(parts.query).get("d")
     return found[0] if found else UPLOADED.sub("", unquote(parts.path).rpartition("/")[2])
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile, ZipFile
+from zipfile import ZipFile
 
 import numpy as np
 
+from ovseg.archives import BROKEN
 from ovseg.draw import Colour
 from ovseg.export.returned import Canvas, Returned, by_colours, read_colours, text_of
 from ovseg.files import read_index_png
@@ -60,19 +60,30 @@ def read_voc(folder: Path) -> Iterator[Returned]:
 
 def read_cvat(path: Path) -> Iterator[Returned]:
     """The same in a zip, as CVAT exports "Segmentation mask 1.1"."""
+    with _opened(path) as archive:
+        sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
+        if sizes.get("labelmap.txt", MOST_TEXT + 1) > MOST_TEXT:
+            raise ValueError(f"{path}: no labelmap.txt in it; expected CVAT's export Segmentation mask 1.1")
+        classes = _classes(_text(archive, path), f"{path}: labelmap.txt")
+        for name in sorted(sizes):
+            if name.startswith("SegmentationClass/") and name.endswith(".png"):
+                read = partial(_member, archive, name)
+                id = name.removeprefix("SegmentationClass/").removesuffix(".png")
+                yield Returned(id, partial(_draw_colours, read, classes))
+
+
+def _opened(path: Path) -> ZipFile:
     try:
-        with ZipFile(path) as archive:
-            sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
-            if sizes.get("labelmap.txt", MOST_TEXT + 1) > MOST_TEXT:
-                raise ValueError(f"{path}: no labelmap.txt in it; expected CVAT's export Segmentation mask 1.1")
-            classes = _classes(archive.read("labelmap.txt").decode("utf-8"), f"{path}: labelmap.txt")
-            for name in sorted(sizes):
-                if name.startswith("SegmentationClass/") and name.endswith(".png"):
-                    read = partial(_member, archive, name)
-                    id = name.removeprefix("SegmentationClass/").removesuffix(".png")
-                    yield Returned(id, partial(_draw_colours, read, classes))
-    except (BadZipFile, UnicodeDecodeError, RuntimeError, EOFError, zlib.error) as error:  # the third: encrypted
+        return ZipFile(path)
+    except BROKEN as error:
         raise ValueError(f"{path}: not a zip to be read ({error})") from error
+
+
+def _text(archive: ZipFile, path: Path) -> str:
+    try:
+        return archive.read("labelmap.txt").decode("utf-8")
+    except BROKEN as error:  # RuntimeError: encrypted
+        raise ValueError(f"{path}: labelmap.txt: not a zip to be read ({error})") from error
 
 
 def _member(archive: ZipFile, name: str) -> bytes:
@@ -80,7 +91,7 @@ def _member(archive: ZipFile, name: str) -> bytes:
         raise ValueError(f"is of over {MOST_MASK} bytes")
     try:
         return archive.read(name)
-    except (BadZipFile, OSError, RuntimeError, EOFError, zlib.error) as error:
+    except BROKEN as error:
         raise ValueError(f"cannot be read from the zip ({error})") from error
 
 

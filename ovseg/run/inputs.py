@@ -16,8 +16,9 @@ from ovseg.run.finding import MOST_SHOWN, STDIN, LeftOut, images_below, is_list,
 from ovseg.run.folder import division, is_record, record_files
 from ovseg.run.frames import frames_in
 from ovseg.run.launch import Shard, choose_shard, launched
+from ovseg.run.packed import images_in, is_archive
 from ovseg.run.schema import outside
-from ovseg.run.stores import images_at, images_in, is_archive, is_url
+from ovseg.run.stores import images_at, is_url
 from ovseg.run.writers import check_free
 
 AGAIN = "choose another --out, or --overwrite to replace it"
@@ -53,7 +54,7 @@ def collect(
     every: int | None = None,
 ) -> list[Item]:
     """The images of a run: files as they are, folders with all images below them, patterns, lists of paths, addresses
-    in stores, and archives (see `stores`).
+    in stores (see `stores`), and archives (`packed`).
 
     An id is the path below the folder, or below a pattern's fixed part, or as a list has it, without the ending; where
     two images would share one, as `a.jpg` and `a.png` would, theirs keep the ending, and the folder's name if need be.

@@ -16,7 +16,8 @@ from ovseg.images import read_image, read_size
 PICTURES: dict[str, str] = {
     "pocket": "ovseg.pocket.world:picture",
     "video": "ovseg.run.frames:video",
-    **{scheme: f"ovseg.run.stores:{scheme}" for scheme in ("s3", "gs", "https", "http", "tar", "parquet")},
+    **{scheme: f"ovseg.run.stores:{scheme}" for scheme in ("s3", "gs", "https", "http")},
+    **{scheme: f"ovseg.run.packed:{scheme}" for scheme in ("tar", "parquet")},
 }
 FAR = ("s3", "gs", "https", "http")  # those for which a network is asked
 

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from emerdiff.configs import check_configs
 from ovseg.towers.clip_config import OPENAI_DEVIATION, OPENAI_MEAN
-from ovseg.towers.clip_files import find_weights, load_model, read_clip_tokenizer
+from ovseg.towers.clip_files import FolderTokenizer, find_weights, load_model, read_clip_tokenizer
 from ovseg.towers.dense import native_view, view_features
 from ovseg.towers.readout import cell_size, check_dense
 from ovseg.towers.regions import patch_masks
@@ -106,10 +106,9 @@ class Clip:
 
     def _count_tokens(self, sentence: str) -> int:
         """Of a sentence as the tower reads it, start and end included, before anything is cut."""
-        inner = getattr(self.tokenizer, "tokenizer", None)
-        if inner is None:  # open_clip's own tokenizer
-            return len(self.tokenizer.encode(sentence)) + 2
-        return len(inner(self.tokenizer.clean_fn(sentence), verbose=False).input_ids)
+        if isinstance(self.tokenizer, FolderTokenizer):
+            return self.tokenizer.count(sentence)
+        return len(self.tokenizer.encode(sentence)) + 2  # open_clip's own
 
     @torch.inference_mode()
     def encode_text(self, prompts: Sequence[str], templates: Sequence[str]) -> np.ndarray:

@@ -18,7 +18,7 @@ from emerdiff.configs import read_json
 from emerdiff.folder import Unfilled, len_of
 from emerdiff.memory import check_room, is_out_of_memory
 from emerdiff.settings import one_line
-from emerdiff.tokenizer_files import read_tokenizer
+from emerdiff.tokenizer_files import failures_named, read_tokenizer
 from ovseg.towers.clip_config import CLIP_WEIGHTS, OPENAI_VOCABULARY, ClipConfig
 from ovseg.towers.transformers_config import TRANSFORMERS_WEIGHTS, is_transformers
 from ovseg.towers.transformers_weights import build_siglip, check_stored, fill
@@ -127,6 +127,22 @@ def check_finite(model: torch.nn.Module, weights: Path) -> None:
             raise ValueError(f"{weights}: {name}: expected finite numbers in {tensor.dtype}, got NaN or infinity")
 
 
+class FolderTokenizer(HFTokenizer):
+    """open_clip's tokenizer of a folder. Raises ValueError, naming the folder, for texts on which the library fails."""
+
+    folder = Path()
+
+    def __call__(self, texts: Any, context_length: int | None = None) -> torch.Tensor:
+        """Texts -> (n, context length) int64."""
+        with failures_named(self.folder):
+            return super().__call__(texts, context_length)
+
+    def count(self, text: str) -> int:
+        """The tokens of a text, start and end included, before anything is cut."""
+        with failures_named(self.folder):
+            return len(self.tokenizer(self.clean_fn(text), verbose=False).input_ids)
+
+
 def read_clip_tokenizer(folder: Path, config: ClipConfig) -> Any:
     """The folder's own tokenizer, or the one that open_clip carries with it. Raises ValueError for one that is none."""
     tower = config.text
@@ -137,9 +153,10 @@ def read_clip_tokenizer(folder: Path, config: ClipConfig) -> Any:
 
     def read(copy: Path) -> Any:
         _as_stored(copy / "tokenizer_config.json")
-        tokenizer = HFTokenizer(copy, tokenizer_mode=tower.get("tokenizer_mode"), **settings, **FROM_FILES_ALONE)
+        tokenizer = FolderTokenizer(copy, tokenizer_mode=tower.get("tokenizer_mode"), **settings, **FROM_FILES_ALONE)
         if config.layout != "open_clip":
             tokenizer.clean_fn = str  # transformers gives texts to its tokenizers as they are
+        tokenizer.folder = folder
         tokenizer(["a"])  # it may lack the token that short texts are filled with
         return tokenizer
 
