@@ -12,6 +12,8 @@ from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 
+from emerdiff.settings import one_line
+
 # What zipfile and NumPy raise on damaged, encrypted and crafted files; RuntimeError and TypeError among them.
 BROKEN = (
     *(BadZipFile, EOFError, KeyError, LZMAError, OSError, OverflowError, RuntimeError, SyntaxError, TokenError),
@@ -46,4 +48,4 @@ def open_npy(path: Path) -> np.ndarray:
     try:
         return np.lib.format.open_memmap(path, mode="r")
     except BROKEN as error:
-        raise ValueError(f"{path}: cannot be read as an array ({' '.join(str(error).split())})") from error
+        raise ValueError(f"{path}: cannot be read as an array ({one_line(error)})") from error

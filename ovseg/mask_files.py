@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from emerdiff.settings import one_line, show
 from ovseg.archives import BROKEN, read_npz
 from ovseg.files import read_index_png
 from ovseg.json_files import read_json
@@ -74,7 +75,7 @@ def layered(masks: Iterable[np.ndarray], size: tuple[int, int]) -> np.ndarray:
 
 
 def _other_size(shape: tuple[int, ...], size: tuple[int, ...]) -> str:
-    return f"masks of {shape[1]}x{shape[0]} pixels, but the image has {size[1]}x{size[0]}"
+    return f"masks of {show(shape[1])}x{show(shape[0])} pixels, but the image has {size[1]}x{size[0]}"
 
 
 def _check_count(count: int, size: tuple[int, int], most_pixels: int) -> None:
@@ -99,7 +100,7 @@ def _read_arrays(path: Path, size: tuple[int, int]) -> np.ndarray:
     try:
         masks = read_npz(path, check)
     except BROKEN as error:
-        reason = " ".join(str(error).split()).removeprefix(f"{path}: ")
+        reason = one_line(error).removeprefix(f"{path}: ")
         raise ValueError(f"{path}: cannot be read as masks ({reason})") from error
     return masks if masks.ndim == 2 else layered(masks, size)
 
@@ -113,7 +114,7 @@ def _read_run_lengths(path: Path, size: tuple[int, int]) -> np.ndarray:
         _check_count(len(rows), size, MOST_PIXELS)
         return layered((decode_run_lengths(row.get("segmentation", row), size) for row in rows), size)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"{path}: expected {RUN_LENGTHS} ({error})") from error
+        raise ValueError(f"{path}: expected {RUN_LENGTHS} ({one_line(error)})") from error
 
 
 def decode_run_lengths(run_lengths: Any, size: tuple[int, ...]) -> np.ndarray:

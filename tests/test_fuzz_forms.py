@@ -34,7 +34,7 @@ def sdxl(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_fuzzed_sdxl_folders(sdxl: Path) -> None:
     assert try_case("diffusion", sdxl)
-    for seed in seeds(30):
+    for seed in seeds(20):
         draw = random.Random(seed)
         (name,) = draw.choices(list(FILES), list(FILES.values()))
         path = sdxl / name

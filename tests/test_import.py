@@ -373,3 +373,22 @@ def test_sources_that_cannot_be_cost_one_line(
     assert main(["import", str(run), "--from", str(tmp_path / "x"), *flags]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert said in line
+
+
+def test_names_that_are_no_address_and_run_lengths_that_are_no_numbers_are_told(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", {"a": np.zeros((4, 6), np.uint8)}, ["background", "cat"])
+    task = {"data": {"image": "http://[x"}, "annotations": [{"result": []}]}
+    (tmp_path / "x.json").write_text(json.dumps([task]))
+    with pytest.raises(ValueError, match=r"x.json: holds labels of no image of .* such as http://\[x"):
+        import_labels(run, tmp_path / "x.json", who="Ada")
+    content = {"categories": [], "images": [{"id": {}, "file_name": "a", "height": 4, "width": 6}], "annotations": []}
+    (tmp_path / "x.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"x.json: COCO's JSON is not as expected \(TypeError: unhashable"):
+        import_labels(run, tmp_path / "x.json", who="Ada")
+    for counts in ([1.5] * 16, [True] * 24, [24.0], [10**9, 24 - 10**9]):
+        row = {"image_id": 1, "category_id": 1, "segmentation": {"size": [4, 6], "counts": counts}}
+        image = {"id": 1, "file_name": "a.png", "height": 4, "width": 6}
+        content = {"categories": [{"id": 1, "name": "cat"}], "images": [image], "annotations": [row]}
+        (tmp_path / "x.json").write_text(json.dumps(content))
+        found = import_labels(run, tmp_path / "x.json", who="Ada")
+        assert "its segmentation cannot be read (counts: expected whole numbers" in found.problems["a"]

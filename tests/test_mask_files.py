@@ -272,7 +272,7 @@ def test_crafted_arrays_are_named_soon_and_in_little_memory(tmp_path: Path, cont
         ('[{"size": [1e999, 6], "counts": [24]}]', "no finite number"),
         ('[{"size": [NaN, 6], "counts": [24]}]', "no finite number"),
         ('[{"size": [-4, -6], "counts": [24]}]', "masks of -6x-4 pixels, but the image has 6x4"),
-        ('[{"size": ["4", "6"], "counts": [24]}]', "masks of 6x4 pixels, but"),
+        ('[{"size": ["4", "6"], "counts": [24]}]', "masks of '6'x'4' pixels, but"),
         ('[{"size": [4, 6], "counts": [1.5, 22.5]}]', "counts: expected whole numbers from 0 to 24"),
         ('[{"size": [4, 6], "counts": [true, 23]}]', "counts: expected whole numbers from 0 to 24"),
         (f'[{{"size": [4, 6], "counts": [{10**30}, {24 - 10**30}]}}]', "counts: expected whole numbers from 0 to 24"),

@@ -47,7 +47,7 @@ def read_category_ids(text: str) -> dict[str, int]:
             raise ValueError(f"category_ids: {text}: expected an object of name: id")
     else:
         pairs = [part.rpartition("=") for part in text.split(",")]
-        given = {name.strip(): int(id) if id.strip().isdecimal() else id for name, _, id in pairs}
+        given = {name.strip(): int(id) if id.strip().isdecimal() and len(id) < 20 else id for name, _, id in pairs}
         if len(given) < len(pairs):
             raise ValueError(f"category_ids: two ids for one name in {text!r}")
     return _checked(given)

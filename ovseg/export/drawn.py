@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from pycocotools import mask as coco_mask
 
+from emerdiff.settings import one_line, show
 from ovseg.export.image import has_background
 from ovseg.export.label_studio import decode
 from ovseg.export.returned import BROKEN, Canvas, Returned
@@ -35,7 +36,7 @@ def _named_keys(where: str = "its JSON") -> Iterator[None]:
     try:
         yield
     except (KeyError, TypeError, AttributeError, IndexError, StopIteration, OverflowError) as error:
-        raise ValueError(f"{where} is not as expected ({type(error).__name__}: {error})") from error
+        raise ValueError(f"{where} is not as expected ({type(error).__name__}: {one_line(error)})") from error
 
 
 def read_labelme(folder: Path) -> Iterator[Returned]:
@@ -52,7 +53,7 @@ def _draw_labelme(path: Path, canvas: Canvas) -> np.ndarray:
         for shape in content["shapes"]:
             kind = shape.get("shape_type") or "polygon"
             if kind not in SHAPES:
-                raise ValueError(f"its shape of type {kind!r} is no area; expected {', '.join(SHAPES)}")
+                raise ValueError(f"its shape of type {show(kind)} is no area; expected {', '.join(SHAPES)}")
             index = canvas.index(shape["label"])
             labels[SHAPES[kind](shape, canvas.size)] = index
     return labels
@@ -86,7 +87,7 @@ def _mask(shape: Mapping[str, Any], size: tuple[int, ...]) -> np.ndarray:
                 raise ValueError("larger than the image")
             part = np.array(picture.convert("L")) > 0
     except (*BROKEN, binascii.Error, Image.DecompressionBombError) as error:
-        raise ValueError(f"its mask cannot be read ({error})") from error
+        raise ValueError(f"its mask cannot be read ({one_line(error)})") from error
     whole = Image.new("1", (size[1], size[0]))
     whole.paste(Image.fromarray(part), (int(left), int(top)))
     return np.array(whole)
@@ -131,8 +132,9 @@ def read_coco(path: Path) -> Iterator[Returned]:
         for row in content["annotations"]:
             annotations[row["image_id"]].append(row)
         images = [(row["id"], str(row["file_name"]), row["height"], row["width"]) for row in content["images"]]
-    if strange := annotations.keys() - {number for number, *_ in images}:
-        raise ValueError(f"{path}: its annotations are of image {min(strange, key=str)}, which it does not list")
+        strange = annotations.keys() - {number for number, *_ in images}
+    if strange:
+        raise ValueError(f"{path}: its annotations are of image {show(min(strange, key=str))}, which it does not list")
     for number, name, height, width in images:
         yield Returned(name, partial(_draw_coco, annotations[number], names, (height, width)))
 
@@ -158,7 +160,7 @@ def _decoded(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
         _check_near([float(number) for polygon in segmentation for number in polygon])
         found = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(segmentation, *size)))
     except Exception as error:  # pycocotools raises bare ones
-        raise ValueError(f"its segmentation cannot be read ({error})") from error
+        raise ValueError(f"its segmentation cannot be read ({one_line(error)})") from error
     return np.asarray(found).astype(bool)
 
 
@@ -200,7 +202,7 @@ def _draw_tasks(annotation: Mapping[str, Any], canvas: Canvas) -> np.ndarray:
             kind = row.get("type")
             if kind not in RESULTS:
                 if str(kind).endswith("labels"):  # others are choices, texts and relations, which are no areas
-                    raise ValueError(f"its region of type {kind!r} is not read; expected {', '.join(RESULTS)}")
+                    raise ValueError(f"its region of type {show(kind)} is not read; expected {', '.join(RESULTS)}")
                 continue
             canvas.check_size(row["original_height"], row["original_width"])
             (name,) = row["value"][kind]

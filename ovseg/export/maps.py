@@ -11,6 +11,7 @@ from zipfile import ZipFile
 
 import numpy as np
 
+from emerdiff.settings import one_line, show
 from ovseg.archives import BROKEN
 from ovseg.draw import Colour
 from ovseg.export.returned import Canvas, Returned, by_colours, read_colours, text_of
@@ -76,14 +77,14 @@ def _opened(path: Path) -> ZipFile:
     try:
         return ZipFile(path)
     except BROKEN as error:
-        raise ValueError(f"{path}: not a zip to be read ({error})") from error
+        raise ValueError(f"{path}: not a zip to be read ({one_line(error)})") from error
 
 
 def _text(archive: ZipFile, path: Path) -> str:
     try:
         return archive.read("labelmap.txt").decode("utf-8")
     except BROKEN as error:  # RuntimeError: encrypted
-        raise ValueError(f"{path}: labelmap.txt: not a zip to be read ({error})") from error
+        raise ValueError(f"{path}: labelmap.txt: not a zip to be read ({one_line(error)})") from error
 
 
 def _member(archive: ZipFile, name: str) -> bytes:
@@ -92,7 +93,7 @@ def _member(archive: ZipFile, name: str) -> bytes:
     try:
         return archive.read(name)
     except BROKEN as error:
-        raise ValueError(f"cannot be read from the zip ({error})") from error
+        raise ValueError(f"cannot be read from the zip ({one_line(error)})") from error
 
 
 def _draw_colours(read: Callable[[], bytes], classes: dict[Colour, str], canvas: Canvas) -> np.ndarray:
@@ -106,6 +107,6 @@ def _classes(text: str, where: str) -> dict[Colour, str]:
         if not line.strip() or line.startswith("#"):
             continue
         if not (match := LINE.fullmatch(line.strip())):
-            raise ValueError(f"{where}: expected lines name:red,green,blue::, got {line[:60]!r}")
+            raise ValueError(f"{where}: expected lines name:red,green,blue::, got {show(line)}")
         classes[int(match[2]), int(match[3]), int(match[4])] = match[1]
     return classes

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from emerdiff.settings import one_line, show
 from ovseg.draw import Colour
 from ovseg.export.image import has_background
 from ovseg.files import MAX_MAP_PIXELS
@@ -42,7 +43,7 @@ class Canvas:
     def index(self, name: str) -> int:
         """The index of a class. Raises ValueError for a name that is none of the run's."""
         if name not in self.names:
-            raise ValueError(f"its class {name!r} is none of the run's: {', '.join(self.names[:8])}")
+            raise ValueError(f"its class {show(name)} is none of the run's: {', '.join(self.names[:8])}")
         return self.names.index(name)
 
     def blank(self) -> np.ndarray:
@@ -60,7 +61,9 @@ class Canvas:
     def check_size(self, height: object, width: object) -> None:
         """Raise ValueError unless this is the image's size."""
         if (height, width) != tuple(self.size):
-            raise ValueError(f"its labels are of {width}x{height} pixels, the image is {self.size[1]}x{self.size[0]}")
+            raise ValueError(
+                f"its labels are of {show(width)}x{show(height)} pixels, the image is {self.size[1]}x{self.size[0]}"
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +85,7 @@ def read_colours(data: bytes) -> np.ndarray:
                 raise ValueError(f"{picture.width} x {picture.height} pixels")
             return np.array(picture.convert("RGB"))
     except (*BROKEN, Image.DecompressionBombError) as error:
-        raise ValueError(f"cannot be read as a PNG ({error})") from error
+        raise ValueError(f"cannot be read as a PNG ({one_line(error)})") from error
 
 
 def by_colours(pixels: np.ndarray, classes: Mapping[Colour, str], canvas: Canvas) -> np.ndarray:
@@ -113,4 +116,4 @@ def text_of(path: Path, most: int) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: no UTF-8 text ({error})") from error
+        raise ValueError(f"{path}: no UTF-8 text ({one_line(error)})") from error

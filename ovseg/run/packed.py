@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from emerdiff.settings import one_line
 from ovseg.images import IMAGE_SUFFIXES
 from ovseg.run.finding import LeftOut, is_image
 from ovseg.run.schema import outside
@@ -88,7 +89,7 @@ def _members(path: Path) -> dict[str, tuple[int, int]]:
         RecursionError,
         MemoryError,
     ) as error:  # of headers that lie
-        raise ValueError(f"{path}: not a tar archive without compression ({error})") from error
+        raise ValueError(f"{path}: not a tar archive without compression ({one_line(error)})") from error
 
 
 def _in_parquet(path: Path) -> Iterator[Found]:
