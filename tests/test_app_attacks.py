@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
+import random
 import signal
 import socket
 import threading
@@ -16,11 +18,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from app_server import TOKEN, Server
+from fuzzing import damaged, seeds, to_json
 from PIL import Image
 from processes import start
 from run_folders import write_run
 
 from ovseg.app.guard import MOST_JSON
+from ovseg.app.labelling import Ask
 from ovseg.app.uploads import MOST_UPLOAD, safe_parts
 from ovseg.run.corrections import corrections
 from ovseg.run.folder import read_run
@@ -218,6 +222,43 @@ def test_bodies_that_are_no_request_are_refused_in_a_line(server, body):
         assert status in (400, 404) and headers["content-type"] == "application/json"
         assert "Traceback" not in json.loads(content)["error"] and "\n" not in json.loads(content)["error"]
     assert len(body) < MOST_JSON
+
+
+EDITS = (
+    {"id": "a", "kind": "masks", "masks": [0, 1], "to": "cat"},
+    {"id": "a", "kind": "stroke", "points": [[0, 0], [1, 1]], "radius": 1.5, "to": None},
+    {"id": "a", "kind": "answer", "key": "1", "cut": 9, "to": "cat"},
+    *({"id": "a", "kind": kind} for kind in ("undo", "redo", "review", "unreview", "own")),
+)
+ASK = {
+    "classes": "cat\ndog; puppy",
+    "background": "threshold=0.5",
+    "by": "slic",
+    "masks": 4,
+    "speed": "fast",
+    "first": "a",
+}
+EXPORT = {"format": "png", "unsure": 0.5, "components": True, "images": False}
+
+
+def test_fuzzed_requests_are_done_or_refused_in_a_line(server) -> None:
+    """Values of other kinds in every place; see `fuzzing`."""
+    for seed in seeds(150):
+        draw = random.Random(seed)
+        path, sound = draw.choice([("/api/edit", edit) for edit in EDITS] + [("/api/export", EXPORT), ("", ASK)])
+        body = damaged(sound, draw, 2)
+        try:
+            if path:
+                status, headers, content = server.raw("POST", path, to_json(body).encode())
+                assert status in (200, 400, 404) and headers["content-type"] == "application/json"
+                assert status == 200 or "\n" not in json.loads(content)["error"]
+            elif isinstance(body, dict):
+                with contextlib.suppress(ValueError):
+                    Ask.read(json.loads(json.dumps(body)), server.session.setup)
+        except BaseException as error:
+            raise AssertionError(f"seed {seed}: {path} {str(body)[:200]}: {error!r}") from error
+    assert read_run(server.session.out).ids.keys() == {"a", "b <b>&\"'"}
+    still_answers(server)
 
 
 def test_a_thousand_requests_at_once_leave_a_page_that_answers(server):

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from emerdiff.settings import show
 from ovseg.app.pointing import Answers
 from ovseg.app.session import Session
 from ovseg.draw import class_colours
@@ -35,7 +36,8 @@ def edit(session: Session, answers: Answers, id: str, body: Mapping[str, Any]) -
     Raises `ReadOnly` where another process writes the run, ValueError for an edit that cannot be meant.
     """
     session.check_writable()
-    kind = body.get("kind")
+    if not isinstance(kind := body.get("kind"), str):
+        raise ValueError(f"kind: expected one of {', '.join((*KINDS, *STEPS))}, got {show(kind)}")
     with session.lock:
         run = session.run
         if run is None or run.ids.get(id, {}).get("state") != "done":
@@ -49,7 +51,7 @@ def edit(session: Session, answers: Answers, id: str, body: Mapping[str, Any]) -
             labels[KINDS[kind](image, labels, answers, body)] = index
             corrections.save(run, id, labels, session.who)
         else:
-            raise ValueError(f"kind: expected one of {', '.join((*KINDS, *STEPS))}, got {kind!r}")
+            raise ValueError(f"kind: expected one of {', '.join((*KINDS, *STEPS))}, got {show(kind)}")
         session.changed(id)
 
 
@@ -72,7 +74,11 @@ def _masks(image: RunImage, labels: np.ndarray, answers: Answers, body: Mapping[
     numbers, masks = body.get("masks"), image.masks(labels.shape)
     if masks is None:
         raise ValueError("masks: this image has none")
-    if not isinstance(numbers, list) or not numbers or not all(isinstance(one, int) for one in numbers):
+    if (
+        not isinstance(numbers, list)
+        or not numbers
+        or not all(type(one) is int and 0 <= one < 65536 for one in numbers)
+    ):
         raise ValueError("masks: expected a list of numbers")
     return np.isin(masks, numbers)
 
@@ -164,6 +170,10 @@ def add_name(session: Session, legend: Legend, name: str) -> None:
         content["added"] = [*(content.get("added") or ()), name]
         write_atomically(record, json_bytes(content))
     run.facts.update({key: content[key] for key in ("names", "colours", "added")})
+
+
+def _is_mask(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 65536
 
 
 def _is_number(value: Any) -> bool:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from emerdiff.settings import show
 from ovseg.app.models import ASKED, Models
 from ovseg.app.session import Progress, Session
 from ovseg.app.worker import Cancelled
@@ -60,7 +61,7 @@ class Ask:
         for name, kind in (("masks", int), ("speed", str)):
             if (value := body.get(name)) is not None:
                 if not isinstance(value, kind) or isinstance(value, bool):
-                    raise ValueError(f"{name}: expected {kind.__name__}, got {value!r}")
+                    raise ValueError(f"{name}: expected {kind.__name__}, got {show(value)}")
                 settings[name] = value
         if not isinstance(by, str):
             raise ValueError("by: expected a mask source")
