@@ -24,6 +24,10 @@ from pathlib import Path
 from ovseg.prompts import words
 
 BACKGROUND = "background"
+MOST_NAMES = 65534  # that a label map of 16 bits can tell apart, beside "no label"
+MOST_LETTERS = 1000  # of a name
+MOST_SHOWN = 200  # letters of a list in a message
+MOST_BYTES = 1 << 26  # of a file of names
 COMMAS = r"[,\uff0c\u3001]"  # what separates classes: also the full-width and the ideographic comma
 SEMICOLONS = r"[;\uff1b]"  # what separates the aliases of one class: also the full-width semicolon
 JOINERS = "\u200c\u200d"  # invisible, but part of Persian and Indic spelling and of emoji
@@ -92,7 +96,8 @@ def parse_classes(text: str) -> ClassList:
     The full-width comma and semicolon and the ideographic comma separate as "," and ";" do: "cat、dog" is two classes.
     Raises ValueError for an empty class or alias, one that occurs twice, and one with a control character.
     """
-    return _class_list((f"class {n} of {text!r}", entry) for n, entry in enumerate(re.split(COMMAS, text), 1))
+    shown = repr(text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}...")
+    return _class_list((f"class {n} of {shown}", entry) for n, entry in enumerate(re.split(COMMAS, text), 1))
 
 
 def read_classes(path: str | Path) -> ClassList:
@@ -101,6 +106,8 @@ def read_classes(path: str | Path) -> ClassList:
     `#` at a line's start or after white space begins a comment; a name may contain a comma. Raises OSError when the
     file cannot be read, ValueError (naming the line) as `parse_classes` and for text that is not UTF-8.
     """
+    if (size := Path(path).stat().st_size) > MOST_BYTES:
+        raise ValueError(f"{path}: {size} bytes, expected a class list of at most {MOST_BYTES}")
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
@@ -208,12 +215,16 @@ def _class_list(entries: Iterable[tuple[str, str]]) -> ClassList:
         for alias in group:
             if not alias:
                 raise ValueError(f"{where} has an empty name, expected `name` or `name; alias; alias`, got {entry!r}")
+            if len(alias) > MOST_LETTERS:
+                raise ValueError(f"{where}: a name of {len(alias)} characters, expected at most {MOST_LETTERS}")
             if hidden := [letter for letter in alias if _is_hidden(letter)]:
                 raise ValueError(f"{where}: {alias!r} has a control or invisible character, U+{ord(hidden[0]):04X}")
             if _key(alias) in seen:
                 raise ValueError(f"{where}: {alias!r} was given before ({seen[_key(alias)]})")
             seen[_key(alias)] = where
         groups.append(group)
+    if len(groups) > MOST_NAMES:
+        raise ValueError(f"{len(groups)} classes, expected at most {MOST_NAMES}")
     return ClassList(names=tuple(group[0] for group in groups), aliases=tuple(groups))
 
 

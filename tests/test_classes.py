@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import open_clip
 import pytest
+from fuzzing import bounded_memory, check_one_line
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -266,3 +268,24 @@ def test_names_that_clips_tokenizer_cuts_to_the_same_tokens_are_refused() -> Non
     assert (tokenizer([first]) == tokenizer([second])).all()
     with pytest.raises(ValueError, match=r"^class name 'very .*\.\.\.': expected at most 77 tokens in '\{\}', got 84"):
         check_lengths([first, second], ["{}"], lambda text: len(tokenizer.encode(text)) + 2, tokenizer.context_length)
+
+
+def test_lists_beyond_all_measure_are_a_line_soon_and_in_little_memory(tmp_path):
+    (tmp_path / "long.txt").write_text("cat\n" + "x" * 10_000_000)
+    (tmp_path / "many.txt").write_text("\n".join(map(str, range(70_000))))
+    with (tmp_path / "large.txt").open("wb") as file:
+        file.truncate(2**40)  # holds no disk space
+    start = time.process_time()
+    for name, said in (
+        ("long.txt", "long.txt, line 2: a name of 10000000 characters, expected at most 1000"),
+        ("many.txt", "70000 classes, expected at most 65534"),
+        ("large.txt", "large.txt: 1099511627776 bytes, expected a class list of at most 67108864"),
+    ):
+        with bounded_memory(2**30), pytest.raises(ValueError, match=said):
+            read_classes(tmp_path / name)
+    with bounded_memory(2**30), pytest.raises(ValueError, match="70000 classes, expected at most 65534"):
+        parse_classes(",".join(map(str, range(70_000))))
+    with pytest.raises(ValueError) as caught:
+        parse_classes(",".join(["cat"] * 70_000))
+    check_one_line(caught.value, "class 2 of 'cat,cat,")
+    assert time.process_time() - start < 10

@@ -27,11 +27,11 @@ from emerdiff.settings import (
     text,
     whole,
 )
+from ovseg.classes import MOST_NAMES
 from ovseg.json_files import depth_over
 
 FORMAT = "ovseg run 1"
 STATES = ("done", "failed", "pending")
-MOST_NAMES = 65534
 MOST_ID = 4096  # characters of an id
 DEEPEST = 12  # brackets that may be open at a time in what a record says beside its ids
 LONG = 1 << 20  # characters of a message, or of a name that is no class
