@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
+from fuzzing import check_one_line
 from PIL import Image
 from pyarrow import parquet
 
@@ -231,3 +232,10 @@ def test_names_in_archives_that_lead_elsewhere_are_left_out_and_said(tmp_path: P
     packed._parquet.cache_clear()
     with pytest.raises(ValueError, match=r"x.parquet: holds no images; 1 left out, as their names cannot be ids"):
         collect([tmp_path / "x.parquet"], tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["127.0.0.1:99999/a.png", "127.0.0.1:x/a.png", "[x/a.png", "127.0.0.1:1/a b.png"])
+def test_addresses_that_are_none_are_one_images_failure(name: str) -> None:
+    with pytest.raises(ValueError, match="cannot be fetched") as caught:
+        stores.https(name)
+    check_one_line(caught.value, f"https://{name}")
