@@ -24,7 +24,7 @@ from emerdiff.settings import one_line
 from ovseg.images import IMAGE_SUFFIXES
 from ovseg.run.finding import LeftOut, is_image
 from ovseg.run.schema import outside
-from ovseg.run.stores import MOST_BYTES, Found, decoded, line_of
+from ovseg.run.stores import MOST_BYTES, Found, decoded
 
 ARCHIVES = (".tar", ".parquet")
 COLUMNS = ("image", "jpg", "png", "bytes")  # of parquet, that images are looked for in
@@ -155,7 +155,7 @@ def _reading(path: Path) -> Iterator[None]:
     except MemoryError:
         raise
     except Exception as error:  # of damage: its own of six kinds, OSError and KeyError
-        raise ValueError(f"{path}: not parquet that can be read ({line_of(error)})") from error
+        raise ValueError(f"{path}: not parquet that can be read ({one_line(error)})") from error
 
 
 def _image_column(path: Path) -> str:
@@ -166,6 +166,10 @@ def _image_column(path: Path) -> str:
     column = next((name for name in COLUMNS if name in fitting), fitting[0] if len(fitting) == 1 else None)
     if column is None:
         raise ValueError(
-            f"{path}: expected a column of image bytes, such as {COLUMNS[0]}, got {line_of(', '.join(schema.names))}"
+            f"{path}: expected a column of image bytes, such as {COLUMNS[0]}, got {_shown(', '.join(schema.names))}"
         )
     return column
+
+
+def _shown(text: str) -> str:
+    return one_line(ValueError(text))
