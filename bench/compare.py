@@ -56,7 +56,7 @@ def run(given: Namespace) -> int:
         model = load(at, REFERENCE, device, dtype)
         results["injection_cost"] = injection_cost(model, at.image(0).shape[:2], at.options, calls=2 if slow else 5)
     if judged:
-        results["quality"] = quality(found, Segmenter.from_preset("pocket", device="cpu"))
+        results["quality"] = quality(found, Segmenter.from_preset("pocket", device="cpu", refine="none"))
     out = given.out or RESULTS / f"{given.setting}-{device.type}-{given.dtype}.json"
     write_atomically(out, json_bytes(results))
     sheet(results).show()

@@ -11,9 +11,10 @@ from ovseg.eval.survey import Survey
 SAMPLE = 16  # label files whose values are checked
 
 
-def check(name: str, root: str | Path | None, ignore: int | None = None) -> bool:
+def check(name: str, root: str | Path | None, ignore: int | None = None, *, partial: bool = False) -> bool:
     """Check whether a data set is complete, and print the result. name, root, ignore: as in `open_dataset`.
 
+    partial: whether what is there can be used is the question, however little of the set it is.
     Raises ValueError for an unknown name or a root that is no folder.
     """
     if name == "pocket":
@@ -30,6 +31,9 @@ def check(name: str, root: str | Path | None, ignore: int | None = None) -> bool
     if not problems and not found.miscount:
         count = f"{len(dataset.ids)} images with labels ({found.form.pattern})"
         print(f"{name}: complete: {count} in {found.root}; {len(sample)} label files looked into")
+        return True
+    if partial and dataset.ids and not wrong:
+        print(f"{name}: {found.lacking}; of {found.form.pattern} in {found.root} {len(sample)} files looked into")
         return True
     print(f"{name}: incomplete or wrong, in {found.root}")
     for line in [*_counts(found), *problems]:

@@ -65,6 +65,14 @@ def score(given: Namespace) -> int:
     return 0
 
 
+def table(given: Namespace) -> int:
+    """`ovseg eval table`; returns the exit code."""
+    from ovseg.eval.joint import joint_table
+
+    joint_table(given.runs).show()
+    return 0
+
+
 def unsupervised(given: Namespace) -> int:
     """`ovseg eval unsupervised`; returns the exit code."""
     from ovseg.eval.scoring import dataset_of, read_runs
@@ -80,7 +88,7 @@ def check(given: Namespace) -> int:
     """`ovseg eval check`; returns the exit code."""
     from ovseg.eval.check import check
 
-    return 0 if check(given.name, given.root, given.ignore) else 1
+    return 0 if check(given.name, given.root, given.ignore, partial=given.partial) else 1
 
 
 def read_job(given: Namespace, by: str | None, out: Path) -> PredictJob:

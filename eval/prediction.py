@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from ovseg.classes import Vocabulary, biased, build_vocabulary
 from ovseg.draw import class_colours
 from ovseg.eval.datasets import Dataset, open_dataset
 from ovseg.eval.oracle import TRUTH, true_masks
-from ovseg.eval.protocols import OF_THE_METHOD, Protocol, check_readable, protocol
+from ovseg.eval.protocols import NATIVE, OF_THE_METHOD, Protocol, check_readable, protocol
 from ovseg.files import index_png, write_atomically
 from ovseg.labels import check_threshold
 from ovseg.masks import MaskSource, Progress
@@ -33,7 +33,7 @@ from ovseg.run.kept import Kept
 from ovseg.run.terminal import say
 from ovseg.run.work import analyzed, decision, provenance, shares
 from ovseg.segmenter import Segmenter, Text
-from ovseg.setup import Setup
+from ovseg.setup import NO_REFINER, Setup
 from ovseg.sources import SOURCES
 from ovseg.towers.clip import Clip
 from ovseg.towers.region_kinds import REGIONS
@@ -66,10 +66,7 @@ class PredictJob:
     analyses: Path | None = None
     keep_analysis: bool = False
     background_bias: float = 0.0
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        return ("clip",)
+    needs: ClassVar[tuple[str, ...]] = ("clip",)
 
     @property
     def by(self) -> str:
@@ -103,6 +100,12 @@ class PredictJob:
         if self.background_bias and not rules.background.words:
             raise ValueError(f"background_bias: {self.dataset.name} has no background words by {rules.name}'s rules")
         return replace(rules, background=biased(rules.background, self.background_bias))
+
+    @cached_property
+    def reading(self) -> Setup:
+        """The set-up without a preset's refiner where published rules have none, or masks are the true ones."""
+        strict = self.truth or self.rules.name != NATIVE
+        return replace(self.setup, refine=self.setup.refine or NO_REFINER) if strict else self.setup
 
     @cached_property
     def words(self) -> Vocabulary:
@@ -147,7 +150,7 @@ class PredictJob:
             say(f"note: {note}")
 
     def start(self) -> PredictWorker:
-        segmenter = Segmenter.load(self.setup, true_masks(self.dataset) if self.truth else None)
+        segmenter = Segmenter.load(self.reading, true_masks(self.dataset) if self.truth else None)
         rules = self.rules
         if rules.pixel_exact and not isinstance(segmenter.clip, Clip):
             raise ValueError("pixel_exact: is for CLIPs, whose published code it follows")
@@ -188,14 +191,13 @@ class PredictJob:
             "colours": class_colours(self.dataset.names),
             "no_label": no_label(len(self.dataset.names)),
             "view": asdict(segmenter.view),
-            **decision(self.setup),
+            **decision(self.reading),
             **provenance(self.setup, segmenter.source, segmenter.models),
         }
 
     def _competing(self) -> tuple[str, ...]:
         """The background words that are no classes."""
-        prompts_of_names = zip(self.words.prompts, self.words.owners, strict=True)
-        first = {prompt for prompt, owner in prompts_of_names if owner == 0}
+        first = {prompt for prompt, owner in zip(self.words.prompts, self.words.owners, strict=True) if owner == 0}
         return tuple(word for word in self.rules.background.words if word in first)
 
 

@@ -104,7 +104,7 @@ def check_readable(setup: Setup) -> None:
         "regions": setup.regions not in (None, "mean"),
         "scope": setup.scope not in (None, NO_SCOPE),
         "vote": setup.vote,
-        "refine": setup.refine != NO_REFINER,
+        "refine": setup.refine not in (None, NO_REFINER),
     }
     if found := [name for name, is_asked in asked.items() if is_asked]:
         raise ValueError(f"{found[0]}: is not in the code that a pixel-exact protocol follows; leave one of them out")

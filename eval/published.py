@@ -6,10 +6,12 @@ All others stand apart, each with the reason. `published.json` has the rows.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from typing import Any
 
 from ovseg.eval.families import FAMILIES
 from ovseg.eval.protocols import departs
@@ -45,13 +47,17 @@ def published(dataset: str, followed: AbstractSet[str]) -> tuple[list[Row], list
 
 def protocol_followed(scored: Scored) -> str | None:
     """The family whose rules a run followed exactly, to the pixel and on the whole data set; None: no one's."""
-    facts = scored.run.facts
+    whole = len(scored.ids) == scored.images and not scored.run.facts.get("partial")
+    return followed(scored.run.facts, scored.dataset, scored.vocabulary) if whole else None
+
+
+def followed(facts: Mapping[str, Any], dataset: str, vocabulary: str | None) -> str | None:
+    """The family whose rules were followed exactly, by a record's facts; None: no one's. vocabulary: the name of the
+    data set's own class list."""
     protocol = facts.get("protocol")
-    if not protocol or not protocol.get("pixel_exact") or departs(protocol, scored.dataset):
+    if not protocol or not protocol.get("pixel_exact") or departs(protocol, dataset):
         return None
-    list_of_protocol = protocol.get("classes") or scored.vocabulary
-    whole = len(scored.ids) == scored.images and not facts.get("partial")
-    return str(protocol["name"]) if whole and facts.get("vocabulary") == list_of_protocol else None
+    return str(protocol["name"]) if facts.get("vocabulary") == (protocol.get("classes") or vocabulary) else None
 
 
 @cache

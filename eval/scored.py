@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ovseg.compare import NEW_IN_VIEWS
 from ovseg.eval.confusion import Scores, interval, mean_interval, mean_iou, scores
 from ovseg.run.folder import RunFolder
 
@@ -34,6 +35,14 @@ class Scored:
         best = ", best labels" if self.best_label else ""
         images = f"{len(self.ids)} of {self.images} images"
         return f"Scored({self.run.path}: {self.dataset}, {images}{best}, mIoU {self.scores.mIoU:.2f})"
+
+    @property
+    def reading(self) -> str:
+        """How the run's masks were named where that is not the plain way: "regions values, refine pamr"."""
+        facts, view = self.run.facts, self.run.facts.get("view") or {}
+        told = {name: view.get(name) for name, plain in NEW_IN_VIEWS.items() if view.get(name, plain) != plain}
+        told |= {name: facts.get(name) for name in ("vote", "refine") if facts.get(name)}
+        return ", ".join(name if value is True else f"{name} {value}" for name, value in told.items())
 
     @property
     def scores(self) -> Scores:
@@ -92,6 +101,7 @@ class Scored:
             "by": facts.get("by"),
             "best_label": self.best_label,
             "protocol": facts.get("protocol"),
+            "partial": bool(facts.get("partial")),
             "counts": {
                 "scored": len(self.ids),
                 "undertaken": len(self.run.ids),

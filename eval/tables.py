@@ -155,12 +155,15 @@ def published_sheet(runs: Sequence[Scored]) -> Sheet | None:
 
 
 def protocol_name(scored: Scored) -> str:
-    """The protocol a run followed: "sclip", "sclip, pixel-exact", "sclip, other values" (see `protocols.departs`), ...,
-    "none"."""
-    protocol = scored.run.facts.get("protocol")
+    """The protocol a run followed: "sclip", "sclip, pixel-exact", "sclip, other values" (`protocols.departs`), "none"."""
+    return named_protocol(scored.run.facts.get("protocol"), scored.dataset, scored.names[0] == BACKGROUND)
+
+
+def named_protocol(protocol: dict[str, Any] | None, dataset: str, background: bool) -> str:
+    """The same by a record's protocol. background: whether the data set's first class is the background."""
     if not protocol:
         return NO_PROTOCOL
-    changed = departs(protocol, scored.dataset, scored.names[0] == BACKGROUND)
+    changed = departs(protocol, dataset, background)
     exact = ", pixel-exact" if protocol.get("pixel_exact") else ""
     return f"{protocol['name']}{exact}{', other values' if changed else ''}"
 
@@ -188,6 +191,7 @@ def _notes(runs: Sequence[Scored]) -> list[str]:
             notes.append("these runs follow different protocols: their numbers cannot be compared")
     if not runs[0].best_label:
         notes += [*_vocabulary_notes(runs), *(note for scored in runs for note in _label_notes(scored))]
+    notes += [f"{scored.run.path}: named by {scored.reading}" for scored in runs if scored.reading]
     if any(scored.run.facts.get("partial") for scored in runs):
         notes.append(PARTIAL_NOTE)
     if any(len(scored.ids) < scored.images for scored in runs):

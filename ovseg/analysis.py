@@ -16,42 +16,15 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from emerdiff.settings import NOTHING, Allowed, Table, either, listed, number, one_line, show, show_key, text, whole
-from ovseg.compare import NEW_IN_VIEWS, differences
+from emerdiff.settings import one_line
+from ovseg.analysis_checks import check_arrays, check_content
+from ovseg.compare import differences
 from ovseg.files import write_atomically
-from ovseg.images import MAX_PIXELS
 
 FORMAT = "ovseg analysis 2"
-MOST_MASKED = 2**26  # masks times cells of `low_resolution_masks`; of EmerDiff's 256 masks and 64x64 cells it is 2**20
-MOST_IDS = 2**17  # of segments in a small image, some of which may have no pixel; in a large one, as many as pixels
 FORMER = "ovseg analysis 1"  # of EmerDiff's masks alone
+MASKS = "segments", "refined"  # maps of mask numbers
 MAP_SIDE = 128  # the longer side of kept difference maps is at most this, pixels
-AXES = {  # of the arrays that readers rely on, and their kind of numbers: u unsigned, i signed, f floating point
-    "segments": (2, "ui"),
-    "features": (3, "f"),
-    "regions": (2, "f"),
-    "low_resolution_masks": (2, "i"),
-    "queries": (2, "f"),
-    "difference_maps": (3, "u"),
-}
-
-SIDE = whole(1, MAX_PIXELS)
-NAME = text()
-ORIGIN: Table = {
-    "image_sha256": text(r"[0-9a-f]{64}"),
-    "height": SIDE,
-    "width": SIDE,
-    "clip": NAME,
-    "dtype": NAME,
-    "view": Allowed("an object", lambda value: isinstance(value, dict)),
-    "masks": Allowed(
-        "the identity of a mask source", lambda value: isinstance(value, dict) and NAME.fits(value.get("by"))
-    ),
-}
-FACTS: Table = {  # of EmerDiff's; other sources may leave others
-    "network_size": listed(whole(1, 2**14), 2, 2),
-    "layer_rms": either(number(0, 1e38), NOTHING),
-}
 
 
 class AnalysisMismatch(ValueError):
@@ -85,6 +58,9 @@ class Analysis:
         "layer_rms", RMS of the modulated layer's output, the unit of `strength`.
     regions: (K, C) float32, the feature of each mask by `origin.view["regions"]`: all that naming masks needs. None in
         files of before, where it is the mean of the features, and without masks.
+    refined: (H, W) int32, the segments as they follow the image's edges, see `ovseg.pamr`; None where that was not
+        asked for.
+    image: (H, W, 3) uint8, the image itself, which is not saved; None for an analysis that was loaded.
     """
 
     segments: np.ndarray | None
@@ -93,6 +69,8 @@ class Analysis:
     evidence: Mapping[str, np.ndarray] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
     regions: np.ndarray | None = None
+    refined: np.ndarray | None = None
+    image: np.ndarray | None = None
 
     def __repr__(self) -> str:
         masks = "no masks" if self.segments is None else f"{int(self.segments.max()) + 1} masks"
@@ -108,8 +86,9 @@ class Analysis:
         arrays = {"features": self.features, **self.evidence}
         if self.regions is not None:
             arrays["regions"] = self.regions
-        if self.segments is not None:  # in as few bytes as the numbers need
-            arrays["segments"] = self.segments.astype(np.min_scalar_type(int(self.segments.max())))
+        for name in MASKS:  # in as few bytes as the numbers need
+            if (masks := getattr(self, name)) is not None:
+                arrays[name] = masks.astype(np.min_scalar_type(int(masks.max())))
         content = {"format": FORMAT, "origin": asdict(self.origin), "facts": dict(self.facts)}
         # One entry only: safetensors writes several in an order that changes from call to call.
         metadata = {"ovseg": json.dumps(content, sort_keys=True)}
@@ -130,24 +109,20 @@ class Analysis:
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
             if not isinstance(content, dict) or content.get("format") not in (FORMAT, FORMER):
                 raise ValueError(f"expected the format {FORMAT!r}")
-            _check_arrays(arrays)
+            check_arrays(arrays)
             origin, facts = _upgraded(content) if content["format"] == FORMER else (content["origin"], content["facts"])
-            _check_settings(origin, ORIGIN, "origin.")
-            _check_settings(facts, FACTS, "facts.")
-            segments, features = arrays.pop("segments", None), arrays.pop("features")
-            regions = arrays.pop("regions", None)
             if arrays.get("difference_maps", np.ones(1)).shape[0] == 0:
                 del arrays["difference_maps"]  # the former format's word for none
-            _check_origin(Origin(**origin), segments)
-            _check_regions(origin["view"], regions, segments, features)
-            _check_evidence(arrays)
+            check_content(origin, facts, arrays)
+            masks = {name: arrays.pop(name).astype(np.int32) for name in MASKS if name in arrays}
             return cls(
-                segments=None if segments is None else segments.astype(np.int32),
-                features=features,
+                segments=masks.get("segments"),
+                features=arrays.pop("features"),
+                regions=arrays.pop("regions", None),
+                refined=masks.get("refined"),
                 origin=Origin(**origin),
                 evidence=arrays,
                 facts=dict(facts),
-                regions=regions,
             )
         except KeyError as error:
             raise ValueError(f"{path}: not a saved analysis ({error} is missing)") from error
@@ -157,70 +132,6 @@ class Analysis:
 
 def _refuse(name: str) -> NoReturn:
     raise ValueError(f"{name} is no number that JSON has")
-
-
-def _check_settings(settings: Any, known: Table, prefix: str) -> None:
-    """ValueError, naming the key, for a value that is not as allowed."""
-    if not isinstance(settings, dict):
-        raise ValueError(f"{prefix[:-1]}: expected an object, got {show(settings)}")
-    for key in settings:
-        if key in known and not known[key].fits(settings[key]):
-            raise ValueError(f"{prefix}{key}: expected {known[key].expected}, got {show(settings[key])}")
-        if known is ORIGIN and key not in known:
-            raise ValueError(f"{prefix}{show_key(key)}: not a key of an origin")
-    if absent := sorted(known.keys() - settings.keys()) if known is ORIGIN else []:
-        raise ValueError(f"{prefix}{absent[0]}: missing")
-
-
-def _check_arrays(arrays: Mapping[str, np.ndarray]) -> None:
-    """ValueError, naming the array, for other axes or kinds of numbers than expected, or ones that are not finite."""
-    for name, array in arrays.items():
-        if array.dtype.kind not in "uifb":
-            raise ValueError(f"{name}: expected numbers, got {array.dtype}")
-        axes, kinds = AXES.get(name, (array.ndim, array.dtype.kind))
-        if array.ndim != axes or array.dtype.kind not in kinds:
-            raise ValueError(f"{name}: expected {axes} axes, got {array.dtype} of shape {array.shape}")
-        if array.size == 0 and name != "difference_maps":
-            raise ValueError(f"{name}: expected numbers, got shape {array.shape}")
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise ValueError(f"{name}: expected finite numbers, got NaN or infinity")
-
-
-def _check_origin(origin: Origin, segments: np.ndarray | None) -> None:
-    """ValueError for an image that is too large, and for segments of another size than it or with odd ids."""
-    if origin.height * origin.width > MAX_PIXELS:
-        raise ValueError(f"origin.height: expected at most {MAX_PIXELS} pixels in all, got {origin.height} rows")
-    if segments is None:
-        return
-    if segments.shape != (origin.height, origin.width):
-        raise ValueError(f"segments: expected {origin.height}x{origin.width}, got shape {segments.shape}")
-    most = max(segments.size, MOST_IDS)
-    if segments.min() < 0 or segments.max() >= most:
-        raise ValueError(f"segments: expected ids from 0 to {most - 1}, got {segments.min()} to {segments.max()}")
-
-
-def _check_regions(
-    view: Mapping[str, Any], regions: np.ndarray | None, segments: np.ndarray | None, features: np.ndarray
-) -> None:
-    """ValueError for region features that are missing, or do not fit the masks and the features."""
-    if regions is None:
-        named = view.get("regions", NEW_IN_VIEWS["regions"])
-        if segments is not None and named != NEW_IN_VIEWS["regions"]:
-            raise ValueError(f"regions: missing, expected those that origin.view names, {show(named)}")
-        return
-    wanted = (0 if segments is None else int(segments.max()) + 1, features.shape[0])
-    if regions.shape != wanted:
-        raise ValueError(f"regions: expected a row for each mask, {wanted[0]}x{wanted[1]}, got shape {regions.shape}")
-
-
-def _check_evidence(arrays: Mapping[str, np.ndarray]) -> None:
-    """ValueError, naming the array, where what EmerDiff left does not fit together."""
-    if (grid := arrays.get("low_resolution_masks")) is None:
-        return
-    if grid.min() < 0 or (int(grid.max()) + 1) * grid.size > MOST_MASKED:
-        raise ValueError(f"low_resolution_masks: expected ids from 0 for {grid.size} cells, got up to {grid.max()}")
-    if (queries := arrays.get("queries")) is not None and len(queries) != grid.size:
-        raise ValueError(f"queries: expected {grid.size} rows, one a cell of low_resolution_masks, got {len(queries)}")
 
 
 def _upgraded(content: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

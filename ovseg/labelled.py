@@ -37,22 +37,34 @@ class Deciding:
 
 
 def name_masks(
-    masks: np.ndarray, regions: np.ndarray, text: Text, how: Deciding, image: np.ndarray | None = None
+    masks: np.ndarray,
+    regions: np.ndarray,
+    text: Text,
+    how: Deciding,
+    image: np.ndarray | None = None,
+    refined: np.ndarray | None = None,
 ) -> Segmentation:
-    """Masks (H, W) int32, ids from 0, by a feature (K, C) for each. image: (H, W, 3) uint8."""
+    """Masks (H, W) int32, ids from 0, by a feature (K, C) for each. image: (H, W, 3) uint8. refined: the masks as the
+    refiner makes them, where that was done; otherwise it needs the image."""
     pixels = np.bincount(masks.ravel())
     scores, best = label_masks(regions, text.embeddings, text.vocabulary, how.scoring, pixels)
-    return _of_masks(masks, best, scores, text, how, image)
+    return _of_masks(masks, best, scores, text, how, image, refined)
 
 
 def name_by_vote(
-    masks: np.ndarray, features: np.ndarray, text: Text, how: Deciding, image: np.ndarray | None = None
+    masks: np.ndarray,
+    features: np.ndarray,
+    text: Text,
+    how: Deciding,
+    image: np.ndarray | None = None,
+    refined: np.ndarray | None = None,
 ) -> Segmentation:
-    """Masks (H, W) int32, ids from 0, by the labels of their pixels, of dense features (C, h, w)."""
+    """Masks (H, W) int32, ids from 0, by the labels of their pixels, of dense features (C, h, w). image, refined: as
+    in `name_masks`."""
     size, names = (masks.shape[0], masks.shape[1]), len(text.vocabulary.names)
     labels, _ = label_pixels(features.astype(np.float32), text.embeddings, text.vocabulary, how.scoring, size)
     scores, best = vote(labels, masks, names)
-    return _of_masks(masks, best, scores, text, how, image)
+    return _of_masks(masks, best, scores, text, how, image, refined)
 
 
 def name_pixels(
@@ -66,18 +78,27 @@ def name_pixels(
 
 
 def _of_masks(
-    masks: np.ndarray, best: np.ndarray, scores: np.ndarray, text: Text, how: Deciding, image: np.ndarray | None
+    masks: np.ndarray,
+    best: np.ndarray,
+    scores: np.ndarray,
+    text: Text,
+    how: Deciding,
+    image: np.ndarray | None,
+    refined: np.ndarray | None,
 ) -> Segmentation:
     if how.refine != NO_REFINER:
         from ovseg.pamr import refine_masks
 
-        masks = refine_masks(_needed(image), masks)
+        masks = refine_masks(_needed(image), masks) if refined is None else refined
     return _result(text, best[masks], masks=masks, mask_scores=scores, image=image)
 
 
 def _needed(image: np.ndarray | None) -> np.ndarray:
     if image is None:
-        raise ValueError("refine: follows the image's edges, and here is no image: give label_analysis one")
+        raise ValueError(
+            "refine: follows the image's edges, and here is no image: analyze it with this segmenter, or give "
+            "label_analysis one"
+        )
     return image
 
 

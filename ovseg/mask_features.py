@@ -1,11 +1,13 @@
-"""From an image and its masks to what naming needs: dense features, and one feature a mask."""
+"""From an image and its masks to what naming needs: dense features, one feature a mask, masks along the edges."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from ovseg.analysis import Analysis
 from ovseg.masks import Masks
 from ovseg.naming import NamingModel
+from ovseg.setup import NO_REFINER
 from ovseg.towers.region_kinds import REGIONS
 from ovseg.towers.regions import merged, pool
 from ovseg.towers.scope import NO_SCOPE
@@ -39,3 +41,17 @@ def mask_features(
     if kind.values or kind.own_head:
         return features, model.region_features(image, view, masks.labels, maps, scope)
     return features, pool(features, masks.labels, unit, maps)
+
+
+def refined_masks(image: np.ndarray, masks: Masks, kept: Analysis | None, refiner: str) -> np.ndarray | None:
+    """The masks as they follow the image's edges, (H, W) int32: kept ones where the masks are, else by the refiner.
+
+    None where there is no refiner, or no masks.
+    """
+    if kept is not None and kept.refined is not None and masks.labels is kept.segments:
+        return kept.refined
+    if refiner == NO_REFINER or masks.labels is None:
+        return None
+    from ovseg.pamr import refine_masks
+
+    return refine_masks(image, masks.labels)

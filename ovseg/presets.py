@@ -28,6 +28,7 @@ class Preset:
     stride: int = 112  # pixels from window to window
     templates: str = "imagenet80"  # name of the prompt templates (see prompts.templates)
     regions: str = "mean"  # the masks' features, where there are masks (see ovseg.towers.region_kinds)
+    refine: str = "none"  # "pamr": masks, or scores of pixels, follow the image's edges (see ovseg.pamr)
     background: str = "words"  # the rule where none is asked for (see ovseg.classes.parse_background)
     megabytes: int = 0  # of all weights together
     note: str = ""  # what it is, for the list of models
@@ -99,6 +100,7 @@ PRESETS = {
             diffusion=str(POCKET / "diffusion"),
             clip=str(POCKET / "clip"),
             method=POCKET_METHOD | {"place": 0.5},  # it and three times the size: see docs/RESULTS.md
+            refine="pamr",
             short_side=384,
             window=0,  # the whole image
             stride=0,

@@ -25,7 +25,7 @@ from ovseg.classes import Background, ClassList, biased, build_vocabulary
 from ovseg.images import ImageLike, as_image
 from ovseg.labelled import NO_REFINER, Deciding, Text, name_by_vote, name_masks, name_pixels
 from ovseg.labels import check_threshold
-from ovseg.mask_features import mask_features, plain_features
+from ovseg.mask_features import mask_features, plain_features, refined_masks
 from ovseg.masks import Masks, MaskSource, Progress
 from ovseg.naming import NamingModel, load_naming_model, without_unknown
 from ovseg.presets import DEFAULT, Preset
@@ -84,7 +84,7 @@ class Segmenter:
             models=models | {"clip": weights.identity("clip", setup.preset.clip)},
             dtype=setup.dtype,
             vote=setup.vote,
-            refiner=setup.refine,
+            refiner=setup.refiner,
         )
 
     @classmethod
@@ -137,7 +137,10 @@ class Segmenter:
             )
             masks = masks or self.source.segment(image, id, progress)
             features, regions = mask_features(self.clip, image, self.view, masks, plain)
-        return Analysis(masks.labels, features, self.origin(image), masks.evidence, masks.facts, regions)
+        refined = refined_masks(image, masks, kept, self.refiner)
+        return Analysis(
+            masks.labels, features, self.origin(image), masks.evidence, masks.facts, regions, refined, image
+        )
 
     def check(self, kept: Analysis, image: ImageLike) -> None:
         """Raise `AnalysisMismatch`, naming every difference, unless a kept analysis of this image can be used here."""
@@ -189,31 +192,33 @@ class Segmenter:
     def _label(self, what: Analysis | ImageLike, text: Text) -> Segmentation:
         if isinstance(what, Analysis):
             return self.label_analysis(what, text)
-        return self.label_analysis(self.analyze(image := as_image(what), id=_id(what)), text, image)
+        return self.label_analysis(self.analyze(as_image(what), id=_id(what)), text)
 
     def label_analysis(self, analysis: Analysis, text: Text, image: np.ndarray | None = None) -> Segmentation:
-        """Give every mask its best class, or every pixel where there are no masks. image: shown with the result, and
-        needed where a refiner follows its edges.
+        """Give every mask its best class, or every pixel where there are no masks. image: the analysis' own where it
+        has one; shown with the result, and needed where a refiner follows its edges.
 
         Raises `AnalysisMismatch` for an analysis made with another CLIP, in another dtype or by another view; its
         image and masks may be any.
         """
         analysis.check(replace(analysis.origin, **self.features_origin))
+        image = analysis.image if image is None else image
         if analysis.segments is None:
             size = analysis.origin.height, analysis.origin.width
             return self.label_each_pixel(analysis.features, size, text, image)
         if self.vote:
-            return name_by_vote(analysis.segments, analysis.features, text, self._deciding, image)
-        if analysis.regions is None:
-            return self.label_segments(analysis.segments, analysis.features, text, image)
-        return name_masks(analysis.segments, analysis.regions, text, self._deciding, image)
+            return name_by_vote(analysis.segments, analysis.features, text, self._deciding, image, analysis.refined)
+        regions = self._means(analysis.segments, analysis.features) if analysis.regions is None else analysis.regions
+        return name_masks(analysis.segments, regions, text, self._deciding, image, analysis.refined)
 
     def label_segments(
         self, masks: np.ndarray, features: np.ndarray, text: Text, image: np.ndarray | None = None
     ) -> Segmentation:
         """Give any masks (H, W) int32, ids from 0, their best classes, by the mean of dense features (C, h, w)."""
-        regions = pool(features, masks, READINGS[self.scoring.reading].unit)
-        return name_masks(masks, regions, text, self._deciding, image)
+        return name_masks(masks, self._means(masks, features), text, self._deciding, image)
+
+    def _means(self, masks: np.ndarray, features: np.ndarray) -> np.ndarray:
+        return pool(features, masks, READINGS[self.scoring.reading].unit)
 
     def label_each_pixel(
         self, features: np.ndarray, size: tuple[int, int], text: Text, image: np.ndarray | None = None

@@ -48,7 +48,8 @@ class Setup:
     settings: of the method, by the names of `emerdiff.Options`' fields, where they are not the preset's.
     dense: the dense variant of CLIP, a name in `variants.VARIANTS`; None: the preset's.
     regions, scope, merge: the masks' features, and attention within masks, see `View`; None: the preset's, none.
-    vote: a mask takes the name that most of its pixels have. refine: "pamr" or "none", see `ovseg.pamr`.
+    vote: a mask takes the name that most of its pixels have. refine: "pamr" or "none", see `ovseg.pamr`; None: as
+        `refiner` has it.
     device: "auto" (a CUDA GPU if there is one, else the CPU) or as torch names it. dtype: one of `DTYPES`.
     recorded: facts of an earlier run whose kept analyses are used: its models and options are expected, not looked up.
     """
@@ -65,7 +66,7 @@ class Setup:
     scope: str | None = None
     merge: float | None = None
     vote: bool = False
-    refine: str = NO_REFINER
+    refine: str | None = None
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -93,7 +94,7 @@ class Setup:
             raise ValueError(f"merge: expected a cosine from -1 to 1, got {self.merge}")
         if self.merge is not None and self.merge < 1 and self.scope in (None, NO_SCOPE) and self.recorded is None:
             raise ValueError("merge: joins masks for attention within them; choose a scope as well")
-        if self.refine not in REFINERS:
+        if self.refine not in (None, *REFINERS):
             raise ValueError(f"refine: expected one of {', '.join(REFINERS)}, got {self.refine!r}")
         if self.vote and self.regions not in (None, "mean"):
             raise ValueError(f"vote: counts the labels of a mask's pixels and has no use of regions {self.regions}")
@@ -118,6 +119,11 @@ class Setup:
     def __repr__(self) -> str:
         settings = "".join(f", {name}={value!r}" for name, value in self.settings.items())
         return f"Setup({self.preset!r}, by {self.by}, {self.device}, {self.dtype}{settings})"
+
+    @property
+    def refiner(self) -> str:
+        """By what masks, or pixels' scores, follow the edges: as asked, or as the preset has it for masks made here."""
+        return self.refine or (self.preset.refine if SOURCES[self.by].own else NO_REFINER)
 
     @property
     def needs(self) -> tuple[str, ...]:

@@ -18,7 +18,8 @@ class Source:
     maker: a function from a `Setup` to a `masks.MaskSource`, or its "module:name", which loads when it is asked for.
     about: a line for the help. needs: kinds of models beside CLIP. masks: whether it has masks to write and number.
     soft: whether it leaves difference maps, of which soft masks are made. clusters: whether its masks are k-means
-    clusters, which can go on from one frame of a video to the next.
+    clusters, which can go on from one frame of a video to the next. own: whether masks are made here, so that a
+    preset's refiner is for them; somebody's stay as they are.
     """
 
     maker: Callable[[Any], Any] | str
@@ -27,6 +28,7 @@ class Source:
     masks: bool = True
     soft: bool = False
     clusters: bool = False
+    own: bool = True
 
     def make(self, setup: Any) -> Any:
         """The source for a set-up, a `masks.MaskSource`. Raises ValueError for settings that it cannot take."""
@@ -64,7 +66,7 @@ SOURCES: dict[str, Source] = {
     "slic": Source("ovseg.masks:by_superpixels", "SLIC superpixels, as many as --masks"),
     "none": Source("ovseg.masks:by_pixels", "no masks: every pixel by itself", masks=False),
     "files": Source(
-        "ovseg.masks:by_files", "of any tool, from --masks-from DIR: index PNGs, npz, or run lengths in JSON"
+        "ovseg.masks:by_files", "of any tool, from --masks-from DIR: index PNGs, npz, or run lengths in JSON", own=False
     ),
 }
 

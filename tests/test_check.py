@@ -13,6 +13,7 @@ from dataset_trees import FOLDER_SETS, build_instances, build_tree, image_file, 
 from PIL import Image
 from test_datasets import OFFICIAL
 
+from ovseg.cli import main
 from ovseg.eval.check import SAMPLE, check
 
 
@@ -68,6 +69,25 @@ def test_missing_files_and_wrong_values_are_named(tmp_path: Path, capsys: pytest
     assert f"1 of 4 images missing: {root}/images/{first}.*\n" in printed
     assert f"1 of 4 labels missing: {root}/labels/{second}.png" in printed
     assert f"{wrong}: label values 37 are none of this set's; expected 0..11" in printed
+
+
+def test_a_part_is_enough_where_it_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root, (first, second, third) = build_tree("voc21", tmp_path), tree_ids("voc21")
+    (root / label_file("voc21", first)).unlink()
+    assert not check("voc21", root)
+    capsys.readouterr()
+    assert check("voc21", root, partial=True)
+    printed = capsys.readouterr().out
+    assert printed.startswith("voc21: 2 images of a part of the data set: 1 of 3 labels missing: ")
+    assert "3 images, expected 1449" in printed and printed.count("\n") == 1
+    assert printed.endswith(f"; of SegmentationClass/*.png in {root} 2 files looked into\n")
+    Image.fromarray(np.full((128, 96), 37, np.uint8)).save(root / label_file("voc21", second))
+    assert main(["eval", "check", "voc21", "--root", str(root), "--partial"]) == 1
+    assert f"{root / label_file('voc21', second)}: label values 37" in capsys.readouterr().out
+    for id in (second, third):
+        (root / label_file("voc21", id)).unlink()
+    assert main(["eval", "check", "voc21", "--root", str(root), "--partial"]) == 1
+    assert "no labels: no SegmentationClass/*.png" in capsys.readouterr().out
 
 
 def test_nothing_there_and_objects_from_the_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

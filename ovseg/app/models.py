@@ -43,7 +43,8 @@ class Models:
             source = SOURCES[setup.by].make(setup)
             diffusion = {kind: name for kind, name in source.identity.items() if kind == "diffusion"}
             models = {"clip": self.segmenter.models["clip"], **diffusion}
-            self.segmenter = replace(self.segmenter, source=source, models=dict(sorted(models.items(), reverse=True)))
+            models = dict(sorted(models.items(), reverse=True))
+            self.segmenter = replace(self.segmenter, source=source, models=models, refiner=setup.refiner)
         else:
             loaded = Segmenter.load(setup)
             self.segmenter = replace(loaded, clip=RememberingModel(loaded.clip))

@@ -100,6 +100,7 @@ def _setup(given: Namespace) -> tuple[Setup, str]:
     """The set-up by the flags, or that of the run that is opened; and what to tell where that cannot be had."""
     from ovseg.cli.setup import MODELS, read_setup
     from ovseg.run.folder import record_files, recorded_facts
+    from ovseg.setup import NO_REFINER
 
     place = Path(given.path) if given.path is not None else Path(given.out)
     given.analyses = None
@@ -107,7 +108,9 @@ def _setup(given: Namespace) -> tuple[Setup, str]:
         return read_setup(given, "clip", by=given.by), ""
     given.analyses = str(place)
     decided = recorded_facts(place)  # how its names were decided, which kept analyses leave open
-    given.vote, given.refine = (getattr(given, name) or decided.get(name) for name in ("vote", "refine"))
+    given.vote = given.vote or decided.get("vote")
+    if "vocabulary_sha256" in decided:  # a record of names says nothing of a refiner where there was none
+        given.refine = given.refine or decided.get("refine") or NO_REFINER
     try:
         return read_setup(given, "clip", by=given.by), ""
     except ValueError as error:

@@ -50,6 +50,13 @@ A folder without a record holds index maps, ID.png or ID.npy, in the data set's 
 no class. A class that is predicted but in no label has IoU 0 in the mean, as mmsegmentation counts it, and is named.
 Writes results.json, table.md, table.tex (LaTeX), classes.csv and images.csv into --out, with --report also report.html.
 All metrics in percent, at the labels' own resolution."""
+TABLE_EXAMPLES = """\
+examples:
+  ovseg eval table runs/naclip                    (runs/naclip/voc21, runs/naclip/ade20k, ...: a row)
+  ovseg eval table runs/naclip runs/emerdiff      (a row each) > table.md
+
+Reads the results.json that `ovseg eval score` or `predict --score` left; the data sets need not be there. mIoU by data
+set and their mean; below, published rows by exactly the same rules."""
 UNSUPERVISED_EXAMPLES = """\
 examples:
   ovseg eval predict coco-stuff27 --root R --out runs/e --keep-analysis
@@ -86,6 +93,7 @@ def add_eval(commands: Any) -> None:
 
     check = actions.add_parser("check", help="is a data set complete on this disk?")
     _add_dataset(check)
+    _add_partial(check)
     check.set_defaults(run="ovseg.eval.commands:check")
 
     predict = actions.add_parser(
@@ -114,6 +122,10 @@ def add_eval(commands: Any) -> None:
     score.add_argument("--report", action="store_true", help="report.html as well, which shows where labels are wrong")
     score.add_argument("--out", metavar="DIR", help="folder for results (default: in each RUN, the table in the first)")
     score.set_defaults(run="ovseg.eval.commands:score")
+
+    table = actions.add_parser("table", help="one table over data sets", epilog=TABLE_EXAMPLES, formatter_class=plain)
+    table.add_argument("runs", nargs="+", metavar="DIR", help="a scored run, or a folder of them: one a data set")
+    table.set_defaults(run="ovseg.eval.commands:table")
     _add_unsupervised(actions)
     _add_ablate(actions)
 
@@ -163,8 +175,12 @@ def _add_dataset(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_limit(parser: argparse.ArgumentParser) -> None:
+def _add_partial(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--partial", action="store_true", help="take what is here of a data set that is not whole")
+
+
+def _add_limit(parser: argparse.ArgumentParser) -> None:
+    _add_partial(parser)
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N images")
 
 

@@ -58,7 +58,7 @@ def run(given: Namespace) -> int:
         segments = source.model.segment(image, options, progress=report.rows)
         if segmenter is not None:
             features = segmenter.clip.dense_features(image, segmenter.view)
-            result = segmenter.label_segments(segments.labels, features, text)
+            result = segmenter.label_segments(segments.labels, features, text, image)
         figure = explain_figure(image, segments, result, title=path.name, models=models)
         for file in files:
             write_atomically(file, figure_bytes(figure, file.suffix.lower()))

@@ -126,7 +126,10 @@ def add_reading(parser: ArgumentParser) -> None:
         "--vote", action="store_true", default=None, help="a mask takes the name that most of its pixels have"
     )
     group.add_argument(
-        "--refine", choices=REFINERS, metavar="F", help="pamr: masks, or scores of --by none, follow the edges (none)"
+        "--refine",
+        choices=REFINERS,
+        metavar="F",
+        help="pamr: masks, or scores of --by none, follow the edges; none (default: the preset's, see `ovseg models`)",
     )
 
 

@@ -22,8 +22,8 @@ def run(given: Namespace) -> int:
     for preset in PRESETS.values():
         here = all(weights.find(kind, source) for kind, source in preset.sources.items())
         name = f"{preset.name} (default)" if preset.name == DEFAULT else preset.name
-        rows.append((name, "yes" if here else "no", f"{preset.megabytes} MB", preset.note))
-    return _listed(("preset", "at hand", "size", "what it is"), rows)
+        rows.append((name, "yes" if here else "no", f"{preset.megabytes} MB", preset.refine, preset.note))
+    return _listed(("preset", "at hand", "size", "--refine", "what it is"), rows)
 
 
 def run_towers(given: Namespace) -> int:

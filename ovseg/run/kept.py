@@ -53,7 +53,9 @@ class Kept:
         """Whether an analysis is in the run's own folder as it is, and need not be written again."""
         if kept is None or not self.own:
             return False
-        return kept.origin == analysis.origin and kept.segments is analysis.segments
+        return (
+            kept.origin == analysis.origin and kept.segments is analysis.segments and kept.refined is analysis.refined
+        )
 
     def load(self, item: Item, check: Callable[[Analysis], None]) -> Analysis | None:
         """The kept analysis of an image; None if there is none, or if one in the run's own folder does not fit.

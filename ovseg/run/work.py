@@ -206,7 +206,7 @@ def provenance(setup: Setup, source: MaskSource, models: Mapping[str, str]) -> d
 
 def decision(setup: Setup) -> dict[str, Any]:
     """What a record says of how labels are decided, where it is not the plain way."""
-    return {"vote": setup.vote or None, "refine": None if setup.refine == NO_REFINER else setup.refine}
+    return {"vote": setup.vote or None, "refine": None if setup.refiner == NO_REFINER else setup.refiner}
 
 
 def shares(labels: np.ndarray, names: Sequence[str]) -> str:
