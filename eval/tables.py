@@ -155,7 +155,7 @@ def published_sheet(runs: Sequence[Scored]) -> Sheet | None:
 
 
 def protocol_name(scored: Scored) -> str:
-    """The protocol a run followed: "sclip", "sclip, pixel-exact", "sclip, other values" (`protocols.departs`), "none"."""
+    """The protocol of a run: "sclip", "sclip, pixel-exact", "sclip, other values" (see `protocols.departs`), "none"."""
     return named_protocol(scored.run.facts.get("protocol"), scored.dataset, scored.names[0] == BACKGROUND)
 
 

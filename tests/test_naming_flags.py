@@ -192,7 +192,6 @@ def test_votes_and_edges_are_recorded_and_change_the_labels(kept: Path, scene: P
         (["--by", "slic", "--merge", "0.9"], "--merge: joins masks for attention within them; choose a scope as well"),
         (["--scope", "like", "--merge", "2"], "--merge: expected a cosine from -1 to 1, got 2.0"),
         (["--vote", "--regions", "values"], "--vote: counts the labels of a mask's pixels"),
-        (["--regions", "head"], "--regions: regions pooled by the tower's own head"),
         (["--regions", "means"], "--regions: invalid choice: 'means'"),
     ],
 )

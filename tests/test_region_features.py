@@ -19,6 +19,7 @@ from ovseg.towers.region_kinds import REGIONS, check_regions
 from ovseg.towers.regions import grid_weights, keep_own, merged, patch_masks, pool, soft_weights, upsampling
 from ovseg.towers.scope import check_scope
 from ovseg.towers.view import View
+from ovseg.towers.vit import embed_patches
 
 WHOLE = View(short_side=32)
 
@@ -95,6 +96,54 @@ def test_text_region_is_a_filtered_sum_and_the_mlp() -> None:
     mean = kept / kept.sum(axis=1, keepdims=True)
     expected = finished(tower, mean @ values.reshape(24, -1).T, mlp=False)
     np.testing.assert_allclose(seen(tower, image, "values-filter", masks), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["values-whole", "text-region-whole"])
+def test_the_whole_image_is_seen_at_the_towers_own_size_as_well(kind: str) -> None:
+    """Its values, enlarged, are added to those of the view: a mask of all pixels, which no filter has a say in."""
+    tower, image, masks = tiny_vit(), noise(3, 80, 112), np.zeros((70, 90), np.int32)
+    small = F.interpolate(image[None], size=(32, 48), mode="bicubic", antialias=True)[0]
+    rows, columns = upsampling(10, 4), upsampling(14, 6)
+    both = values_of(tower, image) + np.einsum("dhw,yh,xw->dyx", values_of(tower, small), rows, columns)
+    weights = grid_weights(masks, (10, 14)).reshape(1, -1) * (1 if kind == "values-whole" else 140)  # a mean, or a sum
+    both = weights @ both.reshape(24, -1).T
+    expected = finished(tower, both, mlp=kind == "text-region-whole")
+    np.testing.assert_allclose(seen(tower, image, kind, masks), expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (40, 56)])
+def test_a_class_token_that_sees_all_is_the_towers_own_vector(size: tuple[int, int]) -> None:
+    tower, image = tiny_vit(layers=3), noise(3, *size)
+    found = seen(tower, image, "head", np.zeros(size, np.int32))[0]
+    tokens = last_block_input(tower, image[None])
+    with torch.inference_mode():
+        tokens = tower.transformer.resblocks[-1](tokens)
+    own = (norm(tokens[:, 0], tower.ln_post) @ tower.proj)[0].numpy()
+    np.testing.assert_allclose(found, own / np.linalg.norm(own), atol=1e-5)
+
+
+def test_class_tokens_of_masks_equal_a_tower_with_a_mask_of_attention() -> None:
+    """All tokens and the copies through the blocks at once, with a table of who may see whom."""
+    tower, image, cells = tiny_vit(layers=3), noise(3, 32, 40), np.arange(20).reshape(4, 5) % 3
+    masks = np.kron(cells, np.ones((8, 8), int)).astype(np.int32)
+    shares = (grid_weights(masks, (4, 5)) * np.bincount(masks.ravel())[:, None, None]).reshape(3, -1)
+    shares = shares / shares.sum(axis=0)
+    allowed = torch.full((24, 24), float("-inf"))  # the class token, 20 patches, 3 copies
+    allowed[:21, :21] = 0
+    allowed[21:, 0] = 0
+    allowed[21:, 1:21] = torch.from_numpy(shares).log()
+    tokens = embed_patches(tower, image[None])[0]
+    tokens = torch.cat([tokens, tokens[:, :1].expand(-1, 3, -1)], dim=1)
+    with torch.inference_mode():
+        for block in tower.transformer.resblocks:
+            tokens = block(tokens, attn_mask=allowed)
+    expected = (norm(tokens[0, 21:], tower.ln_post) @ tower.proj).numpy()
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    found = seen(tower, image, "head", masks)
+    np.testing.assert_allclose(found / np.linalg.norm(found, axis=1, keepdims=True), expected, atol=1e-5)
+    assert np.abs(found[0] - found[1]).max() > 1e-3
+    with pytest.raises(ValueError, match="regions: .* ends in a class token, which this one does not"):
+        seen(tiny_vit(pool_type="avg"), image, "head", masks)
 
 
 def test_windows_average_values_before_pooling() -> None:

@@ -29,7 +29,8 @@ class Family:
         """Which features of masks it has, see `region_kinds`."""
         if self.timm:
             return "mean, soft" if self.end == "class token" else "mean, soft, head"
-        return "mean, soft, values" if self.end == "attention pool" else "all but head"
+        usual = {"attention pool": "mean, soft, values", "average": "all but head"}
+        return usual.get(self.end, "all")
 
 
 FAMILIES: tuple[Family, ...] = (

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ovseg.towers.timm_towers import check_trunk, trunk_cell, trunk_pool, trunk_readout, trunk_tokens
 from ovseg.towers.variants import VARIANTS, Variant, own_value
-from ovseg.towers.vit import pool_values, to_text_space, token_levels
+from ovseg.towers.vit import class_tokens, pool_values, to_text_space, token_levels
 
 RESNET_STRIDE = 32  # pixels per cell of ModifiedResNet's last feature map
 
@@ -122,13 +122,19 @@ def _(tower: TimmModel, images: Tensor, variant: str) -> Tensor:
 def pool_regions(tower: nn.Module, images: Tensor, weights: Tensor) -> Tensor:
     """Images (B, 3, H, W), weights (K, h, w) float >= 0 on the grid of cells -> (B, K, C) in the text space.
 
-    Each region as the tower's own head would pool an image that is this region alone, see `timm_towers.trunk_pool`.
+    Each region as the tower's own head would pool an image that is this region alone, see `timm_towers.trunk_pool` and
+    `vit.class_tokens`.
     Raises ValueError for a tower whose head cannot be told to leave out what is not in a region.
     """
     raise ValueError(
         "regions pooled by the tower's own head are known for towers of timm that end in an attention pool or an "
-        f"average, got open_clip's {type(tower).__name__}"
+        f"average, and for open_clip's ViT that ends in a class token, got {type(tower).__name__}"
     )
+
+
+@pool_regions.register
+def _(tower: VisionTransformer, images: Tensor, weights: Tensor) -> Tensor:
+    return class_tokens(tower, images, weights.flatten(1))
 
 
 @pool_regions.register

@@ -9,6 +9,7 @@ adds, by whatever dense variant or scope the view asks for; windows are averaged
 from __future__ import annotations
 
 from functools import singledispatch
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from ovseg.towers.dense import Window, last_block, over_windows
 from ovseg.towers.readout import cell_size, pool_regions, readout
 from ovseg.towers.region_kinds import REGIONS
 from ovseg.towers.regions import grid_weights, keep_own, soft_weights
-from ovseg.towers.variants import Variant
+from ovseg.towers.variants import VARIANTS, Variant
 from ovseg.towers.view import View
 from ovseg.towers.vit import mean_of_levels, normed_and_projected, pool_values, token_levels
 
@@ -59,6 +60,8 @@ def region_features(
             return values(tower, crops, last_block(view, scope, windows, crops.device)).float()
 
         found = over_windows(image, view, cells, read)
+        if kind.whole:
+            found = found + whole_values(tower, image, view, grid)
         if kind.filtered:
             weights = keep_own(found.cpu().numpy(), weights)
         # In a sum a cell counts by its share in the mask, in a mean by its share of the mask.
@@ -66,6 +69,20 @@ def region_features(
         pooled = torch.from_numpy(weights).to(found).flatten(1) @ found.flatten(1).T
         features = finish(tower, pooled, kind.mlp).float()
     return np.where(pixels[:, 0] > 0, features.cpu().numpy(), np.float32(0))
+
+
+def whole_values(tower: nn.Module, image: Tensor, view: View, grid: tuple[int, int]) -> Tensor:
+    """TextRegion's global view: values of the image (3, H, W) at the tower's own size, on a grid (h, w), (D, h, w).
+
+    The shorter side is the tower's own, sides are whole cells; the view's scope, if any, is not for it.
+    """
+    own: Any = tower.image_size
+    scale = int(np.min(own)) / min(image.shape[1:])
+    sizes = zip(image.shape[1:], cell_size(tower), strict=True)
+    size = [max(1, round(side * scale / cell)) * cell for side, cell in sizes]
+    small = F.interpolate(image[None], size=size, mode="bicubic", antialias=True)
+    found = values(tower, small, VARIANTS[view.variant]).float()
+    return F.interpolate(found, size=grid, mode="bilinear", align_corners=False)[0]
 
 
 def _sums(weights: np.ndarray) -> np.ndarray:

@@ -12,8 +12,9 @@ class RegionKind:
     about: a line for the help. values: patches are pooled before the tower's last norm, as values, so that long ones
     count more; otherwise their features of length 1 are. mlp: the last block's MLP sees the pooled value; total: their
     sum rather than their mean, whose length hides the MLP in large masks. filtered: patches that are more like other
-    masks than like their own are left out. soft: masks overlap, by the difference maps that EmerDiff left. own_head:
-    the tower's own pool makes one vector of each mask.
+    masks than like their own are left out. whole: values of the whole image at the tower's own size are added. soft:
+    masks overlap, by the difference maps that EmerDiff left. own_head: the tower's own class token, pool or average
+    makes one vector of each mask.
     """
 
     about: str
@@ -21,6 +22,7 @@ class RegionKind:
     mlp: bool = False
     total: bool = False
     filtered: bool = False
+    whole: bool = False
     soft: bool = False
     own_head: bool = False
 
@@ -39,8 +41,18 @@ REGIONS: dict[str, RegionKind] = {
         total=True,
         filtered=True,
     ),
+    "values-whole": RegionKind("values and those of the whole image at the tower's own size", values=True, whole=True),
+    "text-region-whole": RegionKind(
+        "TextRegion with its view of the whole image",
+        values=True,
+        mlp=True,
+        total=True,
+        filtered=True,
+        whole=True,
+    ),
     "head": RegionKind(
-        "the tower's own attention pool or average, over the mask (SigLIP, PE-Core, ...)", own_head=True
+        "the tower's own class token (as CorrCLIP, arXiv 2411.10086), attention pool or average, over the mask",
+        own_head=True,
     ),
 }
 
@@ -53,4 +65,4 @@ def check_regions(name: str) -> None:
 
 def help_lines() -> str:
     """The region features with what they are, a line each, for a command's help."""
-    return "\n".join(f"  {name:<13} {kind.about}" for name, kind in REGIONS.items())
+    return "\n".join(f"  {name:<17} {kind.about}" for name, kind in REGIONS.items())

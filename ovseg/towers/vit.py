@@ -7,6 +7,7 @@ from open_clip.transformer import AttentionalPooler, VisionTransformer
 from torch import Tensor
 from torch.nn import functional as F
 
+from ovseg.towers.blocks import attended, projections
 from ovseg.towers.variants import Variant
 
 
@@ -36,6 +37,30 @@ def normed_and_projected(tower: VisionTransformer, tokens: Tensor) -> Tensor:
     """Tokens (..., D) by the tower's last norm and projection, (..., C)."""
     tokens = tower.ln_post(tokens)
     return tokens if tower.proj is None else tokens @ tower.proj.to(tokens.dtype)
+
+
+def class_tokens(tower: VisionTransformer, images: Tensor, shares: Tensor) -> Tensor:
+    """A class token for each region, in the text space: images (B, 3, H, W), shares (K, N) -> (B, K, C).
+
+    CorrCLIP's class-token branch (arXiv 2411.10086): in every block a copy of the class token attends to the class
+    token itself and to the region's patches, each by its share in the region; neither of these sees the copies. A
+    region that is the whole image has the tower's own vector of it. Raises ValueError for a tower that reads no class
+    token.
+    """
+    if tower.attn_pool is not None or tower.pool_type != "tok":
+        raise ValueError(
+            "regions pooled by the tower's own head are known for towers of timm that end in an attention pool or an "
+            "average, and for open_clip's ViT that ends in a class token, which this one does not"
+        )
+    tokens, _ = embed_patches(tower, images)
+    copies, seen = tokens[:, :1].expand(-1, len(shares), -1), F.pad(shares, (1, 0), value=1).log().to(tokens.dtype)
+    for block in tower.transformer.resblocks:
+        query = projections(block, block.ln_1(copies))[0]
+        _, key, value = projections(block, block.ln_1(tokens))
+        copies = copies + attended(block, F.scaled_dot_product_attention(query, key, value, attn_mask=seen))
+        copies = copies + block.ls_2(block.mlp(block.ln_2(copies)))
+        tokens = block(tokens)
+    return normed_and_projected(tower, copies)
 
 
 def mean_of_levels(features: Tensor) -> Tensor:
