@@ -24,6 +24,7 @@ from ovseg.eval.confusion import best_labels, class_counts, confusion_matrix, in
 from ovseg.eval.difficulty import colour_clusters
 from ovseg.images import read_image
 from ovseg.masks import superpixels
+from ovseg.pamr import refine_masks
 from ovseg.presets import get_preset
 from ovseg.setup import Setup
 
@@ -48,6 +49,7 @@ def segmenter(model: EmerDiff, masks: int | None) -> Segment:
         quick = {by: model.segment(image, replace(options, upsampling=by)).labels for by in ("attention", "diffcut")}
         return {
             "EmerDiff": found.labels,
+            "EmerDiff, PAMR": refine_masks(image, found.labels),
             "naive": naive_segments(found.low_resolution_masks, size),
             **quick,
             "SLIC": superpixels(image, count),

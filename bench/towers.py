@@ -1,6 +1,7 @@
 """What CLIP's image towers cost: processor time and memory of an image's dense features, with random weights.
 
-`python -m bench.towers [NAME ...]` prints a row a tower of open_clip's list, each measured in a process of its own.
+`python -m bench.towers [NAME ...]` prints a row a tower of open_clip's list, each measured in a process of its own;
+`python -m bench.towers --flops` what the default preset's view of a square image costs, counted on shapes alone.
 """
 
 from __future__ import annotations
@@ -53,12 +54,35 @@ def measure(name: str) -> str:
     return f"| {' | '.join(map(str, row))} | {min(seconds):.1f} s | {memory:.1f} GB |"
 
 
+def flops() -> int:
+    """FLOPs of the default preset's dense features of an image as large as Stable Diffusion 1.4's, on shapes alone."""
+    import open_clip
+    import torch
+    from open_clip.model import _build_vision_tower
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from ovseg.presets import DEFAULT, get_preset
+    from ovseg.towers.dense import view_features
+
+    config, view = open_clip.get_model_config("ViT-B-16-quickgelu"), get_preset(DEFAULT).view
+    with torch.device("meta"):
+        tower: Any = _build_vision_tower(config["embed_dim"], config["vision_cfg"], True)
+        image = torch.empty(3, view.short_side, view.short_side)
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        view_features(tower.eval(), image, view)
+    return int(counter.get_total_flops())
+
+
 def main() -> int:
     """Print the table; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="towers of open_clip's list; without any, a selection")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--flops", action="store_true", help="count those of the default preset's view instead")
     given = parser.parse_args()
+    if given.flops:
+        print(f"{flops() / 1e12:.3f} TFLOPs: ViT-B/16, the default preset's view of a square image")
+        return 0
     if given.one:
         print(measure(given.names[0]), flush=True)
         return 0

@@ -191,7 +191,7 @@ def _notes(runs: Sequence[Scored]) -> list[str]:
             notes.append("these runs follow different protocols: their numbers cannot be compared")
     if not runs[0].best_label:
         notes += [*_vocabulary_notes(runs), *(note for scored in runs for note in _label_notes(scored))]
-    notes += [f"{scored.run.path}: named by {scored.reading}" for scored in runs if scored.reading]
+    notes += [f"{scored.run.path}: with {scored.reading}" for scored in runs if scored.reading]
     if any(scored.run.facts.get("partial") for scored in runs):
         notes.append(PARTIAL_NOTE)
     if any(len(scored.ids) < scored.images for scored in runs):

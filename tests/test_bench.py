@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from bench import towers
 from bench.__main__ import main
 from bench.attention import installed, map_attention
 from bench.clock import Clock
@@ -248,3 +249,10 @@ def test_the_help_needs_no_torch():
     script = "import sys, bench.__main__ as b\ntry: b.main(['--help'])\nfinally: assert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and "--curves" in done.stdout, done.stderr
+
+
+def test_what_dense_clip_costs_is_a_small_part_of_an_image() -> None:
+    """Four windows of 197 tokens through 12 blocks of width 768, by hand; a fiftieth is left for the rest."""
+    block = 197 * 12 * 768**2 + 2 * 197**2 * 768
+    assert towers.flops() == pytest.approx(4 * 2 * 12 * block, rel=0.02)
+    assert towers.flops() < 0.05 * 40e12

@@ -72,7 +72,7 @@ def test_missing_files_and_wrong_values_are_named(tmp_path: Path, capsys: pytest
 
 
 def test_a_part_is_enough_where_it_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    root, (first, second, third) = build_tree("voc21", tmp_path), tree_ids("voc21")
+    root, (first, second, _) = build_tree("voc21", tmp_path), tree_ids("voc21")
     (root / label_file("voc21", first)).unlink()
     assert not check("voc21", root)
     capsys.readouterr()
@@ -84,8 +84,8 @@ def test_a_part_is_enough_where_it_is_asked_for(tmp_path: Path, capsys: pytest.C
     Image.fromarray(np.full((128, 96), 37, np.uint8)).save(root / label_file("voc21", second))
     assert main(["eval", "check", "voc21", "--root", str(root), "--partial"]) == 1
     assert f"{root / label_file('voc21', second)}: label values 37" in capsys.readouterr().out
-    for id in (second, third):
-        (root / label_file("voc21", id)).unlink()
+    for path in root.glob("SegmentationClass/*.png"):
+        path.unlink()
     assert main(["eval", "check", "voc21", "--root", str(root), "--partial"]) == 1
     assert "no labels: no SegmentationClass/*.png" in capsys.readouterr().out
 

@@ -67,11 +67,11 @@ def test_a_row_a_folder_and_the_published_rows_of_its_rules(tmp_path: Path, caps
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"best_label": True}, "best_label: expected False, got true"),
+        ({"best_label": True}, "best_label: expected false, got true"),
         ({"counts": {"scored": 3}}, "counts.dataset: missing"),
         ({"metrics": {"mIoU": 101}}, "metrics.mIoU: expected a number from 0 to 100"),
-        ({"protocol": "naclip"}, 'protocol: expected an object with a name or null, got "naclip"'),
-        ({"dataset": 3}, "dataset: expected"),
+        ({"protocol": "naclip"}, "protocol: expected an object with a name or null, got 'naclip'"),
+        ({"by": 3}, "by: expected"),
     ],
 )
 def test_damaged_results_are_one_line(

@@ -119,7 +119,7 @@ def test_a_class_token_that_sees_all_is_the_towers_own_vector(size: tuple[int, i
     with torch.inference_mode():
         tokens = tower.transformer.resblocks[-1](tokens)
     own = (norm(tokens[:, 0], tower.ln_post) @ tower.proj)[0].numpy()
-    np.testing.assert_allclose(found, own / np.linalg.norm(own), atol=1e-5)
+    np.testing.assert_allclose(found / np.linalg.norm(found), own / np.linalg.norm(own), atol=1e-5)
 
 
 def test_class_tokens_of_masks_equal_a_tower_with_a_mask_of_attention() -> None:
