@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dataset_trees import build_tree
+from dataset_trees import build_instances, build_tree
 
 from ovseg.cli import main
 from ovseg.eval.joint import ORDER, joint_table
@@ -94,22 +94,43 @@ def test_folders_without_results_and_twice_the_same_set_are_refused(tmp_path: Pa
     assert len(joint_table([tmp_path / "a", tmp_path / "b"]).rows) == 2
 
 
-def data_folder(folder: Path, raw: bool) -> Path:
-    """All eight sets where mmsegmentation's guide has them, labels as downloaded or converted."""
-    for name in ORDER:
-        tree = build_tree(name, folder / "trees", raw=raw or name not in ("coco-object", "coco-stuff171", "cityscapes"))
-        shutil.copytree(tree, folder / "data" / LAYOUTS[name].home, dirs_exist_ok=True)
-    return folder / "data"
+@pytest.mark.slow
+def test_converted_labels_and_outlines_make_a_row_as_well(
+    tiny_clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    roots = {name: build_tree(name, tmp_path, raw=False) for name in ("coco-stuff171", "cityscapes")}
+    roots["coco-object"] = build_instances(tmp_path)
+    rules = ["--by", "none", "--dense", "naclip", "--protocol", "naclip", "--pixel-exact", "--partial", "--score"]
+    for name, root in roots.items():
+        where = [
+            "--root",
+            str(root),
+            "--clip",
+            str(tiny_clip),
+            "--device",
+            "cpu",
+            "--out",
+            str(tmp_path / "runs" / name),
+        ]
+        assert main(["eval", "predict", name, *where, *rules]) == 0
+    capsys.readouterr()
+    assert main(["eval", "table", str(tmp_path / "runs")]) == 0
+    header, _, row = capsys.readouterr().out.splitlines()[2:5]
+    assert header.endswith("| coco-object | coco-stuff171 | cityscapes | mean |")
+    assert all(f"(3 of {number}) |" in row for number in (5000, 500))
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
-@pytest.mark.parametrize("raw", [True, False])
-def test_all_eight_benchmarks_killed_resumed_and_in_one_table(raw: bool, tiny_clip: Path, tmp_path: Path) -> None:
-    """`make benchmarks` as docs/BENCHMARKS.md has it, on trees of three images and a random CLIP."""
+def test_all_eight_benchmarks_killed_resumed_and_in_one_table(tiny_clip: Path, tmp_path: Path) -> None:
+    """`make benchmarks` as docs/BENCHMARKS.md has it, on trees of three images and a random CLIP, in the places of
+    mmsegmentation's guide."""
+    for name in ORDER:
+        tree = build_tree(name, tmp_path / "trees")
+        shutil.copytree(tree, tmp_path / "data" / LAYOUTS[name].home, dirs_exist_ok=True)
     flags = f"--partial --clip {tiny_clip} --device cpu"
     command = ["make", "-f", str(ROOT / "Makefile"), "-o", ".venv/installed", "benchmarks", "FAMILY=naclip"]
-    command += [f"BIN={Path(sys.executable).parent}", f"DATA={data_folder(tmp_path, raw)}", f"FLAGS={flags}"]
+    command += [f"BIN={Path(sys.executable).parent}", f"DATA={tmp_path / 'data'}", f"FLAGS={flags}"]
     runs = tmp_path / "runs/naclip-naclip-none"
     with (tmp_path / "log").open("w") as log:
         first = subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=log, start_new_session=True)
