@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,9 @@ def _flags(setup: Setup) -> list[str]:
 
 def _own(setup: Setup) -> dict[str, Any]:
     """The fields of a set-up, beside models and the method's settings, that are not at their defaults."""
-    defaults = {one.name: one.default for one in fields(Setup)}
+    defaults = {one.name: one.default for one in fields(Setup)} | {"refine": setup.refine}
+    if setup.refiner != replace(setup, refine=None).refiner:
+        defaults["refine"] = None
     return {name: value for name in OWN_FIELDS if (value := getattr(setup, name)) != defaults[name]}
 
 
