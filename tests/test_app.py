@@ -348,11 +348,11 @@ def test_a_run_is_asked_again_the_way_it_was_made(photos, tmp_path):
     """Its votes, its refinement and its bias are neither lost in silence nor missing from the command."""
     run, image = tmp_path / "run", str(photos / "a.png")
     flags = ["--preset", "pocket", "--by", "naive", "--masks", "6", "--device", "cpu", "--keep-analysis", "--vote"]
-    flags += ["--refine", "pamr", "--background", "words", "--background-bias=-0.5"]
+    flags += ["--refine", "none", "--background", "words", "--background-bias=-0.5"]
     assert run_here("label", image, "--classes", "cat,dog", "--out", str(run), *flags).returncode == 0
     before = {path.name: path.read_bytes() for path in run.glob("a.*")}, (run / "a.png").stat().st_mtime_ns
     setup, note = make_setup(parser().parse_args(["app", str(run), "--device", "cpu"]))
-    assert (setup.vote, setup.refine, note) == (True, "pamr", "")
+    assert (setup.vote, setup.refine, note) == (True, "none", "")
     opened = Session.open(setup, run, tmp_path / "unused", "Ada")
     try:
         label_images(opened, Models(opened), Ask.read({"classes": "cat\ndog", "background": "words"}, setup))
@@ -365,8 +365,8 @@ def test_a_run_is_asked_again_the_way_it_was_made(photos, tmp_path):
     finally:
         assert opened.close()
     asked = parser().parse_args(shlex.split(shown["command"])[1:])
-    assert (asked.vote, asked.refine, asked.background_bias, asked.by) == (True, "pamr", -0.5, "naive")
-    assert "vote=True, refine='pamr'" in shown["python"] and "'words', -0.5)" in shown["python"]
+    assert (asked.vote, asked.refine, asked.background_bias, asked.by) == (True, "none", -0.5, "naive")
+    assert "vote=True, refine='none'" in shown["python"] and "'words', -0.5)" in shown["python"]
 
 
 def test_the_space_starts_the_page_with_its_secret_and_its_name():
