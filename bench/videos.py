@@ -155,7 +155,7 @@ def main() -> None:
     parser.add_argument("--split", default="evaluation", help="of the pocket world's scenes")
     parser.add_argument("--by", default="naive", help="mask source: naive, emerdiff or attention")
     given = parser.parse_args()
-    segmenter = Segmenter.from_preset("pocket", by=given.by, device="cpu")
+    segmenter = Segmenter.from_preset("pocket", by=given.by, device="cpu", refine="none")
     show(measure(segmenter, range(100, 100 * given.clips + 1, 100), min(given.frames, MOST_FRAMES), given.split))
 
 
