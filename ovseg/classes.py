@@ -224,7 +224,7 @@ def _class_list(entries: Iterable[tuple[str, str]]) -> ClassList:
             seen[_key(alias)] = where
         groups.append(group)
     if len(groups) > MOST_NAMES:
-        raise ValueError(f"{len(groups)} classes, expected at most {MOST_NAMES}")
+        raise ValueError(f"classes: at most {MOST_NAMES} names fit into a label map, got {len(groups)}")
     return ClassList(names=tuple(group[0] for group in groups), aliases=tuple(groups))
 
 

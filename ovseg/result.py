@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from ovseg import draw
-from ovseg.classes import BACKGROUND
+from ovseg.classes import BACKGROUND, MOST_NAMES
 from ovseg.files import index_png, json_bytes, png_bytes, write_atomically
 from ovseg.images import ImageLike, as_image, check_array
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from supervision import Detections
 
 MOST_NAMES_8_BIT = 254  # 255 is "no label" in an 8-bit map; more names need 16 bits, where it is 65535
-MOST_NAMES = 65534
 _write = partial(write_atomically, sync=False)  # `ovseg.run.record` waits for the disk, for many files at once
 SHOWN_SIDE = 1024  # pixels of a picture's longer side in a notebook, which keeps the picture in its own file
 OVERLAY_COMPRESSION = 1  # zlib's level: a sixth larger than at its usual 6, and some six times as quick

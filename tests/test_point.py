@@ -30,10 +30,10 @@ def test_it_is_the_difference_map_of_a_mask_that_is_one_cell(model, image, monke
     assert answer.cell == (0, answer.grid[1] - 1)
     here = answer.cell[0] * answer.grid[1] + answer.cell[1]
 
-    def one_cell(queries: np.ndarray, *_: object) -> np.ndarray:
+    def one_cell(queries: np.ndarray, *_: object) -> tuple[np.ndarray, bool]:
         ids = np.zeros(len(queries), np.int32)
         ids[here] = 1
-        return ids
+        return ids, False
 
     monkeypatch.setattr("emerdiff.segment.group", one_cell)
     maps = model.segment(image, replace(OPTIONS, masks=2, keep_difference_maps=True)).difference_maps
