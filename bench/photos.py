@@ -2,10 +2,11 @@
 
     python -m bench.photos COCO BSDS --images 16
 
-COCO: a folder in the `custom` layout of `ovseg eval` (images/, labels/, classes.txt). BSDS: images/ID.jpg, and in
-regions/ID.N.png each annotator's regions, 16 bit, ids from 1. Every source's masks take the label that most of their
-pixels have. COCO: class mIoU over all photos; BSDS: mean IoU of the regions of half a percent or more, the mean over
-annotators and photos; boundary F in both (`ovseg.eval.boundaries`). Leads are EmerDiff's, with 95 % intervals.
+COCO: a folder in the `custom` layout of `ovseg eval` (images/, labels/, classes.txt), of COCO or of CamVid. BSDS, if
+given: images/ID.jpg, and in regions/ID.N.png each annotator's regions, 16 bit, ids from 1. Every source's masks take
+the label that most of their pixels have. COCO: class mIoU over all photos; BSDS: mean IoU of the regions of half a
+percent or more, the mean over annotators and photos; boundary F in both (`ovseg.eval.boundaries`). Leads are
+EmerDiff's, with 95 % intervals.
 """
 
 from __future__ import annotations
@@ -136,6 +137,8 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=1, help="the first of them, counted from 1 by name")
     parser.add_argument("--masks", type=int, help="K (the preset's)")
     given = parser.parse_args()
+    if min(given.first, given.images) < 1:
+        parser.error(f"--first {given.first} --images {given.images}: expected at least 1 of either")
     setup = Setup.of("photo", {})
     model = EmerDiff.from_pretrained(setup.preset.diffusion, device=setup.find_device())
     segment = segmenter(model, given.masks)

@@ -65,7 +65,8 @@ class EmerDiff:
         """Segment one image into at most options.masks masks, without any class names.
 
         image: (H, W, 3) uint8 RGB. progress: called with (UNet evaluations done, in all) after every UNet call.
-        start: `clusters.centres` of the frame before, whose masks keep their ids here; not with tiles or "diffcut".
+        start: (K, C) float32, `clusters.centres` of the frame before, whose masks keep their ids here; not with tiles
+        or "diffcut".
         Raises ValueError for an image of another kind, an aspect beyond 4:1, more masks than the feature layer has
         positions, unknown layers, two layers of different levels, or numbers that overflowed.
         """

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from emerdiff.settings import OBJECT, Allowed, Table, choice, either, number, text, whole
+from ovseg.classes import BACKGROUND
 from ovseg.eval.layouts import LAYOUTS
 from ovseg.eval.published import followed, published
 from ovseg.eval.tables import PUBLISHED_NOTE, Sheet, named_protocol
@@ -50,6 +51,13 @@ class Result:
     @property
     def whole(self) -> bool:
         return self.scored == self.images and not self.facts.get("partial")
+
+    @property
+    def has_background(self) -> bool:
+        """Whether its first class is the background."""
+        classes = self.facts.get("classes")
+        first = classes[0] if isinstance(classes, list) and classes else None
+        return isinstance(first, dict) and first.get("name") == BACKGROUND
 
     @property
     def cell(self) -> str:
@@ -113,17 +121,11 @@ def _row(folder: str, results: dict[str, Result], sets: Sequence[str]) -> list[s
     how = [
         [str(one.facts.get("by") or "") for one in found],
         [str((one.facts.get("view") or {}).get("variant", "")) for one in found],
-        [named_protocol(one.facts.get("protocol"), one.dataset, "background" in _names(one)) for one in found],
+        [named_protocol(one.facts.get("protocol"), one.dataset, one.has_background) for one in found],
     ]
     cells = [results[name].cell if name in results else "" for name in sets]
     mean = _mean({name: one.mIoU for name, one in results.items()}, sets)
     return [folder, *("; ".join(dict.fromkeys(values)) for values in how), *cells, *mean]
-
-
-def _names(result: Result) -> list[Any]:
-    """The first class name of a result, in a list; it tells whether there is a background class."""
-    classes = result.facts.get("classes")
-    return [classes[0].get("name")] if isinstance(classes, list) and classes and isinstance(classes[0], dict) else []
 
 
 def _published(rows: Iterable[dict[str, Result]], sets: Sequence[str]) -> Sheet | None:

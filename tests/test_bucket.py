@@ -253,6 +253,7 @@ def test_what_a_bucket_is_not_for_costs_one_line(memory, photos, tmp_path, monke
         ("export", tmp_path, "--format", "png", "--out", "s3://b/x"): "--out: expected a path, got s3://b/x: this",
         ("explain", tmp_path / "x.png", "--out", "gs://b/x.png"): "--out: expected a path, got gs://b/x.png",
         (*label, "--analyses", "s3://b/run"): "--analyses: expected a path, got s3://b/run",
+        ("export", tmp_path, "--format", "png", "--out", "abfs://b/x"): "--out: expected a path, got abfs://b/x: this",
         ("report", memory.run): f"{memory.run}: not a run folder, it holds no run.json",
     }
     for arguments, said in refused.items():

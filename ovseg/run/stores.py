@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from ovseg.images import IMAGE_SUFFIXES, read_image
-from ovseg.run.bucket import open_store, reason
+from ovseg.run.bucket import open_store, reason, telling
 from ovseg.run.finding import RESULTS, LeftOut, is_image
 from ovseg.run.folder import is_record
 from ovseg.run.pictures import FAR, far_picture
@@ -46,18 +46,14 @@ def images_at(url: str, left_out: LeftOut) -> Iterator[Found]:
         name = PurePosixPath(rest.partition("?")[0].partition("#")[0])
         yield PurePosixPath(name.name), far_picture(scheme, rest)
         return
-    try:
-        store, root = open_store(url.rstrip("/"))
+    store, root = open_store(url.rstrip("/"))
+    with telling(url, "listed"):
         if re.search(r"[*?[]", root):
             paths, root = store.glob(root), re.split(r"/[^/]*[*?[]", root)[0]
         elif store.isfile(root):
             paths, root = [root], str(PurePosixPath(root).parent)
         else:
             paths = store.find(root)
-    except ValueError:
-        raise
-    except Exception as error:  # each store's own, of network, name and permission
-        raise ValueError(f"{url}: cannot be listed ({reason(error)})") from error
     places = sorted(map(PurePosixPath, paths))
     runs = {path.parent for path in places if is_record(path.name)}
     if PurePosixPath(root) in runs:
@@ -96,15 +92,11 @@ def http(name: str) -> np.ndarray:
 
 
 def _of_store(scheme: str, name: str) -> np.ndarray:
-    try:
-        store, path = open_store(f"{scheme}://{name}")
-        with store.open(path, "rb") as file:
-            data = file.read(MOST_BYTES + 1)
-    except ValueError:
-        raise
-    except Exception as error:  # as in `images_at`
-        raise ValueError(f"{scheme}://{name}: cannot be fetched ({reason(error)})") from error
-    return decoded(f"{scheme}://{name}", data)
+    url = f"{scheme}://{name}"
+    store, path = open_store(url)
+    with telling(url, "fetched"), store.open(path, "rb") as file:
+        data = file.read(MOST_BYTES + 1)
+    return decoded(url, data)
 
 
 def _of_web(scheme: str, name: str) -> np.ndarray:
