@@ -27,11 +27,20 @@ from ovseg.pocket.training.clip import mixture
 from ovseg.pocket.training.data import cut
 from ovseg.pocket.training.loop import OtherRunError, Plan, carry_out, fit, read_plan
 from ovseg.pocket.training.muon import Muon, orthogonal
+from ovseg.pocket.training.precision import product_dtype
 from ovseg.pocket.weights import DIFFUSION, save_half
 from ovseg.pocket.world import NAMES
 from ovseg.towers.dense import dense_features
 
 ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.parametrize(("units", "expected"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_a_cpu_multiplies_in_bfloat16_where_it_has_units_for_it(units, expected, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: units)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    assert product_dtype("cpu") == expected
+    assert product_dtype("cuda") == torch.bfloat16
 
 
 @pytest.mark.parametrize("shape", [(8, 20), (20, 8), (6, 3, 3, 3)])

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from ovseg.pocket.training import processes, tokenizer
+from ovseg.pocket.training import precision, processes, tokenizer
 from ovseg.pocket.training.autoencoder import to_network
 from ovseg.pocket.training.clip import CONFIG as CLIP_CONFIG
 from ovseg.pocket.training.clip import WEIGHTS as CLIP_WEIGHTS
@@ -121,7 +121,7 @@ def latents(autoencoder: Any, images: np.ndarray, plan: Plan) -> Tensor:
         if not path.exists():
             chunks = []
             for first in track(range(0, len(images), 256), "encoding scenes"):
-                with torch.autocast(torch.device(plan.device).type, torch.bfloat16):
+                with precision.autocast(plan.device):
                     posterior = autoencoder.encode(to_network(images[first : first + 256], plan.device)).latent_dist
                 chunks.append((posterior.mode() * autoencoder.config.scaling_factor).half().cpu().numpy())
             draft = path.with_suffix(".partial.npy")

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ovseg.pocket.training import processes
+from ovseg.pocket.training import precision, processes
 from ovseg.pocket.training.data import CACHE
 from ovseg.pocket.training.muon import Muon
 from ovseg.pocket.world import WORLD_VERSION, WORLDS
@@ -166,11 +166,11 @@ def _step(
         optimizer.zero_grad(set_to_none=True)
         for group in optimizer.param_groups:
             group["lr"] = plan.learning_rate_at(step)
-    # On a CPU with bfloat16 units, plain matrix products beat the fused attention's backward pass by far.
-    device = torch.device(plan.device).type
-    kernels = [SDPBackend.MATH] if device == "cpu" else [SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]
+    # On a CPU, plain matrix products beat the fused attention's backward pass by far.
+    on_cpu = torch.device(plan.device).type == "cpu"
+    kernels = [SDPBackend.MATH] if on_cpu else [SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]
     with sdpa_kernel(kernels):
-        with torch.autocast(device, torch.bfloat16):
+        with precision.autocast(plan.device):
             value = loss(np.random.default_rng([plan.seed, step, rank]))
         value.backward()
     processes.average_gradients(model)

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ovseg.pocket.training.precision import product_dtype
+
 
 class Muon(torch.optim.Optimizer):
     """Steps of the averaged gradient's nearest orthogonal matrix, as large as AdamW's (Jordan et al., 2024).
@@ -32,11 +34,11 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
-    """The matrix (m, n), any float dtype, with its singular values brought near 1; computed in bfloat16.
+    """The matrix (m, n), any float dtype, with its singular values brought near 1.
 
     Five Newton-Schulz steps with the quintic of Jordan et al. (2024).
     """
-    x = matrix.bfloat16() / (matrix.norm() + 1e-7)
+    x = matrix.to(product_dtype(matrix.device)) / (matrix.norm() + 1e-7)
     tall = x.shape[0] > x.shape[1]
     x = x.T if tall else x
     for _ in range(5):
