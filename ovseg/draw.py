@@ -15,7 +15,7 @@ from importlib import import_module
 from itertools import cycle, islice
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageShow
+from PIL import Image, ImageDraw
 
 from ovseg.fonts import Font, font_for
 
@@ -219,6 +219,8 @@ def share_text(labels: np.ndarray, names: Sequence[str]) -> str:
 
 def show(picture: Image.Image) -> None:
     """Show a picture: in a notebook below its cell, elsewhere in the system's viewer. RuntimeError without either."""
+    from PIL import ImageShow  # which loads IPython, where there is one
+
     ipython = sys.modules.get("IPython")  # which a notebook has loaded
     shell = ipython.get_ipython() if ipython else None
     if getattr(shell, "kernel", None) is not None:

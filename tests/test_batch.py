@@ -57,6 +57,20 @@ def images(*ids: str) -> list[Item]:
     return [Item(id, Path(f"/photos/{id}.jpg")) for id in ids]
 
 
+def test_a_pipe_is_told_once_how_long_a_long_image_still_takes(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = iter([-1.0, 0.0, 4.0, 8.0, 12.0])  # the report begins; two rows in four seconds
+    monkeypatch.setattr("ovseg.run.terminal.time.monotonic", lambda: next(now))
+    report = PlainReport(0, 1)
+    report.image_started(images("slow")[0])
+    for done in (10, 12, 14):
+        report.rows(done, 100)
+    assert capsys.readouterr().err == "slow: about 3 min left\n"  # of 86 rows
+    report.rows(16, 100)
+    assert capsys.readouterr().err == ""
+
+
 def writer(out: Path, *, bad: tuple[str, ...] = ()) -> Callable[[Item, Progress | None], str]:
     """Work that writes an image's files, and fails for the bad ones."""
 

@@ -15,7 +15,7 @@ from ovseg.files import write_atomically
 from ovseg.images import read_image
 from ovseg.masks import DiffusionSource, MaskSource
 from ovseg.run.attempt import Outcome
-from ovseg.run.batch import announce_seconds, make_ready, tell_timesteps
+from ovseg.run.batch import make_ready, tell_timesteps
 from ovseg.run.inputs import Item
 from ovseg.run.terminal import make_report, say
 from ovseg.sheet import SUFFIXES, figure_bytes, require_matplotlib
@@ -50,7 +50,6 @@ def run(given: Namespace) -> int:
         raise ValueError(f"by: {setup.by} has no diffusion model whose steps could be shown")
     tell_timesteps(setup, source)
     source.check(image.shape[:2])
-    announce_seconds(source.seconds(image.shape[:2]), 1)
     with make_report(0, 1) as report:
         report.image_started(item)
         start = time.perf_counter()

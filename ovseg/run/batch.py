@@ -136,6 +136,7 @@ def _device_line(setup: Setup) -> str:
 def announce(worker: Worker, items: Sequence[Item]) -> None:
     """Say how long masks for these images will take, where that is long: as if each had the size of the first.
 
+    Of a single image, nothing is said but where `detail` or `tile` make it costly: its rows soon tell, and better.
     Raises ValueError, with the first one's reason, where there is no image that the settings fit.
     """
     refused = None
@@ -151,8 +152,9 @@ def announce(worker: Worker, items: Sequence[Item]) -> None:
                 refused = refused or error
             continue
         asked = worker.job.setup.settings
-        costly = bool(asked.get("detail") or asked.get("tile"))  # then it is said of any number of images
-        announce_seconds(worker.source.seconds(size), len(items), always=costly)
+        costly = bool(asked.get("detail") or asked.get("tile"))
+        if costly or len(items) > 1:
+            announce_seconds(worker.source.seconds(size), len(items), always=costly)
         return
     if refused:
         raise refused

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 STAGED = "ovseg-bucket-"  # how folders begin that stand for one in a bucket; their files are shown by their addresses
 STAGED_FILE = re.compile(rf"[^\s':]*{STAGED}\w+[/\\](\w+)[/\\]")
+TELLING_SECONDS = 5  # into an image, before the time that it still takes is told
+LONG_SECONDS = 60  # left of an image, about which a pipe is told too
 STOPPING = "stopping after this image; the same command goes on from there (Ctrl-C once more stops at once)"
 
 
@@ -65,12 +67,27 @@ def _is_shown(letter: str) -> bool:
     return letter.isprintable() or letter in JOINERS or unicodedata.category(letter) == "Zs"
 
 
+class Pace:
+    """How long an image will still take, from the rows of it that were done since the first call."""
+
+    def __init__(self) -> None:
+        self._begin: tuple[float, int] | None = None  # when, and how many rows were done then
+
+    def left(self, done: int, total: int) -> float | None:
+        """Seconds, or None as long as too little is done to tell."""
+        now = time.monotonic()
+        self._begin = self._begin or (now, done)
+        elapsed, rows = now - self._begin[0], done - self._begin[1]
+        return elapsed * (total - done) / rows if rows and elapsed > TELLING_SECONDS else None
+
+
 class PlainReport:
-    """One line an image, with the time that is left."""
+    """One line an image, with the time that is left; a line more where the first one takes long."""
 
     def __init__(self, finished: int, total: int) -> None:
         self._done, self._total, self._first = finished, total, finished
         self._begin = time.monotonic()
+        self._id, self._pace, self._told = "", Pace(), False
 
     def __enter__(self) -> PlainReport:
         if self._done:
@@ -82,9 +99,13 @@ class PlainReport:
 
     def image_started(self, item: Item) -> None:
         self._done += 1
+        self._id, self._pace = item.id, Pace()
 
     def rows(self, done: int, total: int) -> None:
-        pass
+        left = self._pace.left(done, total)
+        if left is not None and left > LONG_SECONDS and not self._told:
+            say(f"{one_line(self._id)}: about {duration(left)} left")
+            self._told = True
 
     def image_ended(self, outcome: Outcome) -> None:
         head = f"[{self._done}/{self._total}] {one_line(outcome.item.id)}"
@@ -112,6 +133,7 @@ class RichReport:
         self._images = self._bars.add_task("images", total=total, completed=finished, rate="")
         self._steps = self._bars.add_task("", total=1, rate="")
         self._begin, self._first, self._done, self._total = time.monotonic(), finished, finished, total
+        self._pace = Pace()
 
     def __enter__(self) -> RichReport:
         self._bars.start()
@@ -122,10 +144,13 @@ class RichReport:
         self._bars.stop()
 
     def image_started(self, item: Item) -> None:
-        self._bars.reset(self._steps, total=1, description=f"denoising {escape(one_line(item.id))}")
+        self._bars.reset(self._steps, total=1, description=f"denoising {escape(one_line(item.id))}", rate="")
+        self._pace = Pace()
 
     def rows(self, done: int, total: int) -> None:
-        self._bars.update(self._steps, completed=done, total=total)
+        left = self._pace.left(done, total)
+        rate = f"{duration(left)} left" if left else ""
+        self._bars.update(self._steps, completed=done, total=total, rate=rate)
 
     def image_ended(self, outcome: Outcome) -> None:
         head = escape(one_line(outcome.item.id))
