@@ -1,7 +1,7 @@
 """Draws a strip of a run's images: the photo, its masks and its labels with their names, for the README.
 
 ovseg label examples/photos --preset photo --classes-file examples/photos.txt --out build/demo
-python examples/strip.py build/demo cat coffee astronaut flower palace --out examples/photos.jpg
+python examples/strip.py build/demo cat coffee rocket flower palace --out examples/photos.jpg
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ import numpy as np
 
 from ovseg.classes import Vocabulary
 from ovseg.towers.regions import neighbours
-from ovseg.towers.scoring import READINGS, RULES, Scoring
+from ovseg.towers.scoring import READINGS, Scoring
 
 Tile = tuple[tuple[slice, slice], np.ndarray]  # where it lies, rows and columns, and its logits
 BAND_VALUES = 2**18  # prompts times pixels that `label_pixels` works on at once, in some seven arrays of float64
@@ -201,7 +201,7 @@ def _by_name(logits: np.ndarray, vocabulary: Vocabulary, scoring: Scoring) -> np
     logits = logits + np.array(scoring.bias, logits.dtype)
     if vocabulary.bias:
         logits += background_bias(vocabulary).astype(logits.dtype)[:, None]
-    probabilities = RULES[scoring.rule](logits)
+    probabilities = scoring.probabilities(logits)
     order = np.argsort(vocabulary.owners, kind="stable")
     named, first = np.unique(np.asarray(vocabulary.owners)[order], return_index=True)
     by_name = np.zeros((len(vocabulary.names), logits.shape[1]), logits.dtype)

@@ -91,7 +91,7 @@ PRESETS = {
             window=0,  # the whole image
             stride=0,
             templates="plain",
-            background="threshold=0.15",
+            background="threshold=0.22",
             megabytes=_megabytes("diffusion", "namer"),
             note="small models that come with ovseg: photos, some 3,000 nouns for things, little stuff; works offline",
         ),

@@ -159,6 +159,18 @@ def test_a_single_name_may_be_improbable() -> None:
     assert best.tolist() == [0]
 
 
+def test_doubt_holds_back_what_is_sure_and_leaves_the_order() -> None:
+    """Weights 8 and 1 against 1 for none: 0.8 and 0.1 without doubt; 8/19 and 1/19 with nine more for look-alikes."""
+    logits = np.log([[8.0], [1.0]])
+    for doubt, expected in ((0.0, [0.8, 0.1]), (1.0, [8 / 19, 1 / 19])):
+        found = Scoring(1.0, rule="softmax-or-none", doubt=doubt).probabilities(logits)
+        np.testing.assert_allclose(found[:, 0], expected, rtol=1e-12)
+    surest = Scoring(1.0, rule="softmax-or-none", doubt=3.0).probabilities(np.array([[500.0]]))
+    np.testing.assert_allclose(surest, [[0.25]], rtol=1e-12)
+    with pytest.raises(ValueError, match="doubt: expected a finite number from 0, got -1"):
+        Scoring(1.0, doubt=-1)
+
+
 def test_a_reading_that_there_is_not() -> None:
     with pytest.raises(ValueError, match="no reading 'sum', expected one of cosine, membership"):
         Scoring(1.0, reading="sum")

@@ -43,6 +43,7 @@ SETTINGS = {
     "context": number(0, 10),  # how much of the whole image's mean logits is added everywhere
     "scale": number(0.01, 100),  # of the names' logits, and what is added, so that probabilities hold what they say
     "bias": number(-100, 100),
+    "doubt": number(0, 100),  # of its surest names, see `Scoring`
     "size": whole(32, 4096),  # short side of an image where no preset says another
 }
 COUNTER = "num_batches_tracked"  # of training; not in the files
@@ -86,7 +87,8 @@ class Classifier:
     @property
     def scoring(self) -> Scoring:
         """How features become probabilities: by membership, against none of the names, as fitted on photos."""
-        return Scoring(self.settings["scale"], self.settings["bias"], "softmax-or-none", "membership")
+        scale, bias, doubt = (self.settings[key] for key in ("scale", "bias", "doubt"))
+        return Scoring(scale, bias, "softmax-or-none", "membership", doubt)
 
     @property
     def native_view(self) -> View:
@@ -166,8 +168,11 @@ class Classifier:
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """A classifier's settings, all of `SETTINGS` and nothing else. Raises OSError, and ValueError naming the key."""
-    settings = known_settings(path, read_json(path), SETTINGS)
+    """A classifier's settings, all of `SETTINGS` and nothing else; without "doubt" there is none.
+
+    Raises OSError, and ValueError naming the key.
+    """
+    settings = {"doubt": 0.0, **known_settings(path, read_json(path), SETTINGS)}
     for key, kind in SETTINGS.items():
         if key not in settings:
             raise ValueError(f"{path}: {key}: missing, expected {kind.expected}")

@@ -13,24 +13,33 @@ import numpy as np
 class Scoring:
     """How a model's features become probabilities: what it was trained with.
 
-    reading: a name in `READINGS`; rule: a name in `RULES`; scale, bias: logit = scale * what is read + bias. Raises
-    ValueError for numbers that would make every label the first.
+    reading: a name in `READINGS`; rule: a name in `RULES`; scale, bias: logit = scale * what is read + bias. doubt: how
+    many times as much as all names together what only looks like them weighs, so that no probability is above
+    1 / (1 + doubt). Raises ValueError for numbers that would make every label the first.
     """
 
     scale: float
     bias: float = 0.0
     rule: str = "softmax"
     reading: str = "cosine"
+    doubt: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 < self.scale < math.inf:
             raise ValueError(f"logit scale: expected a finite number above 0, got {self.scale}")
         if not math.isfinite(self.bias):
             raise ValueError(f"logit bias: expected a finite number, got {self.bias}")
+        if not 0 <= self.doubt < math.inf:
+            raise ValueError(f"doubt: expected a finite number from 0, got {self.doubt}")
         if self.rule not in RULES:
             raise ValueError(f"rule: no scoring rule {self.rule!r}, expected one of {', '.join(RULES)}")
         if self.reading not in READINGS:
             raise ValueError(f"reading: no reading {self.reading!r}, expected one of {', '.join(READINGS)}")
+
+    def probabilities(self, logits: np.ndarray) -> np.ndarray:
+        """Logits (P, ...), scaled and with the bias -> the prompts' probabilities, in the same shape."""
+        found = RULES[self.rule](logits)
+        return found / (1 + self.doubt * found.sum(axis=0)) if self.doubt else found
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

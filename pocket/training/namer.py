@@ -31,8 +31,9 @@ SETTINGS = {
     "deviation": [0.5] * 3,
     "temperature": namer_stuff.TEMPERATURE,
     "context": 0.5,
-    "scale": 0.7,
-    "bias": 2.8,
+    "scale": 2.0,
+    "bias": 9.9,
+    "doubt": 1.0,
     "size": 384,
 }  # chosen on the tuning photos
 PHOTOS_OF_A_TAG, PHOTOS_OF_OBJECTS, SIDE = 110, 260, 160
