@@ -87,21 +87,31 @@ def read_weights(
     for a file that is damaged, and where the network does not fit into the memory of the CPU or of `device`.
     """
     wanted = {name: tuple(tensor.shape) for name, tensor in sketch.state_dict().items()}
-    with ExitStack() as stack:
-        holders: dict[str, tuple[Any, Path]] = {}
-        for path in stored.files:
-            with _reading(path):
-                file = stack.enter_context(safe_open(path, framework="pt"))
-                names = list(file.keys())
-            if twice := holders.keys() & set(names):
-                raise ValueError(f"{path}: {show_key(min(twice))}: expected in one file alone, got it in two")
-            holders |= dict.fromkeys(names, (file, path))
+    with opened(stored.files) as holders:
         places = stored.pieces(wanted, holders)
         pieces = {own: places[own] for own in wanted if own in places and places[own].name in holders}
         shapes = {own: _shape(piece, *holders[piece.name]) for own, piece in pieces.items()}
         check_shapes(wanted, shapes, stored.files[0])
         check_room(sum(map(len_of, wanted.values())) * dtype.itemsize, device, stored.files[0])
         return {own: _read(pieces[own], own, dtype, *holders[pieces[own].name]) for own in wanted}
+
+
+@contextmanager
+def opened(files: Iterable[Path]) -> Iterator[dict[str, tuple[Any, Path]]]:
+    """A block in which safetensors files are open: of every tensor, by its name, the file that holds it and its path.
+
+    Raises ValueError, naming the file, for one that is damaged and for a tensor that is in two of them.
+    """
+    holders: dict[str, tuple[Any, Path]] = {}
+    with ExitStack() as stack:
+        for path in files:
+            with _reading(path):
+                file = stack.enter_context(safe_open(path, framework="pt"))
+                names = list(file.keys())
+            if twice := holders.keys() & set(names):
+                raise ValueError(f"{path}: {show_key(min(twice))}: expected in one file alone, got it in two")
+            holders |= dict.fromkeys(names, (file, path))
+        yield holders
 
 
 @contextmanager

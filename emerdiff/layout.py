@@ -6,7 +6,7 @@ Loads no torch. Weights are one safetensors file, its half-precision variant, or
 from __future__ import annotations
 
 import re
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,20 +85,36 @@ def parts(folder: Path) -> tuple[str, ...]:
 
 def missing_weights(folder: Path, part: str) -> list[str]:
     """The files of weights that a part lacks: shards that its index names, or whichever form would do."""
-    form = first_form(part, {f"{part}/{path.name}" for path in (folder / part).glob("*")})
+    return absent_weights(folder, _forms(part))
+
+
+def absent_weights(folder: Path, forms: Sequence[str]) -> list[str]:
+    """The files of weights that a folder lacks in the first of these forms that it has, and "a or b" where it has none.
+
+    A form is a safetensors file or the index of several.
+    """
+    form = next((name for name in forms if (folder / name).is_file()), None)
     if form is None:
-        return [" or ".join(name.format(f"{part}/{NAMES.get(part, 'model')}") for name in FORMS[::2])]
+        return [" or ".join(single_files(forms))]
     try:
         names = shards(folder, form)
-    except ValueError:
+    except ValueError:  # said when the model is read
         return []
     return [name for name in names if not (folder / name).is_file()]
 
 
+def single_files(forms: Sequence[str]) -> list[str]:
+    """Those of the forms that are no index."""
+    return [name for name in forms if name.endswith(".safetensors")]
+
+
 def first_form(part: str, present: Container[str]) -> str | None:
     """Of the files in `present`, by their paths in a folder, the one in which a part's weights are looked for."""
-    names = [name.format(f"{part}/{NAMES.get(part, 'model')}") for name in FORMS]
-    return next((name for name in names if name in present), None)
+    return next((name for name in _forms(part) if name in present), None)
+
+
+def _forms(part: str) -> list[str]:
+    return [name.format(f"{part}/{NAMES.get(part, 'model')}") for name in FORMS]
 
 
 def shards(folder: Path, form: str) -> list[str]:
@@ -114,7 +130,7 @@ def shards(folder: Path, form: str) -> list[str]:
     for name in sorted(names):
         if not re.fullmatch(r"\w[\w.-]{,200}\.safetensors", name, re.ASCII):
             raise refusal(path, "weight_map", "names of safetensors files beside it", name)
-    return [f"{path.parent.name}/{name}" for name in sorted(names)]
+    return [(Path(form).parent / name).as_posix() for name in sorted(names)]
 
 
 def check_kind(folder: Path) -> None:

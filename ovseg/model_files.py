@@ -31,23 +31,28 @@ class Kind:
 
 def _plain(
     configs: tuple[str, ...],
-    weights: tuple[str, ...],
+    forms: tuple[str, ...],
     settings: tuple[str, ...] = (),
     tokenizer: tuple[tuple[str, ...], ...] = (),
 ) -> Kind:
-    """A kind whose models all have the same configs, and one file of `weights`: the first that is there is read."""
+    """A kind whose models all have the same configs, and weights in one of `forms`: the first that is there is read.
+
+    A form is a file of weights, or the index of several, which is fetched before weights are.
+    """
 
     def missing(folder: Path) -> list[str]:
         lacking = [name for name in configs if not (folder / name).is_file()]
-        lacking += [] if any((folder / name).is_file() for name in weights) else [" or ".join(weights)]
+        lacking += layout.absent_weights(folder, forms)
         if tokenizer and not any(all((folder / name).is_file() for name in group) for group in tokenizer):
             lacking.append(" or ".join(" + ".join(group) for group in tokenizer))
         return lacking
 
-    def fetched(_folder: Path, present: Collection[str]) -> list[str]:
-        return [name for name in weights if name in present][:1] or list(weights)
+    def fetched(folder: Path, present: Collection[str]) -> list[str]:
+        form = next((name for name in forms if name in present), None)
+        return layout.single_files(forms) if form is None else layout.shards(folder, form)
 
-    return Kind(configs, settings, missing, fetched, tokenizer)
+    indices = tuple(name for name in forms if name.endswith(".json"))
+    return Kind(configs, (*settings, *indices), missing, fetched, tokenizer)
 
 
 def _diffusion_weights(folder: Path, present: Collection[str]) -> list[str]:
@@ -67,7 +72,7 @@ KINDS: dict[str, Kind] = {
     "clip": _plain((CLIP_CONFIG,), CLIP_WEIGHTS, TOKENIZER),  # of open_clip
     "transformers-clip": _plain(
         (TRANSFORMERS_CONFIG,),
-        (TRANSFORMERS_WEIGHTS,),
+        TRANSFORMERS_WEIGHTS,
         (*TOKENIZER, PREPROCESSOR),
         (("tokenizer.json",), ("vocab.json", "merges.txt")),
     ),

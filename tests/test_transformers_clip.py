@@ -47,6 +47,15 @@ def spoiled(folder: Path, place: Path) -> Path:
     return Path(shutil.copytree(folder, place))
 
 
+def in_shards(folder: Path, place: Path) -> Path:
+    """A copy whose weights are several files and an index, as transformers writes them."""
+    copy = spoiled(folder, place)
+    (copy / WEIGHTS).unlink()
+    kind = json.loads((folder / CONFIG).read_text())["model_type"]
+    theirs(folder, kind).save_pretrained(copy, max_shard_size="20KB")
+    return copy
+
+
 def theirs(folder: Path, kind: str) -> Any:
     return CLASSES[kind][1].from_pretrained(folder).eval()
 
@@ -288,6 +297,44 @@ def test_the_command_line_labels_with_them_and_says_what_a_tower_cannot(folders,
     assert label("siglip", "--regions", "head", "--by", "slic", "--overwrite") == 0
 
 
+@pytest.mark.parametrize("kind", CLASSES)
+def test_weights_in_shards_are_the_whole(folders: dict[str, Path], tmp_path: Path, kind: str) -> None:
+    """As transformers writes models beyond its limit of a file, such as the giant SigLIP 2."""
+    folder = in_shards(folders[kind], tmp_path / kind)
+    shards = sorted(folder.glob("model-*.safetensors"))
+    assert len(shards) > 2 and not missing("clip", folder) and form("clip", folder) == "transformers-clip"
+    found, expected = (Clip.from_pretrained(one).model.state_dict() for one in (folder, folders[kind]))
+    assert list(found) == list(expected) and all(torch.equal(found[name], expected[name]) for name in expected)
+    shards[1].unlink()
+    assert missing("clip", folder) == [shards[1].name]
+    with pytest.raises(OSError, match=shards[1].name):
+        Clip.from_pretrained(folder)
+
+
+def test_shards_that_do_not_fit_are_one_line(folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = in_shards(folders["clip"], tmp_path / "clip")
+    index = folder / f"{WEIGHTS}.index.json"
+    holder = folder / json.loads(index.read_text())["weight_map"]["visual_projection.weight"]
+    held = load_file(holder)
+    for changed, error, said in (
+        (held | {"visual_projection.weight": torch.zeros(3, 3)}, OSError, "projection.weight': expected a shape"),
+        (held | {"more": torch.zeros(3)}, OSError, "more: not expected in weights"),
+        (held | dict.fromkeys(load_file(min(folder.glob("model-*"))), torch.ones(1)), ValueError, "in one file alone"),
+    ):
+        save_file(changed, holder, {"format": "pt"})
+        with pytest.raises(error, match=said) as caught:
+            Clip.from_pretrained(folder)
+        check_one_line(caught.value, str(folder))
+    holder.write_bytes(b"{}")
+    with pytest.raises(ValueError, match="not safetensors weights that can be read") as caught:
+        Clip.from_pretrained(folder)
+    check_one_line(caught.value, str(holder))
+    index.write_text(json.dumps({"weight_map": {"logit_scale": "../outside.safetensors"}}))
+    with pytest.raises(ValueError, match="weight_map: expected names of safetensors files beside it") as caught:
+        Clip.from_pretrained(folder)
+    check_one_line(caught.value, str(index))
+
+
 def test_weights_that_are_pickles_are_not_read(folders: dict[str, Path], tmp_path: Path) -> None:
     folder = spoiled(folders["clip"], tmp_path / "clip")
     (folder / WEIGHTS).rename(folder / "pytorch_model.bin")
@@ -356,16 +403,17 @@ def test_a_repository_in_the_hub_s_cache_is_found(folders, tiny_clip: Path, tmp_
 @pytest.mark.slow
 def test_a_repository_is_fetched_json_first_and_its_weights_in_one_layout(folders, tiny_clip, tmp_path: Path) -> None:
     owned, both = (spoiled(folders["siglip"], tmp_path / name) for name in ("owned", "both"))
+    parts = in_shards(folders["siglip"], tmp_path / "parts")
     shutil.copytree(tiny_clip, both, dirs_exist_ok=True)
     for folder in (owned, both):
         (folder / "pytorch_model.bin").write_bytes(b"never fetched")
-    with loopback_hub({"good/owned": owned, "good/both": both}) as hub:
-        for name, weights in (("owned", WEIGHTS), ("both", "open_clip_model.safetensors")):
+    with loopback_hub({"good/owned": owned, "good/both": both, "good/parts": parts}) as hub:
+        for name, ending in (("owned", WEIGHTS), ("both", "open_clip_model.safetensors"), ("parts", ".safetensors")):
             run = fetch_elsewhere(hub, tmp_path / "home", {"clip": f"good/{name}"}, "load")
             assert run.returncode == 0, run.stderr
             asked = [path for path in hub.asked if path.startswith(f"good/{name}/resolve/")]
             first = next(n for n, path in enumerate(asked) if path.endswith(".safetensors"))
-            assert first > 1 and all(path.endswith(f"/{weights}") for path in asked[first:])
+            assert first > 1 and all(path.endswith(ending) for path in asked[first:])
     assert not [path for path in hub.asked if path.endswith(".bin")]
 
 

@@ -30,8 +30,8 @@ RESIZED = "positional_embedding"  # stored for another size of image or text, it
 
 
 def find_weights(folder: Path) -> Path:
-    """The weights that are read. Raises FileNotFoundError, naming them, where there are none."""
-    names = (TRANSFORMERS_WEIGHTS,) if is_transformers(folder) else CLIP_WEIGHTS
+    """The weights that are read, or the index of their shards. Raises FileNotFoundError, naming them, without any."""
+    names = TRANSFORMERS_WEIGHTS if is_transformers(folder) else CLIP_WEIGHTS
     for name in names:
         if (folder / name).is_file():
             return folder / name

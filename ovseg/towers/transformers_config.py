@@ -22,7 +22,7 @@ from ovseg.towers.clip_config import (
 from ovseg.towers.clip_tables import SIDES, WIDTH, optional
 
 TRANSFORMERS_CONFIG = "config.json"
-TRANSFORMERS_WEIGHTS = "model.safetensors"
+TRANSFORMERS_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")  # one file, or several by an index
 PREPROCESSOR = "preprocessor_config.json"
 QUICK = "quick_gelu"
 APPROXIMATIONS = {"gelu": "none", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}  # torch's words for them

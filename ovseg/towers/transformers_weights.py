@@ -14,11 +14,12 @@ from typing import Any
 
 import open_clip
 import torch
-from safetensors import SafetensorError, safe_open
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from emerdiff.settings import one_line, show_key
+from emerdiff.folder import opened
+from emerdiff.layout import shards
+from emerdiff.settings import show_key
 from ovseg.towers.clip_config import ClipConfig
 from ovseg.towers.timm_towers import OwnTrunk
 
@@ -43,43 +44,42 @@ def build_siglip(trunk: dict[str, Any], **settings: Any) -> nn.Module:
 
 
 def check_stored(sketch: nn.Module, config: ClipConfig, weights: Path) -> None:
-    """Raise OSError, naming a tensor, unless the file holds what the model has, in its shapes, and no other.
+    """Raise OSError, naming a tensor, unless the files hold what the model has, in its shapes, and no other.
 
     sketch: the model on torch's meta device, which computes shapes alone.
     """
     rules = _rules(config)
-    with _opened(weights) as file:
-        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no mapping
+    with opened(files_of(weights)) as held:
+        shapes = {name: tuple(file.get_slice(name).get_shape()) for name, (file, _) in held.items()}
+        places = {name: path for name, (_, path) in held.items()}
     wanted = {name for names, _ in rules.values() for name in names}
     _check_names(wanted - shapes.keys(), "missing", weights)
     _check_names({name for name in shapes.keys() - wanted if not UNUSED.fullmatch(name)}, "not expected", weights)
     for name, target in sketch.state_dict().items():
         sources, join = rules[name]
-        held = [shapes[source] for source in sources]
+        stored = [shapes[source] for source in sources]
         try:
-            found = join(*(torch.empty(shape, device="meta") for shape in held)).shape
+            found = join(*(torch.empty(shape, device="meta") for shape in stored)).shape
         except (RuntimeError, IndexError, TypeError):  # without the dimensions, or not fit to be put together
             found = None
         if found != target.shape:
             expected = f"a shape that makes {list(target.shape)}, as {config.file} says"
-            raise OSError(f"{weights}: {sources[0]!r}: expected {expected}, got {list(held[0])}")
+            raise OSError(f"{places[sources[0]]}: {sources[0]!r}: expected {expected}, got {list(stored[0])}")
 
 
 @torch.no_grad()
 def fill(model: nn.Module, config: ClipConfig, weights: Path) -> None:
     """Copy weights that were checked into a model of the config, one tensor after another."""
     rules = _rules(config)
-    with _opened(weights) as file:
+    with opened(files_of(weights)) as held:
         for name, target in model.state_dict().items():
             sources, join = rules[name]
-            target.copy_(join(*(file.get_tensor(source) for source in sources)))
+            target.copy_(join(*(held[source][0].get_tensor(source) for source in sources)))
 
 
-def _opened(weights: Path) -> Any:
-    try:
-        return safe_open(weights, framework="pt")
-    except SafetensorError as error:
-        raise OSError(f"{weights}: not safetensors weights that can be read ({one_line(error)})") from error
+def files_of(weights: Path) -> list[Path]:
+    """The safetensors file itself, or the shards that an index names. Raises ValueError for an index that is none."""
+    return [weights.parent / name for name in shards(weights.parent, weights.name)]
 
 
 def _check_names(names: set[str], fault: str, weights: Path) -> None:
