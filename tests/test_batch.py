@@ -15,16 +15,18 @@ import torch
 
 from emerdiff.memory import is_out_of_memory
 from ovseg.masks import Progress
+from ovseg.precision import multiplies_quickly
 from ovseg.result import masks_png
 from ovseg.run import record as records
 from ovseg.run.attempt import Outcome
-from ovseg.run.batch import process
+from ovseg.run.batch import make_ready, process
 from ovseg.run.folder import read_run
 from ovseg.run.images import ANALYSIS, LABELS, MASKS, OVERLAY, SUMMARY
 from ovseg.run.inputs import Item, collect, prepare
 from ovseg.run.launch import Shard
 from ovseg.run.record import Run
 from ovseg.run.terminal import PlainReport, RichReport, duration, make_report
+from ovseg.setup import Setup
 
 LABEL_FILES = (SUMMARY, MASKS, OVERLAY, LABELS)
 MASK_FILES = (OVERLAY, LABELS)
@@ -467,3 +469,19 @@ def test_bars_tell_the_time_that_is_left(monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize(("seconds", "shown"), [(0.04, "0.0 s"), (59.94, "59.9 s"), (61, "1 min"), (7200, "2.0 h")])
 def test_durations_for_people(seconds: float, shown: str) -> None:
     assert duration(seconds) == shown
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("has_units", [True, False])
+def test_a_cpu_that_is_slow_in_half_precision_says_so_before_the_work(
+    dtype: str, has_units: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("_is_mkldnn_bf16_supported", "_is_mkldnn_fp16_supported"):
+        monkeypatch.setattr(torch.ops.mkldnn, name, lambda: has_units)
+    make_ready(Setup.of("pocket", {"dtype": dtype, "device": "cpu"}), "clip")
+    warned = f"warning: this CPU has no units for {dtype}: " in capsys.readouterr().err
+    assert warned == (dtype != "float32" and not has_units)
+
+
+def test_a_gpu_is_quick_in_half_precision() -> None:
+    assert multiplies_quickly(torch.float16, "cuda")

@@ -37,8 +37,7 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.mark.parametrize(("units", "expected"), [(True, torch.bfloat16), (False, torch.float32)])
 def test_a_cpu_multiplies_in_bfloat16_where_it_has_units_for_it(units, expected, monkeypatch):
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: units)
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: units)
     assert product_dtype("cpu") == expected
     assert product_dtype("cuda") == torch.bfloat16
 

@@ -108,6 +108,8 @@ def make_ready(setup: Setup, *kinds: str, from_kept: bool = False) -> None:
     if preset.warning:
         say(f"warning: {preset.warning}")
     say(_device_line(setup))
+    if slow := _slow_numbers(setup):
+        say(f"warning: {slow}")
 
 
 def tell_timesteps(setup: Setup, source: MaskSource) -> None:
@@ -131,6 +133,15 @@ def _device_line(setup: Setup) -> str:
         return f"device: {device} ({torch.cuda.get_device_name(device)}), {setup.dtype}"
     remark = ", no CUDA GPU found" if setup.device == "auto" else ""
     return f"device: {device} ({torch.get_num_threads()} threads{remark}), {setup.dtype}"
+
+
+def _slow_numbers(setup: Setup) -> str:
+    """What there is to say of numbers that this device has no units for; "" where it has."""
+    from ovseg.precision import multiplies_quickly
+
+    if multiplies_quickly(setup.torch_dtype(), setup.find_device()):
+        return ""
+    return f"this CPU has no units for {setup.dtype}: networks run many times slower in it than in float32"
 
 
 def announce(worker: Worker, items: Sequence[Item]) -> None:
