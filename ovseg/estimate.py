@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 SHORT = 0.5  # seconds of a call that is timed with more rows than one
 ROWS = 4  # so many: a row hardly gets quicker with more
+LONG = 5  # seconds of a first call beside which warming up does not count
 
 
 def expected_seconds(model: EmerDiff, size: tuple[int, int], options: Options) -> float:
@@ -45,9 +46,10 @@ def expected_seconds(model: EmerDiff, size: tuple[int, int], options: Options) -
 
 
 def _seconds_a_row(call: Callable[[int], None], together: int) -> float:
-    """How long a call takes for each of its rows, of which there are so many together; the first call warms up."""
-    if _seconds(call, 1) >= SHORT:
-        return _seconds(call, 1)
+    """How long a call takes for each of its rows, of which there are so many together; a first call warms up."""
+    first = _seconds(call, 1)
+    if first >= SHORT:
+        return first if first >= LONG else _seconds(call, 1)
     rows = min(together, ROWS)
     return min(_seconds(call, rows) for _ in range(2)) / rows
 

@@ -81,3 +81,9 @@ def test_detail_and_tiles_say_their_cost_always(capsys: pytest.CaptureFixture[st
     assert "this takes about 1.0 s an image on this CPU" in capsys.readouterr().err
     batch.announce_seconds(None, 1, always=True)  # not on a CPU
     assert capsys.readouterr().err == ""
+
+
+def test_a_first_call_that_takes_long_is_not_made_twice(model: EmerDiff, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = calls_take(monkeypatch, lambda rows: 20.0)
+    estimate.expected_seconds(model, (32, 32), OPTIONS)
+    assert rows == [1, 1]  # the UNet's and the encoder's
