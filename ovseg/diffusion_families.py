@@ -23,7 +23,7 @@ class Family:
 
 RAIL, RAIL_2 = "CreativeML OpenRAIL-M", "CreativeML Open RAIL++-M"
 TURBO = "Stability AI's, non-commercial"
-PAGE = "see its page"
+APACHE = "Apache-2.0, by its card"
 SD, SD_LESS, SD_TINY = "up1.0, up1.2", "up1.0, up1.1", "up0.0, up0.1"
 XL, XL_LESS = "up0.0, up0.2 block 9", "up0.0, up0.2 block 1"
 FAMILIES = (
@@ -36,6 +36,6 @@ FAMILIES = (
     Family("BK-SDM tiny", 512, 323, 1.6, 0.49, SD_TINY, RAIL),
     Family("SDXL", 1024, 2567, 10.6, 1.59, XL, RAIL_2),
     Family("sdxl-turbo", 512, 2567, 10.6, 1.59, XL, TURBO),
-    Family("SSD-1B", 1024, 1331, 5.7, 0.98, XL, PAGE),
-    Family("Segmind Vega", 1024, 745, 3.3, 0.66, XL_LESS, PAGE),
+    Family("SSD-1B", 1024, 1331, 5.7, 0.98, XL, APACHE),
+    Family("Segmind Vega", 1024, 745, 3.3, 0.66, XL_LESS, APACHE),
 )
