@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench import towers
+from bench import detail, towers
 from bench.__main__ import main
 from bench.attention import installed, map_attention
 from bench.clock import Clock
@@ -26,6 +26,7 @@ from bench.reference import Part, injection_cost, reference_segment
 from bench.shapes import count_flops, made_up, shapes_of_sd14
 from emerdiff import EmerDiff, LatentDiffusion, Options
 from emerdiff.stable_diffusion import StableDiffusion
+from ovseg.pocket.world import NAMES
 from ovseg.segmenter import Segmenter
 from ovseg.towers.view import View
 
@@ -256,3 +257,23 @@ def test_what_dense_clip_costs_is_a_small_part_of_an_image() -> None:
     block = 197 * 12 * 768**2 + 2 * 197**2 * 768
     assert towers.flops() == pytest.approx(4 * 2 * 12 * block, rel=0.02)
     assert towers.flops() < 0.05 * 40e12
+
+
+def test_detail_counts_things_by_size_and_how_masks_meet_them():
+    labels = np.full((8, 16), NAMES.index("sand"))
+    labels[:4, :4] = 3  # 16 pixels, 4 cells of 4, all in mask 1
+    labels[:4, 8:11] = 3  # 12 pixels, 3 cells: 8 in mask 2, 4 in the ground's
+    labels[7, :5] = 5  # a speck
+    segments = np.zeros((8, 16), np.int32)
+    segments[:4, :5] = 1  # 4 pixels of it are ground
+    segments[:4, 9:11] = 2
+    assert [(int(place.sum()), kind) for place, kind in detail.things(labels)] == [(16, 3), (12, 3)]
+    found = detail.score(segments, labels, cell=4)
+    assert sorted(found) == [2, 3]  # 2 to 4 cells, 4 to 8
+    np.testing.assert_allclose(found[3], [100, 100 * 16 / 20])
+    np.testing.assert_allclose(found[2], [100 * 8 / 12, 100 * 8 / 12])
+    (line, other) = detail.lines([found], [{2: np.array([100.0, 90.0]), 3: found[3]}])
+    assert line == (
+        "2 to 4 cells, in 1 scenes: pixels 66.7 -> 100.0, +33.3 [+33.3, +33.3]; IoU 66.7 -> 90.0, +23.3 [+23.3, +23.3]"
+    )
+    assert other.startswith("4 to 8 cells, in 1 scenes: pixels 100.0 -> 100.0, +0.0")
