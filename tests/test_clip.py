@@ -25,6 +25,7 @@ from ovseg.labels import label_masks
 from ovseg.towers.clip import Clip
 from ovseg.towers.dense import dense_features
 from ovseg.towers.scoring import Scoring
+from ovseg.towers.text import embed
 from ovseg.towers.view import View, resized_sides
 
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
@@ -90,6 +91,21 @@ def byte_id(character: str, word: str, index: int) -> int:
     from tokenizers.pre_tokenizers import ByteLevel
 
     return sorted(ByteLevel.alphabet()).index(character) + (256 if index == len(word) - 1 else 0)
+
+
+def test_padding_behind_the_sentences_is_not_read(clip: Clip) -> None:
+    sentences = ["a cat", "a photo of a fire engine.", "dog"]
+    tokens = clip.tokenizer(sentences)
+    read = []
+    handle = clip.model.transformer.register_forward_pre_hook(lambda _module, inputs: read.append(inputs[0].shape))
+    try:
+        found = embed(clip.model, tokens)
+        own = clip.model.encode_text(tokens)
+    finally:
+        handle.remove()
+    longest = max(map(clip._count_tokens, sentences))
+    assert [shape[:2] for shape in read] == [(3, longest), (3, 77)] and longest < 30
+    torch.testing.assert_close(found, own, atol=1e-6, rtol=0)
 
 
 def test_text_batches_do_not_matter(clip: Clip, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,7 @@ from ovseg.towers.readout import cell_size, check_dense
 from ovseg.towers.regions import patch_masks
 from ovseg.towers.scope import NO_SCOPE
 from ovseg.towers.scoring import Scoring
+from ovseg.towers.text import embed
 from ovseg.towers.token_lengths import check_lengths
 from ovseg.towers.transformers_config import read_layout
 from ovseg.towers.view import View, resized_sides
@@ -131,9 +132,7 @@ class Clip:
         self.check_lengths(prompts, templates)
         sentences = [template.replace("{}", prompt) for prompt in prompts for template in templates]
         rows = [
-            F.normalize(
-                self.model.encode_text(self.tokenizer(sentences[i : i + TEXT_BATCH]).to(self.device)).float(), dim=1
-            )
+            F.normalize(embed(self.model, self.tokenizer(sentences[i : i + TEXT_BATCH]).to(self.device)).float(), dim=1)
             for i in range(0, len(sentences), TEXT_BATCH)
         ]
         mean = torch.cat(rows).unflatten(0, (len(prompts), len(templates))).mean(dim=1)
