@@ -59,7 +59,7 @@ TAKEN = (
 )
 SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that exchange rows and columns
 # What Pillow's decoders are known to raise on damaged files.
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, KeyError, TypeError, IndexError, struct.error, zlib.error)
+BROKEN = (OSError, SyntaxError, ValueError, EOFError, KeyError, TypeError, IndexError, struct.error, zlib.error)
 
 
 ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray  # what `as_image` takes, torch tensors besides
@@ -143,7 +143,7 @@ def _opened(path: str | Path, data: bytes | None = None) -> Iterator[Image.Image
         raise ImageError(f"{path}: {TOO_LARGE}") from error
     except UnidentifiedImageError as error:
         raise ImageError(f"{path}: {UNREAD.get(suffix, f'not a {KINDS} image')}") from error
-    except _BROKEN as error:
+    except BROKEN as error:
         raise ImageError(f"{path}: damaged or truncated image ({error})") from error
 
 
@@ -179,7 +179,7 @@ def _from_picture(picture: Image.Image) -> np.ndarray:
         raise ImageError(f"PIL image: {error}") from error
     except AssertionError as error:  # Pillow's word for a file that was closed before it was decoded
         raise ImageError("PIL image: its file was closed before its pixels were read") from error
-    except _BROKEN as error:  # a damaged file that Pillow decodes only now
+    except BROKEN as error:  # a damaged file that Pillow decodes only now
         raise ImageError(f"PIL image: damaged or truncated image ({error})") from error
     return pixels
 

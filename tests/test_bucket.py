@@ -312,3 +312,50 @@ def test_files_that_are_fetched_do_not_pile_up(memory):
         assert bucket.fetch(f"{number}.png").read_bytes() == b"x"
     assert len(list(bucket.folder.iterdir())) == 64 and not bucket.fetch("none.png").exists()
     assert bucket.fetch("0.png").read_bytes() == b"x"
+
+
+@pytest.mark.parametrize("place", ["b/../../../../../../..{}/x", "b/./x", "..", "b\\..\\x", "b/x::file://{}"])
+def test_no_address_leads_out_of_the_folder_that_stands_for_it(place, memory, tmp_path):
+    outside = tmp_path / "outside"
+    with pytest.raises(ValueError, match="expected (a folder of a store|one address)") as refused:
+        Bucket(f"memory://{place.format(outside)}")
+    assert place.format(outside) in str(refused.value) and not outside.exists()
+
+
+@pytest.mark.parametrize("url", ["reference://x", "dir://x", "generic://x", "jupyter://x", "zip://x", "ftp://127.0.0.1:1/x"])
+def test_a_store_that_wants_more_than_an_address_costs_one_line(url, tmp_path):
+    done = run_here("report", url, "--out", tmp_path / "page.html")
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
+    assert f"ovseg: error: {url}: " in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_password_in_an_address_is_refused_and_shown_nowhere(photos, tmp_path):
+    (tmp_path / "list.txt").write_text("https://me:hidden@host/a.jpg\n")
+    (tmp_path / "x.png").write_bytes((photos / "a.png").read_bytes())
+    for arguments in (
+        ("masks", "s3://me:hidden@host/photos", "--out", tmp_path / "out", *FLAGS),
+        ("masks", "https://me:hidden@host/a.jpg", "--out", tmp_path / "out", *FLAGS),
+        ("masks", tmp_path / "list.txt", "--out", tmp_path / "out", *FLAGS),
+        ("masks", tmp_path / "x.png", "--out", "ftp://me:hidden@host/out", *FLAGS),
+        ("report", "github://me:hidden@host/run", "--out", tmp_path / "page.html"),
+        ("export", tmp_path, "--format", "png", "--out", "s3://me:hidden@host/out"),
+    ):
+        done = run_here(*arguments)
+        assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
+        assert "a user and a password in an address" in done.stderr
+        assert "hidden" not in done.stderr + done.stdout and not (tmp_path / "out").exists()
+
+
+def test_a_file_that_is_cut_short_on_its_way_is_fetched_again(memory, monkeypatch):
+    memory.files.pipe_file(f"{memory.run}/a.png", b"whole")
+    bucket, get_file = Bucket(memory.run), type(memory.files).get_file
+
+    def cut(self: Any, source: str, target: str, **more: Any) -> None:
+        Path(target).write_bytes(b"wh")
+        raise ConnectionResetError("reset by peer")
+
+    monkeypatch.setattr(type(memory.files), "get_file", cut)
+    with pytest.raises(ValueError, match="a.png: cannot be fetched .reset by peer"):
+        bucket.fetch("a.png")
+    monkeypatch.setattr(type(memory.files), "get_file", get_file)
+    assert bucket.fetch("a.png").read_bytes() == b"whole"

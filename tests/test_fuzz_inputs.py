@@ -5,6 +5,7 @@ Cases are drawn by a fixed seed, see `fuzzing`.
 
 from __future__ import annotations
 
+import argparse
 import io
 import random
 import shutil
@@ -18,6 +19,8 @@ from fuzzing import STRANGE, bounded_memory, check_one_line, damaged_bytes, refu
 from PIL import Image
 from processes import run_here
 
+from ovseg.app import server
+from ovseg.cli.grammar import parser
 from ovseg.files import index_png, read_index_png
 from ovseg.images import ImageError, read_image, read_size
 from ovseg.pocket.world import picture
@@ -81,16 +84,6 @@ def test_fuzzed_images(tmp_path: Path) -> None:
     assert read > 0
 
 
-FLAGS = (
-    *("--masks", "--place", "--t-f", "--t-m", "--strength", "--sigma", "--steps", "--seed", "--speed"),
-    *("--feature-layer", "--modulated-layer", "--by", "--masks-from", "--dense", "--preset", "--device", "--dtype"),
-    *("--background", "--shard", "--analyses", "--format", "--classes", "--classes-file", "--out", "--clip"),
-    *("--diffusion", "--injection", "--no-injection", "--keep-analysis", "--overwrite", "--root", "--limit"),
-    *("--protocol", "--vocabulary", "--ignore", "--predictions", "--unsure", "--images", "--title", "--over"),
-    *("--names", "--category-ids", "--from", "--who", "--regions", "--refine", "--vote", "--merge", "--scope"),
-    *("--background-bias", "--pixel-exact", "--polygons", "--no-background", "--uncorrected", "--partial", "--score"),
-    *("--components", "--best-label", "--engine", "--workers", "--token", "--host"),
-)
 WORDS = (
     *(
         "1",
@@ -128,48 +121,108 @@ WORDS = (
 )
 
 
+# What no case may ask for: another program that takes a while to start.
+NEVER = {"ray"}
+
+
 def drawn(draw: random.Random) -> str:
     word = draw.choice(WORDS) if draw.random() < 0.8 else draw.choice(STRANGE)
     return word if isinstance(word, str) else str(word)
 
 
+def leaves(parser: argparse.ArgumentParser, name: str = "") -> dict[str, list[argparse.Action]]:
+    """The flags of every command that does something, "eval score", by its name."""
+    below = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    found = {name: [action for action in parser._actions if action.option_strings]} if parser._defaults else {}
+    for action in below:
+        for word, one in action.choices.items():
+            found |= leaves(one, f"{name} {word}".strip())
+    return found
+
+
+def drawn_flag(draw: random.Random, actions: list[argparse.Action]) -> list[str]:
+    """A flag of these, with what it may be given, or with anything."""
+    action = draw.choice(actions)
+    flag = draw.choice(action.option_strings)
+    if action.nargs == 0 and draw.random() < 0.9 or draw.random() < 0.05:
+        return [flag]
+    if action.choices and draw.random() < 0.6:
+        return [flag, str(draw.choice([choice for choice in action.choices if choice not in NEVER]))]
+    return [flag, drawn(draw)]
+
+
 @pytest.fixture(scope="module")
-def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("photos") / "photo.png"
-    Image.fromarray(picture("world3/evaluation/0/0")[:48, :48]).save(path)
-    return path
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a small photo, a clip, a run of each kind with kept analyses, and a map to import."""
+    folder = tmp_path_factory.mktemp("inputs")
+    pixels = picture("world3/evaluation/0/0")[:48, :48]
+    first, second = Image.fromarray(pixels), Image.fromarray(pixels[::-1])
+    first.save(folder / "photo.png")
+    first.save(folder / "clip.gif", save_all=True, append_images=[second], duration=40)
+    few = ["--preset", "pocket", "--device", "cpu", "--masks", "4", "--speed", "fast", "--keep-analysis"]
+    label = ["label", folder / "photo.png", "--classes", "cat,grass", "--by", "slic", *few]
+    assert run_here(*label, "--out", folder / "labels").returncode == 0
+    predict = ["eval", "predict", "pocket", "--by", "slic", "--limit", "1", *few, "--score"]
+    assert run_here(*predict, "--out", folder / "predictions").returncode == 0
+    (folder / "maps").mkdir()
+    shutil.copy(folder / "labels/photo.png", folder / "maps")
+    return folder
 
 
-def commands(photo: Path, out: Path) -> tuple[list[str], ...]:
-    classes, place, pocket = ["--classes", "cat,grass"], ["--out", str(out)], ["--preset", "pocket"]
+def commands(inputs: Path, place: Path) -> tuple[list[str], ...]:
+    """A sound call of each command. place: of results, where the runs of `inputs` are copied to."""
+    classes, pocket, out = ["--classes", "cat,grass"], ["--preset", "pocket"], ["--out", str(place / "out")]
+    slic, photo = [*pocket, "--by", "slic", "--masks", "4"], str(inputs / "photo.png")
+    labels, predictions = str(place / "labels"), str(place / "predictions")
     return (
-        ["label", str(photo), *classes, *pocket, "--by", "slic", "--masks", "4", *place],
-        ["masks", str(photo), *pocket, "--by", "slic", "--masks", "4", *place],
-        ["explain", str(photo), *pocket, "--masks", "2", "--steps", "5", "--out", str(out / "figure.png")],
-        ["eval", "predict", "pocket", *pocket, "--by", "slic", "--masks", "4", "--limit", "1", *place],
+        ["label", photo, *classes, *slic, *out],
+        ["label", photo, *classes, *slic, "--out", labels],
+        ["label", photo, "--classes", "cow,pig", *slic, "--analyses", labels, *out],
+        ["label", str(inputs / "clip.gif"), *classes, *slic, *out],
+        ["masks", photo, *slic, *out],
+        ["explain", photo, *pocket, "--masks", "2", "--steps", "5", "--out", str(place / "figure.png")],
+        ["eval", "predict", "pocket", *slic, "--limit", "1", *out],
         ["eval", "check", "pocket"],
-        ["eval", "score", "pocket", "--predictions", str(out)],
-        ["eval", "ablate", "pocket", *pocket, "--over", "masks=1,2", "--limit", "1", *place],
-        ["export", str(out), "--format", "png", "--out", str(out / "exports")],
-        ["import", str(out), "--from", str(out), "--format", "png"],
-        ["report", str(out)],
+        ["eval", "score", "pocket", "--predictions", predictions],
+        ["eval", "table", predictions],
+        ["eval", "unsupervised", "pocket", "--predictions", predictions],
+        ["eval", "ablate", "pocket", *pocket, "--over", "masks=1,2", "--limit", "1", *out],
+        ["export", labels, "--format", "png", "--out", str(place / "exports")],
+        ["import", labels, "--from", str(inputs / "maps"), "--format", "png"],
+        ["report", labels],
+        ["app", photo, "--no-browser", *slic, *out],
+        ["models"],
         ["models", "fetch", "nothing"],
+        ["models", "diffusion"],
+        ["models", "towers"],
     )
 
 
-def test_fuzzed_flags(photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A command with one to three flags more, most of them another's; what is right is done, on one small image."""
+def test_every_command_has_a_sound_call_to_begin_at(tmp_path: Path) -> None:
+    known, called = leaves(parser()), [" ".join(call) for call in commands(tmp_path, tmp_path)]
+    assert not [name for name in known if not any(f"{call} ".startswith(f"{name} ") for call in called)]
+    flags = {option for actions in known.values() for action in actions for option in action.option_strings}
+    assert {"--every", "--detail", "--tile", "--edges", "--refine", "--truth", "--report", "--partial"} <= flags
+
+
+def test_fuzzed_flags(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command with one to three flags more, most of them its own; what is right is done, on one small image."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    monkeypatch.setattr(server, "serve", lambda *given, **more: None)
+    known = leaves(parser())
+    every = [action for actions in known.values() for action in actions]
+    before = {path: path.stat().st_mtime_ns for path in inputs.rglob("*")}
     codes = []
     for seed in seeds(60):
         draw, place = random.Random(seed), tmp_path / "place"
-        place.mkdir()
+        for run in ("labels", "predictions"):
+            shutil.copytree(inputs / run, place / run)
         monkeypatch.chdir(place)
-        arguments = [*draw.choice(commands(photo, place / "out"))]
+        arguments = [*draw.choice(commands(inputs, place))]
+        own = max((name for name in known if f"{' '.join(arguments)} ".startswith(f"{name} ")), key=len)
         for _ in range(draw.randint(1, 3)):
-            flag = draw.choice(FLAGS)
-            arguments += [flag] if draw.random() < 0.1 else [flag, drawn(draw)]
+            arguments += drawn_flag(draw, known[own] if draw.random() < 0.8 else every)
         if draw.random() < 0.3:
             arguments[draw.randrange(len(arguments))] = drawn(draw)
         for name in ("RANK", "WORLD_SIZE"):
@@ -188,10 +241,11 @@ def test_fuzzed_flags(photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
             for line in errors:
                 check_one_line(ValueError(line))
             assert not any(path.name.endswith((".tmp", ".lock")) for path in place.rglob("*"))
-            assert [path.name for path in photo.parent.iterdir()] == ["photo.png"]
+            assert {path: path.stat().st_mtime_ns for path in inputs.rglob("*")} == before
+            assert {path.name for path in tmp_path.iterdir()} <= {"place", "hub"}
         except BaseException as error:
             raise AssertionError(f"seed {seed}: {str(arguments)[:300]}: {error!r}") from error
         finally:
             monkeypatch.chdir(tmp_path)
             shutil.rmtree(place, ignore_errors=True)
-    assert 2 in codes
+    assert {0, 2} <= {*codes}

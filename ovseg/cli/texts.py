@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from ovseg.run.bucket import is_bucket
+from ovseg.run.bucket import SECRET, holds_password, is_bucket
 
 WORDS = ("classes", "background", "title")  # what is shown as text; elsewhere bytes may be part of a file's name
 FREE = (*WORDS, "who", "token", "ray_address")  # what is no place
@@ -28,6 +28,8 @@ def wrong_text(field: str, text: str, command: str) -> str:
         return "cannot hold NUL"
     if field in WORDS and any("\ud800" <= letter <= "\udfff" for letter in text):
         return f"expected UTF-8 text, got {os.fsencode(text)!r}"
+    if field not in FREE and is_bucket(text) and holds_password(text):
+        return SECRET
     if field not in (*FREE, *IN_STORES.get(command, ())) and is_bucket(text):
         return f"expected a path, got {text}: this works on a disk alone; copy it to one, and back if need be"
     return ""

@@ -25,6 +25,8 @@ from typing import Any
 from ovseg.run.terminal import STAGED, one_line, say
 
 ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://")
+PASSWORD = re.compile(r"[a-z][a-z0-9+.-]*:/*[^/@]*:[^/]*@")
+SECRET = "a user and a password in an address would be shown and recorded; give them as the store's own settings"
 MOST_FETCHED = 64  # files of a run that is read that stay on this disk at a time
 MOST_SIGN = 400  # characters of another's sign that are shown
 
@@ -34,13 +36,23 @@ def is_bucket(place: str | Path) -> bool:
     return isinstance(place, str) and ADDRESS.match(place) is not None
 
 
+def holds_password(url: str) -> bool:
+    """Whether an address, or the picture of one, has a user and a password in it: s3://user:password@host/run."""
+    return PASSWORD.match(url) is not None
+
+
 def open_store(url: str) -> tuple[Any, str]:
-    """fsspec's store of an address, and the place there. Raises ValueError where one or its package is missing."""
+    """fsspec's store of an address, and the place there. Raises ValueError where one or its package is missing, and
+    for an address that leads through another, s3://bucket/a::file:///b."""
+    if holds_password(url):
+        raise ValueError(f"{url.partition(':')[0]}://...: {SECRET}")
+    if "::" in url:
+        raise ValueError(f"{url}: expected one address, without ::")
     try:
         store, path = import_module("fsspec.core").url_to_fs(url)
     except ImportError as error:
         raise ValueError(f"{url}: {reason(error)}: pip install 'ovseg[stores]'") from error
-    except ValueError as error:  # a scheme that it does not know
+    except Exception as error:  # a scheme that it does not know, or a store that wants more than an address
         raise ValueError(f"{url}: {reason(error)}; expected an address such as s3://bucket/folder") from error
     return store, path
 
@@ -68,7 +80,7 @@ class Bucket:
     def __init__(self, url: str) -> None:
         scheme, _, rest = url.partition("://")
         self.url = url.rstrip("/")
-        if scheme in ("http", "https") or not rest.strip("/"):
+        if scheme in ("http", "https") or not rest.strip("/") or {".", ".."} & {*re.split(r"[/\\]", rest)}:
             raise ValueError(f"{url}: expected a folder of a store, such as s3://bucket/run, for a run")
         self._store, root = open_store(self.url)
         self._root = root.rstrip("/")
@@ -95,8 +107,10 @@ class Bucket:
         path = self.folder / name
         if name in self.names and not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
+            part = path.with_name(f".{path.name}.part")  # so that what is cut short is not taken for the file
             with telling(f"{self.url}/{name}", "fetched"):
-                self._store.get_file(f"{self._root}/{name}", str(path))
+                self._store.get_file(f"{self._root}/{name}", str(part))
+                os.replace(part, path)
             if not keep:
                 self._fetched.append(path)
             for old in self._fetched[:-MOST_FETCHED]:

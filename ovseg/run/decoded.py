@@ -6,6 +6,7 @@ decoded, however long each is shown.
 
 from __future__ import annotations
 
+import errno
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -18,11 +19,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ovseg.images import MAX_PIXELS, TOO_LARGE, VIDEOS, as_image
+from ovseg.images import BROKEN, MAX_PIXELS, TOO_LARGE, VIDEOS, as_image
 
 ANIMATED = {".gif": "GIF", ".webp": "WEBP", ".png": "PNG", ".apng": "PNG"}  # -> the format that Pillow calls so
 # A record may be anyone's: what only refers to other files or addresses, as playlists do, is not followed.
 OPENING = {"format_whitelist": "mov,matroska,webm,avi,mpeg,mpegts,asf,flv,ogg", "protocol_whitelist": "file"}
+DECODING = {"max_pixels": str(MAX_PIXELS)}  # beyond it nothing is decoded, so that no memory is taken for it
 SOME_RATE = Fraction(10)  # frames a second, of a file that does not say
 
 # Converts a decoded frame to (H, W, 3) uint8, upright, before the next one is asked for; ValueError for a damaged one.
@@ -35,7 +37,7 @@ def is_video(given: str) -> bool:
     suffix = path.suffix.lower()
     if not path.is_file():
         return False
-    return suffix in VIDEOS or (suffix in ANIMATED and _frames_of_image(path) > 1)
+    return suffix in VIDEOS or (suffix in ANIMATED and _is_animated(path))
 
 
 def decoded(path: Path) -> Iterator[Frame]:
@@ -50,8 +52,8 @@ def frames_a_second(path: Path) -> Fraction:
     if path.suffix.lower() in ANIMATED:
         milliseconds: list[float] = []
         with _animation(path) as picture, suppress(ValueError):
-            milliseconds.extend(_shown(picture, number) for number in range(picture.n_frames))
-        return Fraction(1000 * len(milliseconds), round(sum(milliseconds))) if any(milliseconds) else SOME_RATE
+            milliseconds.extend(_shown(picture))
+        return 1000 * len(milliseconds) / Fraction(sum(milliseconds)) if any(milliseconds) else SOME_RATE
     with path.open("rb") as file, _opened(path, file) as container:
         return container.streams.video[0].average_rate or SOME_RATE
 
@@ -75,7 +77,8 @@ def _frames_of(packet: Any, name: str, broken: tuple[type[Exception], ...]) -> l
     try:
         return [partial(_upright, frame, name, broken) for frame in packet.decode()]
     except broken as error:
-        reason = f"{name} is damaged ({_line(error)})"
+        large = f" or over {MAX_PIXELS // 10**6} megapixels" * (getattr(error, "errno", None) == errno.EINVAL)
+        reason = f"{name} is damaged{large} ({_line(error)})"
 
     def fail() -> np.ndarray:
         raise ValueError(reason)
@@ -98,12 +101,21 @@ def _upright(frame: Any, name: str, broken: tuple[type[Exception], ...]) -> np.n
 def _opened(path: Path, file: Any) -> Any:
     broken = _errors(path)
     try:
-        container = import_module("av").open(file, options=OPENING)
+        # A title may be in any encoding, and is not asked for.
+        container = import_module("av").open(file, options=OPENING | DECODING, metadata_errors="replace")
     except broken as error:
         raise ValueError(f"{path}: not a video that can be read ({_line(error)})") from error
     if not container.streams.video:
         container.close()
         raise ValueError(f"{path}: holds no frames")
+    decoder = container.streams.video[0].codec_context
+    if decoder is None:
+        container.close()
+        raise ValueError(f"{path}: of a codec that cannot be read here")
+    if decoder.width * decoder.height > MAX_PIXELS:
+        container.close()
+        raise ValueError(f"{path}: {decoder.width} x {decoder.height} pixels; {TOO_LARGE}")
+    decoder.options = DECODING
     return container
 
 
@@ -118,35 +130,81 @@ def _errors(path: Path) -> tuple[type[Exception], ...]:
 
 def _of_image(path: Path) -> Iterator[Frame]:
     with _animation(path) as picture:
-        for number in range(picture.n_frames):
-            _shown(picture, number)
-            yield lambda: as_image(picture)
+        for number, _ in enumerate(_shown(picture)):
+            yield partial(_pixels, picture, f"{path}: frame {number}")
+
+
+def _pixels(picture: Any, name: str) -> np.ndarray:
+    try:
+        return as_image(picture)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
 
 
 def _animation(path: Path) -> Any:
+    """An animation, nothing of it decoded. Raises ValueError, naming it, for one that is none or too large."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            picture = Image.open(path, formats=(ANIMATED[path.suffix.lower()],))
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{path}: {TOO_LARGE}") from error
+    except BROKEN as error:
+        raise ValueError(f"{path}: not an animation that can be read ({_line(error)})") from error
+    _check_size(picture, str(path))
+    return picture
+
+
+def _check_size(picture: Any, name: str) -> None:
+    if picture.width * picture.height > MAX_PIXELS:
+        raise ValueError(f"{name}: {picture.width} x {picture.height} pixels; {TOO_LARGE}")
+
+
+def _shown(picture: Any) -> Iterator[float]:
+    """Go from frame to frame of an animation; gives for how many milliseconds each is shown.
+
+    Raises ValueError, naming file and frame, where the rest cannot be read.
+    """
+    number, last = 0, None if picture.format == "GIF" else picture.n_frames  # a GIF does not say, it ends
+    while number != last:
+        try:
+            if not _seek(picture, number):
+                return
+            _check_size(picture, f"frame {number}")  # a GIF grows where a frame of it is larger
+            picture.load()
+        except (*BROKEN, Image.DecompressionBombError) as error:
+            raise ValueError(f"{picture.filename}: cannot be read from frame {number} on ({_line(error)})") from error
+        yield float(picture.info.get("duration") or 0)
+        number += 1
+
+
+def _seek(picture: Any, number: int) -> bool:
+    """Whether there is such a frame, which is then the one to be read."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return Image.open(path, formats=(ANIMATED[path.suffix.lower()],))
+        try:
+            picture.seek(number)
+        except EOFError:
+            if picture.format == "GIF":
+                return False
+            raise
+    return True
 
 
-def _shown(picture: Any, number: int) -> float:
-    """Go to a frame of an animation; returns for how many milliseconds it is shown."""
+def _is_animated(path: Path) -> bool:
+    """Whether an image has several frames; not where it cannot be told, which is reported when it is read."""
     try:
-        picture.seek(number)
-        picture.load()
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise ValueError(f"{picture.filename}: cannot be read from frame {number} on ({_line(error)})") from error
-    return float(picture.info.get("duration") or 0)
-
-
-def _frames_of_image(path: Path) -> int:
-    """How many frames an image has; 0 where it cannot be told, which is reported when it is read as an image."""
-    try:
-        with _animation(path) as picture:
-            return int(getattr(picture, "n_frames", 1))
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError):
-        return 0
+        picture = _animation(path)
+    except ValueError:
+        return False
+    with picture:
+        try:
+            return bool(getattr(picture, "is_animated", False))
+        except (*BROKEN, Image.DecompressionBombError):  # there is a second frame, which is damaged
+            return True
 
 
 def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    """What an error says; of FFmpeg's without its number and function."""
+    said = getattr(error, "strerror", None) or str(error)
+    return " ".join(said.split())[:200] or type(error).__name__

@@ -19,6 +19,7 @@ from pathlib import Path, PurePath
 from ovseg.images import IMAGE_SUFFIXES, UNREAD
 from ovseg.run.folder import RUN_FILE, record_files
 from ovseg.run.pictures import FAR, far_picture
+from ovseg.run.terminal import one_line
 
 LISTS = (".txt", ".lst")  # endings of files that hold paths
 STDIN = "-"  # the input that is a list of paths on standard input
@@ -40,7 +41,8 @@ class LeftOut:
         """A line a reason, with names."""
         for reason, paths in self.reasons.items():
             more = f" and {len(paths) - MOST_SHOWN} more" if len(paths) > MOST_SHOWN else ""
-            tell(f"left out, {reason}: {', '.join(map(str, sorted(paths)[:MOST_SHOWN]))}{more}")
+            shown = ", ".join(one_line(str(path)) for path in sorted(paths)[:MOST_SHOWN])
+            tell(f"left out, {reason}: {shown}{more}")
 
 
 def is_image(path: PurePath, left_out: LeftOut) -> bool:

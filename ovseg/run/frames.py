@@ -6,6 +6,7 @@ other (`decoded`); to go back means to decode from the beginning, so that those 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 SCHEME = "video"
 MARK = "#frame="
 DIGITS = 6  # of a frame's number in an id, at least
+LONGEST = 300  # characters of a name that a message shows
 
 
 def frames_in(path: Path, every: int) -> Iterator[tuple[str, Path]]:
@@ -53,8 +55,8 @@ def digits(number: int) -> str:
 def split_name(name: str) -> tuple[Path, int]:
     """The file and the number of a frame, "/data/clip.mp4#frame=120". Raises ValueError for another kind of name."""
     path, _, number = name.rpartition(MARK)
-    if not path or not (number.isascii() and number.isdecimal()):
-        raise ValueError(f"{name}: expected PATH{MARK}NUMBER")
+    if not path or not re.fullmatch(r"[0-9]{1,18}", number):
+        raise ValueError(f"{name[:LONGEST]}: expected PATH{MARK}NUMBER")
     return Path(path), int(number)
 
 
@@ -80,12 +82,7 @@ def video(name: str) -> np.ndarray:
     """(H, W, 3) uint8: the frame PATH#frame=NUMBER. Raises ValueError where there is none, or it cannot be decoded."""
     path, number = split_name(name)
     with _LOCK:
-        reading = _reading(path, number)
-        try:
-            return reading.frame(number)
-        except ValueError:
-            _OPEN.clear()  # what is read next is read from the beginning
-            raise
+        return _reading(path, number).frame(number)
 
 
 @dataclass
@@ -104,7 +101,11 @@ class _Reading:
 
     def frame(self, number: int) -> np.ndarray:
         while self.kept is None or self.kept[0] != number:
-            decoded_frame = next(self.frames, None)
+            try:
+                decoded_frame = next(self.frames, None)
+            except ValueError:
+                _OPEN.clear()  # what is read next is read from the beginning
+                raise
             if decoded_frame is None:
                 raise ValueError(f"{self.path}: has no frame {number}, only {self.next}")
             self.next += 1

@@ -123,9 +123,10 @@ def _images_of(given: str, out: str | Path, left_out: LeftOut, every: int | None
 
 
 def _frames_of(clip: Path, every: int) -> Iterator[_Taken]:
+    stem = clip.stem if clip.stem.strip(".") else clip.name  # "..mp4" has no other
     for number, path in frames_in(clip, every):
         names = (
-            PurePath(clip.stem, number),
+            PurePath(stem, number),
             PurePath(clip.name, number),
             PurePath(clip.parent.name, clip.name, number),
         )

@@ -13,12 +13,15 @@ from pathlib import Path
 
 from PIL import Image
 
+from ovseg.images import read_image, read_size
 from ovseg.run.decoded import frames_a_second
 from ovseg.run.frames import clips
 from ovseg.run.images import LABELS, OVERLAY
 from ovseg.run.inputs import Item
+from ovseg.run.terminal import one_line
 
 ENDING = ".overlay.mp4"
+SLOWEST, FASTEST = Fraction(1, 1000), Fraction(1000)  # pictures a second
 CODECS = ("libx264", "mpeg4")  # the first that this PyAV has
 
 
@@ -47,20 +50,17 @@ def write_clips(out: Path, items: Sequence[Item], every: int, *, tell: Callable[
         try:
             import_module("av")
         except ImportError:
-            tell(f"{target} not written: needs PyAV, pip install 'ovseg[video]'")
+            tell(f"{one_line(str(target))} not written: needs PyAV, pip install 'ovseg[video]'")
             continue
-        _write(target, [out / f"{item.id}{OVERLAY}" for item in done], frames_a_second(video) / every)
-        tell(f"overlays of {len(done)} frames in {target}")
+        speed = min(max(frames_a_second(video) / every, SLOWEST), FASTEST)
+        _write(target, [out / f"{item.id}{OVERLAY}" for item in done], speed)
+        tell(f"overlays of {len(done)} frames in {one_line(str(target))}")
 
 
 def _write(target: Path, pictures: Sequence[Path], speed: Fraction) -> None:
     """Encode pictures at so many a second, whole or not at all."""
     av = import_module("av")
-    sizes = []
-    for path in pictures:
-        with Image.open(path, formats=("PNG",)) as picture:
-            sizes.append(picture.size)
-    width, height = (side + side % 2 for side in map(max, zip(*sizes, strict=True)))
+    height, width = (side + side % 2 for side in map(max, zip(*map(read_size, pictures), strict=True)))
     codec = next(name for name in CODECS if name in av.codecs_available)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
@@ -69,8 +69,7 @@ def _write(target: Path, pictures: Sequence[Path], speed: Fraction) -> None:
             stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
             for path in pictures:
                 canvas = Image.new("RGB", (width, height), "white")
-                with Image.open(path, formats=("PNG",)) as picture:
-                    canvas.paste(picture, (0, 0))
+                canvas.paste(Image.fromarray(read_image(path)), (0, 0))
                 container.mux(stream.encode(av.VideoFrame.from_image(canvas)))
             container.mux(stream.encode())
         os.replace(temporary, target)

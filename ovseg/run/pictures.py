@@ -10,6 +10,7 @@ from typing import cast
 import numpy as np
 
 from ovseg.images import read_image, read_size
+from ovseg.run.bucket import SECRET, holds_password
 
 # Images that are no files: what stands in front of the colon in a record -> the function (module:function) that makes
 # the picture, (H, W, 3) uint8, from what stands behind it, or raises ValueError. Loaded when such an image is read.
@@ -35,7 +36,10 @@ def read_picture(source: str, folders: Iterable[str | Path] = ("",)) -> np.ndarr
 
 
 def far_picture(scheme: str, name: str) -> Path:
-    """The picture of an address as items and records have it. Raises ValueError for one that a path cannot hold."""
+    """The picture of an address as items and records have it. Raises ValueError for one that a path cannot hold, or
+    that nobody should read."""
+    if holds_password(f"{scheme}:{name}"):
+        raise ValueError(f"{scheme}://...: {SECRET}")
     path = Path(f"{scheme}:{name}")
     if str(path) != f"{scheme}:{name}":
         raise ValueError(f"{scheme}://{name}: empty parts or dots in an address cannot be held here; give another")

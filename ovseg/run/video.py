@@ -93,12 +93,19 @@ class Carried:
         try:
             arrays = load(path.read_bytes())
             carried = cls(arrays["centres"], arrays["scores"])
-        except (SafetensorError, KeyError, ValueError) as error:
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path}: damaged ({error}); remove it, and the frame is done again") from error
         sound = carried.centres.ndim == 2 and carried.scores.shape == (len(carried.centres), names)
-        if not sound or {array.dtype for array in arrays.values()} != {np.dtype(np.float32)}:
+        sound = sound and {array.dtype for array in arrays.values()} == {np.dtype(np.float32)}
+        if not sound or not np.isfinite(carried.centres).all() or not _are_shares(carried.scores):
             raise ValueError(f"{path}: not what a frame of this run left; remove it, and the frame is done again")
         return carried
+
+
+def _are_shares(scores: np.ndarray) -> bool:
+    """Whether all are in 0..1, as they were rounded, or NaN."""
+    known = scores[~np.isnan(scores)]
+    return bool((known >= -1e-3).all() and (known <= 1 + 1e-3).all())
 
 
 def carried_before(out: Path, item: Item, every: int, names: int) -> Carried | None:
