@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from emerdiff.settings import refusal, show, show_key
+from emerdiff.settings import check_regular, refusal, show, show_key
 
 # Vocabularies, whose keys are words, and tables of weights; no library takes a setting from them.
 TABLES = re.compile(r"vocab\.json|tokenizer\.json|added_tokens\.json|.*\.index(\.\w+)?\.json")
@@ -41,6 +41,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 def read_json(path: Path, longest: int = LONGEST) -> Any:
     """What a JSON file of at most `longest` bytes holds. Raises ValueError, naming the file, for any other file."""
+    check_regular(path)
     if (size := path.stat().st_size) > longest:
         raise ValueError(f"{path}: expected at most {longest} bytes, got {size}")
     try:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,6 +91,13 @@ def known_settings(path: Path, settings: Any, known: Table, prefix: str = "") ->
 def refusal(path: Path, key: str, expected: str, value: Any) -> ValueError:
     """The error for a value that is not as expected: one line, however long and strange the value is."""
     return ValueError(f"{path}: {show_key(key)}: expected {expected}, got {show(value)}")
+
+
+def check_regular(path: Path) -> None:
+    """Raise ValueError, naming it, for a device or a pipe, as these may never end; OSError for what is not there."""
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise ValueError(f"{path}: expected a file, got a device or a pipe")
 
 
 def show(value: Any) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from emerdiff.settings import check_regular
 from ovseg.eval import coco
 from ovseg.eval.layouts import Labels, Layout
 from ovseg.run.finding import LeftOut, files_below, is_image
@@ -144,6 +145,7 @@ def _files_of(root: Path, before: str, rest: str) -> list[Path]:
 
 def _listed(path: Path) -> list[str]:
     """The ids of a split file, one a line."""
+    check_regular(path)
     try:
         ids = path.read_text(encoding="utf-8").split()
     except UnicodeDecodeError as error:

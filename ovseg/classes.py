@@ -106,10 +106,12 @@ def read_classes(path: str | Path) -> ClassList:
     `#` at a line's start or after white space begins a comment; a name may contain a comma. Raises OSError when the
     file cannot be read, ValueError (naming the line) as `parse_classes` and for text that is not UTF-8.
     """
-    if (size := Path(path).stat().st_size) > MOST_BYTES:
-        raise ValueError(f"{path}: {size} bytes, expected a class list of at most {MOST_BYTES}")
+    with Path(path).open("rb") as file:  # a pipe, perhaps, whose size is not known before
+        content = file.read(MOST_BYTES + 1)
+    if len(content) > MOST_BYTES:
+        raise ValueError(f"{path}: over {MOST_BYTES} bytes, expected a class list of at most so many")
     try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+        lines = content.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: a class list must be UTF-8 text ({error})") from error
     bare = ((n, re.sub(r"(^|\s)#.*", "", line)) for n, line in enumerate(lines, 1))

@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from emerdiff.settings import check_regular
 from ovseg import locks
 from ovseg.draw import NO_LABEL_COLOUR, Colour
 
@@ -49,6 +50,7 @@ def read_index_png(path: str | Path) -> np.ndarray:
     Raises FileNotFoundError, or ValueError for a file that cannot be read or holds no indices; both name the file.
     """
     try:
+        check_regular(Path(path))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit that counts is ours
             with Image.open(path, formats=("PNG",)) as picture:

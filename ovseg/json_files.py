@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any, NoReturn
 
+from emerdiff.settings import check_regular
+
 MAX_BYTES = 1 << 29  # a record of some million images
 MAX_DEPTH = 24  # how many brackets may be open at a time
 
@@ -15,6 +17,7 @@ def read_json(path: Path, most: int = MAX_BYTES) -> Any:
 
     Raises ValueError, naming the file, for anything else; OSError where it cannot be read.
     """
+    check_regular(path)
     if (size := path.stat().st_size) > most:
         raise ValueError(f"{path}: {size} bytes, expected JSON of at most {most}")
     try:

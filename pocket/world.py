@@ -65,9 +65,9 @@ class Block:
     @classmethod
     def parse(cls, text: str) -> Block:
         """Read "world2/evaluation/0", or "evaluation/0" of the embedded models' world. Raises ValueError."""
-        match = re.fullmatch(r"(?:world(\d+)/)?([a-z]+)/(\d+)", text, re.ASCII)
+        match = re.fullmatch(r"(?:world(\d{1,9})/)?([a-z]+)/(\d{1,9})", text, re.ASCII)
         if not match:
-            raise ValueError(f"expected WORLD/SPLIT/SEED such as world2/evaluation/0, got {text!r}")
+            raise ValueError(f"expected WORLD/SPLIT/SEED such as world2/evaluation/0, got {text[:200]!r}")
         world = int(match[1]) if match[1] else WORLD_VERSION
         if world not in WORLDS:
             raise ValueError(f"expected one of {', '.join(f'world{number}' for number in WORLDS)}, got {text!r}")

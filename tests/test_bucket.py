@@ -322,7 +322,9 @@ def test_no_address_leads_out_of_the_folder_that_stands_for_it(place, memory, tm
     assert place.format(outside) in str(refused.value) and not outside.exists()
 
 
-@pytest.mark.parametrize("url", ["reference://x", "dir://x", "generic://x", "jupyter://x", "zip://x", "ftp://127.0.0.1:1/x"])
+@pytest.mark.parametrize(
+    "url", ["reference://x", "dir://x", "generic://x", "jupyter://x", "zip://x", "ftp://127.0.0.1:1/x"]
+)
 def test_a_store_that_wants_more_than_an_address_costs_one_line(url, tmp_path):
     done = run_here("report", url, "--out", tmp_path / "page.html")
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from emerdiff.settings import one_line, show
+from emerdiff.settings import check_regular, one_line, show
 from ovseg.draw import Colour
 from ovseg.export.image import has_background
 from ovseg.files import MAX_MAP_PIXELS
@@ -111,6 +111,7 @@ def by_colours(pixels: np.ndarray, classes: Mapping[Colour, str], canvas: Canvas
 
 def text_of(path: Path, most: int) -> str:
     """A text file of at most so many bytes. Raises ValueError, naming it, for a larger one, or one that is no UTF-8."""
+    check_regular(path)
     if (size := path.stat().st_size) > most:
         raise ValueError(f"{path}: {size} bytes, expected at most {most}")
     try:

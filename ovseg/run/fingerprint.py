@@ -37,7 +37,9 @@ def as_written(path: Path, recorded: str | None, since: float) -> bool:
         if recorded is None:
             return facts.st_size > 0
         size = recorded.partition(" ")[0]
-        return size == str(facts.st_size) and (facts.st_mtime < since or fingerprint(path) == recorded)
+        return (
+            path.is_file() and size == str(facts.st_size) and (facts.st_mtime < since or fingerprint(path) == recorded)
+        )
     except OSError:
         return False
 
