@@ -15,9 +15,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fuzzing import bounded_memory, check_one_line, damaged, damaged_bytes, refusing_network, seeds, to_json
+from fuzzing import (
+    bounded_memory,
+    check_one_line,
+    damage_file,
+    damaged,
+    damaged_bytes,
+    refusing_network,
+    seeds,
+    to_json,
+)
 from PIL import Image
 from processes import run_here
+from test_joint import write_results
 
 from ovseg.export import WRITERS
 
@@ -61,7 +71,9 @@ def commands(place: Path, out: Path, draw: random.Random) -> list[object]:
             export,
             [*export, "--unsure", "0.4", "--components"],
             ["report", place / "run", "--out", out / "report.html"],
+            ["report", place / "run", "--out", out / "report.html", "--truth", place / "dataset/labels"],
             score,
+            [*score, "--report"],
             [*score, "--best-label"],
         )
     )
@@ -111,6 +123,23 @@ def test_fuzzed_runs(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             path.write_bytes(sound)
             shutil.rmtree(out, ignore_errors=True)
     assert {*codes} == {0, 1, 2} or len(codes) < 50
+
+
+def test_fuzzed_results(tmp_path: Path) -> None:
+    """`results.json` of a scored run, in a table of two."""
+    own = write_results(tmp_path / "runs/voc21", "voc21", 58.0) / "results.json"
+    write_results(tmp_path / "runs/ade20k", "ade20k", 17.0)
+    sound, codes = own.read_bytes(), []
+    for seed in seeds(100):
+        draw = random.Random(seed)
+        damage_file(own, draw)
+        try:
+            codes.append(check(["eval", "table", tmp_path / "runs"], tmp_path, tmp_path / "out", str(own)))
+        except BaseException as error:
+            raise AssertionError(f"seed {seed}: {error!r}") from error
+        finally:
+            own.write_bytes(sound)
+    assert {*codes} == {0, 2} or len(codes) < 50
 
 
 def test_fuzzed_records_are_gone_on_with(place: Path, tmp_path: Path) -> None:
