@@ -333,6 +333,12 @@ def test_what_is_carried_reads_back_and_damage_is_named(tmp_path: Path) -> None:
         assert (carried_before(tmp_path, item, 1, 2) is not None) == found
     with pytest.raises(ValueError, match=r"clip.000001.carried.safetensors: not what a frame of this run left"):
         Carried.read(path, 3)
+    for wrong in (Carried(carried.centres * np.float32("nan"), carried.scores), Carried(*2 * [carried.scores + 7])):
+        wrong.save(tmp_path, "clip/000001")
+        with pytest.raises(ValueError, match="carried.safetensors: not what a frame of this run left"):
+            Carried.read(path, 2)
+    Carried(carried.centres, carried.scores * np.float32("nan")).save(tmp_path, "clip/000001")
+    assert np.isnan(Carried.read(path, 2).scores).all()  # of masks without pixels
     path.write_bytes(b"x")
     with pytest.raises(ValueError, match=r"carried.safetensors: damaged"):
         Carried.read(path, 2)
