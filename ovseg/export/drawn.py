@@ -112,9 +112,15 @@ def filled(points: Points, size: tuple[int, ...]) -> np.ndarray:
 
 
 def _points(shape: Mapping[str, Any]) -> Points:
-    points = [(float(x), float(y)) for x, y in shape["points"]]
+    points = [(_number(x), _number(y)) for x, y in shape["points"]]
     _check_near([share for point in points for share in point])
     return points
+
+
+def _number(value: Any) -> float:
+    if not isinstance(value, int | float):
+        raise ValueError(f"its points hold {show(value)}, expected numbers")
+    return float(value)
 
 
 def _check_near(numbers: Sequence[float]) -> None:
