@@ -162,7 +162,7 @@ def _stage(
     if truth and not any("known" in row for row in rows):
         first = f"; of {len(problems)} others, the first: {next(iter(problems.values()))}" if problems else ""
         raise ValueError(
-            f"truth: none of {len(rows)} images of the run has true labels there, such as {rows[0]['id']}.png{first}"
+            f"truth: none of the run's {len(rows)} images has true labels there, such as {rows[0]['id']}.png{first}"
         )
     return rows, problems, damaged
 
