@@ -215,7 +215,7 @@ def test_fuzzed_flags(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     before = {path: path.stat().st_mtime_ns for path in inputs.rglob("*")}
     codes = []
     for seed in seeds(60):
-        draw, place = random.Random(seed), tmp_path / "place"
+        draw, place = random.Random(seed), tmp_path / "place/below/deep"  # "../.." is a place as well
         for run in ("labels", "predictions"):
             shutil.copytree(inputs / run, place / run)
         monkeypatch.chdir(place)
