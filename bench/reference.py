@@ -23,7 +23,7 @@ from torch import Tensor
 from bench.attention import MapAttention, installed, map_attention
 from bench.clock import Clock
 from emerdiff import EmerDiff, LatentDiffusion, Options
-from emerdiff.clusters import cluster_queries
+from emerdiff.clusters import cluster_queries, with_place
 from emerdiff.image import nearest, network_size, to_tensor
 from emerdiff.inversion import Step, draw_noise, noisy_latent, posterior_mean
 
@@ -81,7 +81,8 @@ def reference_segment(
             feature_layer = diffusion.attention(model.layers(options)[0])
             queries = attention.queries[feature_layer][0].float().cpu().numpy()
         with clock("clusters"):
-            ids = cluster_queries(queries, options.masks, options.seed)
+            vectors = with_place(queries, _grid_of(len(queries), height, width), options.place)
+            ids = cluster_queries(vectors, options.masks, options.seed)
         masks, done = int(ids.max()) + 1, part or Part(options.masks, len(steps))
         nudges = [options.strength * torch.from_numpy(ids == mask)[None, :, None].float() for mask in range(masks)]
         nudges = [nudge.to(diffusion.device) for nudge in nudges[: done.masks]]

@@ -56,6 +56,7 @@ def image() -> np.ndarray:
         {"modulation": "before-projection"},
         {"modulated_layer": FIRST_LAYER},
         {"feature_timestep": 401, "seed": 3, "sigma": 0.0},
+        {"place": 1.0},
     ],
     ids=str,
 )
