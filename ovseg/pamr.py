@@ -19,7 +19,6 @@ from ovseg.labels import bands_of_rows
 from ovseg.towers.regions import SOFTNESS, upsampling
 
 TILE = 768  # pixels of a tile's side, without its margin
-SMALL = 256  # pixels of an image's shorter side, under which values travel less far
 NARROWEST = 1e-8  # added to the spread of the neighbours' colours
 STEEPNESS = 0.1  # of that spread: differences of it weigh exp(-10)
 
@@ -29,15 +28,13 @@ Read = Callable[[Place], Iterable[Tensor]]  # maps (r, c) float32 of a place in 
 
 @dataclass(frozen=True)
 class Pamr:
-    """How far and how often values travel. NACLIP's: 10 times, to 8 neighbours at 8 and 8 at 16 pixels."""
+    """How far and how often values travel: 10 times, to 8 neighbours at each of these distances, as PAMR's authors do.
+
+    NACLIP has the distances 8 and 16 alone; they leave dots along edges and lose boundaries, see docs/RESULTS.md.
+    """
 
     iterations: int = 10
-    dilations: tuple[int, ...] = (8, 16)
-
-    @classmethod
-    def for_image(cls, image: np.ndarray) -> Pamr:
-        """NACLIP's, and for small images, whose things are small, 2 and 4 pixels; see docs/RESULTS.md."""
-        return cls(dilations=(2, 4)) if min(image.shape[:2]) < SMALL else cls()
+    dilations: tuple[int, ...] = (1, 2, 4, 8, 12, 24)
 
     @property
     def margin(self) -> int:
@@ -129,7 +126,7 @@ def refine_masks(
     Returns:
         (H, W) int32, ids of `masks`; the first of equals. A mask without a pixel gets none.
     """
-    settings, result = settings or Pamr.for_image(image), np.zeros(masks.shape, np.int32)
+    settings, result = settings or Pamr(), np.zeros(masks.shape, np.int32)
     shares = None if maps is None else _shares(maps, int(masks.max()) + 1)
     for inner, outer in tiles((masks.shape[0], masks.shape[1]), settings.margin):
         # Of hard masks those that a tile has not, margin and all, are 0 there and stay so.
@@ -164,7 +161,7 @@ def refined_maps(
     def read(place: Place) -> Iterator[Tensor]:
         return (torch.from_numpy((height[place[0]] @ one @ width[place[1]].T).astype(np.float32)) for one in maps)
 
-    for (rows, columns), refined in refined_tiles(image, read, settings or Pamr.for_image(image)):
+    for (rows, columns), refined in refined_tiles(image, read, settings or Pamr()):
         tile = torch.stack(list(refined)).numpy()
         for part in bands_of_rows(len(tile), (tile.shape[1], tile.shape[2])):
             yield (slice(rows.start + part.start, rows.start + part.stop), columns), tile[:, part]

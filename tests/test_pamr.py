@@ -122,15 +122,11 @@ def test_soft_masks_start_as_shares_of_their_maps() -> None:
         refine_masks(image, masks, maps[:1], FEW)
 
 
-def test_values_travel_less_far_in_small_images() -> None:
-    assert Pamr.for_image(photo(255, 400)) == Pamr(10, (2, 4)) and Pamr.for_image(photo(256, 400)) == Pamr(10, (8, 16))
-
-
 def test_pixels_scores_are_refined_before_the_softmax() -> None:
     """Labels of pixels by plain loops over each prompt's logits, upsampled by torch."""
     image, rng = photo(8, 10), np.random.default_rng(5)
     features, text = rng.normal(size=(3, 2, 2)).astype(np.float32), rng.normal(size=(3, 3)).astype(np.float32)
-    vocabulary, how = build_vocabulary("a,b;c", "none"), Pamr(dilations=(2, 4))
+    vocabulary, how = build_vocabulary("a,b;c", "none"), Pamr()
     labels, scores = label_pixels(features, text, vocabulary, Scoring(2.0), (8, 10), refine_by=image)
     logits = 2 * np.einsum("pc,chw->phw", text, features)
     wide = torch.nn.functional.interpolate(torch.from_numpy(logits)[None], (8, 10), mode="bilinear")[0].numpy()
