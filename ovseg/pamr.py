@@ -30,7 +30,7 @@ Read = Callable[[Place], Iterable[Tensor]]  # maps (r, c) float32 of a place in 
 class Pamr:
     """How far and how often values travel: 10 times, to 8 neighbours at each of these distances, as PAMR's authors do.
 
-    NACLIP has the distances 8 and 16 alone; they leave dots along edges and lose boundaries, see docs/RESULTS.md.
+    NACLIP has the distances 8 and 16 alone, no near neighbour, and so loses boundaries, see docs/RESULTS.md.
     """
 
     iterations: int = 10
