@@ -153,6 +153,7 @@ def flags(tree, tiny_diffusion, tiny_clip) -> list[str | Path]:
     return ["eval", "ablate", "custom", "--root", tree, *models, "--limit", "2"]
 
 
+@pytest.mark.slow
 def test_an_ablation_of_real_runs_and_the_same_once_more(flags, tree, tmp_path, tiny_diffusion):
     out = tmp_path / "ablation"
     call = [*flags, "--over", "masks=2,4", "--over", "injection=on,off", "--out", out]

@@ -158,6 +158,7 @@ def test_quality_compares_engines_on_the_same_scenes(model: EmerDiff, tiny_diffu
         assert results[rule][EXACT] == results[rule][OTHER_SEED]
 
 
+@pytest.mark.slow
 def test_the_command_writes_its_results(tmp_path: Path, capsys: pytest.CaptureFixture):
     out = tmp_path / "results" / "one.json"
     assert main(["--masks", "2", "--images", "1", "--out", str(out)]) == 0

@@ -51,6 +51,7 @@ def test_diffusers_and_transformers_load_the_folder_as_it_is():
     assert len(unet.up_blocks[1].attentions) == 3
 
 
+@pytest.mark.slow
 def test_the_autoencoder_keeps_more_than_31_decibels():
     images = np.stack([scene("tuning", 0, number).image for number in range(100)])
     assert psnr(build_autoencoder(from_weights=True), images, "cpu") > 31
@@ -93,6 +94,7 @@ def test_the_shipped_cells_name_their_object_under_true_masks(clip):
     assert np.mean(right) > 0.85
 
 
+@pytest.mark.slow
 def test_fast_masks_are_mostly_those_of_the_exact_engine_from_fewer_rows():
     model, options = EmerDiff.from_pretrained(DIFFUSION), get_preset("pocket").options
     equal, rows = [], []

@@ -102,6 +102,7 @@ def two_walls(height: int, width: int) -> np.ndarray:
     return noise.astype(np.uint8)
 
 
+@pytest.mark.slow
 def test_long_images_go_in_tiles_and_are_refused_without(emerdiff: EmerDiff) -> None:
     image = two_walls(32, 300)
     with pytest.raises(ValueError, match=r"aspect of at most 4:1, got 300x32 .*tiles \(--tile\) take longer ones"):

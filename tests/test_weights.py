@@ -227,6 +227,7 @@ def test_a_repository_whose_json_does_not_do_costs_no_weights(
     assert hub.asked and not asked_for(hub, ".safetensors")
 
 
+@pytest.mark.slow
 def test_a_file_that_is_not_what_the_hub_states_is_deleted_and_fetched_again(tiny_clip: Path, tmp_path: Path) -> None:
     """As from a mirror that is damaged: the right length, one byte wrong."""
     name = "open_clip_model.safetensors"

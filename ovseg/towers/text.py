@@ -15,10 +15,11 @@ def embed(model: Any, tokens: Tensor) -> Tensor:
     A causal tower that is read at the end of text takes no notice of what stands behind it, so positions behind the
     last end are left out: of CLIP's 77, its templates take some 20. Any other tower reads all.
     """
-    if not (isinstance(model, CLIP) and model.text_pool_type == "argmax" and model.attn_mask is not None):
+    if not (isinstance(model, CLIP) and model.text_pool_type in ("argmax", "eos") and model.attn_mask is not None):
         embeddings: Tensor = model.encode_text(tokens)
         return embeddings
-    ends = tokens.argmax(dim=1)  # the end of text has the highest number
+    # The end of text has the highest number, or one of its own.
+    ends = (tokens if model.text_pool_type == "argmax" else (tokens == model.text_eos_id).int()).argmax(dim=1)
     length = int(ends.max()) + 1
     dtype = model.transformer.get_cast_dtype()
     states = model.token_embedding(tokens[:, :length]).to(dtype) + model.positional_embedding[:length].to(dtype)
