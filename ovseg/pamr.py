@@ -101,7 +101,11 @@ def affinities(image: Tensor, settings: Pamr) -> Tensor:
         spread += (shifted(shift) - mean).square()
     spread = (spread / (len(copies) - 1)).sqrt()
     unit = NARROWEST + STEEPNESS * spread
-    return torch.stack([-((shifted(one) - image).abs() / unit).mean(dim=0) for one in shifts]).softmax(dim=0)
+    weights = torch.empty(len(shifts), height, width)  # the softmax is worked out in place: there are 48 such maps
+    for weight, shift in zip(weights, shifts, strict=True):
+        torch.mean(-((shifted(shift) - image).abs() / unit), dim=0, out=weight)
+    weights = weights.sub_(weights.amax(dim=0)).exp_()
+    return weights.div_(weights.sum(dim=0))
 
 
 def spread(values: Tensor, weights: Tensor, settings: Pamr) -> Tensor:
