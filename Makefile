@@ -17,7 +17,8 @@ test-slow: .venv/installed
 test-full-size: .venv/installed
 	$(BIN)/python -m pytest -m full_size
 
-# Damaged models, records, images, videos, archives, flags, by fixed seeds: some 10,000 cases of each. See tests/fuzzing.py.
+# Damaged models, records, images, videos, archives and flags, by fixed seeds: some 10,000 cases of each, see
+# tests/fuzzing.py.
 CASES ?= 10000
 fuzz: .venv/installed
 	OVSEG_FUZZ_CASES=$(CASES) $(BIN)/python -m pytest -n 2 --dist worksteal --timeout 0 tests/test_fuzz_*.py

@@ -46,7 +46,10 @@ def expected_seconds(model: EmerDiff, size: tuple[int, int], options: Options) -
 
 
 def _seconds_a_row(call: Callable[[int], None], together: int) -> float:
-    """How long a call takes for each of its rows, of which there are so many together; a first call warms up."""
+    """How long a call takes for each of its rows, of which there are so many together; a first call warms up.
+
+    Where it takes `LONG`, warming up does not count and it is the answer.
+    """
     first = _seconds(call, 1)
     if first >= SHORT:
         return first if first >= LONG else _seconds(call, 1)

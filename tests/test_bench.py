@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench import detail, towers
+from bench import detail, scores, towers
 from bench.__main__ import main
 from bench.attention import installed, map_attention
 from bench.clock import Clock
@@ -279,3 +279,16 @@ def test_detail_counts_things_by_size_and_how_masks_meet_them():
         "2 to 4 cells, in 1 scenes: pixels 66.7 -> 100.0, +33.3 [+33.3, +33.3]; IoU 66.7 -> 90.0, +23.3 [+23.3, +23.3]"
     )
     assert other.startswith("4 to 8 cells, in 1 scenes: pixels 100.0 -> 100.0, +0.0")
+
+
+def test_scores_are_counted_by_what_they_say_and_by_name():
+    """Of four pixels three have labels, two of them 1; with one label of four there is none to go by."""
+    assert scores.label_of_most(np.array([1, 1, 0, 255]), known=3) == 1
+    assert scores.label_of_most(np.array([1, 255, 255, 255]), known=3) is None
+    found = [("cat", 0.12, True), ("cat", 0.18, False), ("dog", 0.49, True)]
+    assert list(scores.lines(found)) == [
+        "0.1 to 0.2: told 0.15, right 0.50, 2 masks",
+        "0.45 to 1: told 0.49, right 1.00, 1 masks",
+        "cat: told 0.15, right 0.50, 2 masks",
+        "dog: told 0.49, right 1.00, 1 masks",
+    ]

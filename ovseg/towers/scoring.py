@@ -13,8 +13,8 @@ import numpy as np
 class Scoring:
     """How a model's features become probabilities: what it was trained with.
 
-    reading: a name in `READINGS`; rule: a name in `RULES`; scale, bias: logit = scale * what is read + bias. doubt: how
-    many times as much as all names together what only looks like them weighs, so that no probability is above
+    reading: a name in `READINGS`; rule: a name in `RULES`; scale, bias: logit = scale * what is read + bias. doubt:
+    what only looks like a name weighs so many times as much as all names together; it holds every probability under
     1 / (1 + doubt). Raises ValueError for numbers that would make every label the first.
     """
 
